@@ -1,0 +1,1 @@
+"""Turn embedding vectors back into text."""

@@ -1,0 +1,1 @@
+"""Which accelerator really runs kernels."""

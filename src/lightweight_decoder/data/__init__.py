@@ -1,0 +1,1 @@
+"""Training data: sources of queries and the phrases they should decode to."""

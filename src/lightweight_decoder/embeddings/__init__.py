@@ -1,0 +1,1 @@
+"""Vectors in: file formats, the text encoder, and its cache."""

@@ -1,0 +1,1 @@
+"""The learned parts: query adapter and listwise reranker."""

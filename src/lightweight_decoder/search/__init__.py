@@ -1,0 +1,1 @@
+"""Queries and a bank in, candidates out."""
