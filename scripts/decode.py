@@ -1,0 +1,17 @@
+"""Decodes embeddings, or a sentence, into phrases of a bank."""
+
+import hydra
+from omegaconf import DictConfig
+
+from lightweight_decoder import wiring
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="decode")
+def main(config: DictConfig) -> None:
+    """Runs the job that the configuration describes."""
+    with wiring.reported_errors():
+        wiring.decode(config)
+
+
+if __name__ == "__main__":
+    main()

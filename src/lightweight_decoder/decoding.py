@@ -1,0 +1,371 @@
+"""The decoder: an embedding goes in, text comes out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from lightweight_decoder.bank import PhraseBank
+from lightweight_decoder.calibration import Calibration
+from lightweight_decoder.datatypes import NO_ID, Candidates, Decoded
+from lightweight_decoder.errors import CheckpointError, ConfigError, EmbeddingError
+from lightweight_decoder.rerank import ListwiseReranker, QueryAdapter, phrase_features
+from lightweight_decoder.search import ExactSearch
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    from torch import Tensor
+
+    from lightweight_decoder.datatypes import FloatArray, IntArray
+    from lightweight_decoder.search import SearchBackend
+
+CHECKPOINT_VERSION = 1
+_BATCH_SIZE = 1024
+
+
+class PhraseBankDecoder:
+    """Decodes embeddings into the phrases of a bank: adapt, search, rerank, calibrate, look up.
+
+    Without a trained part it is plain cosine search. Safe to share between threads once built.
+
+    Args:
+        bank: The phrases and their vectors.
+        adapter: Moves queries before the search; None leaves them as they are.
+        reranker: Re-orders the first ``reranker.num_candidates`` phrases found; None keeps the
+            order of the search.
+        calibration: Turns ranking values into a confidence; None gives no confidence.
+        search: Finds candidates in ``bank``; exact search on ``device`` by default.
+        device: Where queries are adapted, searched for and reranked.
+    """
+
+    def __init__(
+        self,
+        bank: PhraseBank,
+        *,
+        adapter: QueryAdapter | None = None,
+        reranker: ListwiseReranker | None = None,
+        calibration: Calibration | None = None,
+        search: SearchBackend | None = None,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.bank = bank
+        self.adapter = adapter
+        self.reranker = reranker
+        self.calibration = calibration
+        self.search = search if search is not None else ExactSearch(bank, device=device)
+        self._features: Tensor | None = None
+        self.to(device)
+
+    @property
+    def query_dim(self) -> int:
+        """Width of the queries that can be decoded."""
+        for part in (self.adapter, self.reranker):
+            if part is not None:
+                return int(part.hyperparameters["query_dim"])
+        return self.bank.dim
+
+    def to(self, device: str | torch.device) -> PhraseBankDecoder:
+        """Moves the learned parts to ``device``, for queries that live there; returns itself."""
+        self.device = torch.device(device)
+        for part in (self.adapter, self.reranker):
+            if part is not None:
+                part.to(self.device)
+        return self
+
+    def decode(
+        self,
+        embeddings: npt.ArrayLike | Tensor,
+        *,
+        top_k: int = 5,
+        abstain_below: float = 0.0,
+    ) -> Decoded:
+        """Returns the ``top_k`` best phrases for each embedding.
+
+        Args:
+            embeddings: (d,) or (q, d), numpy or torch, any float type, any length but zero.
+            top_k: How many phrases to return, at least 1; a bank of p phrases gives at most p.
+            abstain_below: Answer "no phrase" where the confidence is lower, in [0, 1]. Only a
+                calibrated decoder can.
+
+        Raises:
+            EmbeddingError: Wrong width, or a row that is NaN, infinite or all zero.
+            ConfigError: ``top_k`` is below 1, or ``abstain_below`` is set and the decoder is not
+                calibrated.
+        """
+        if top_k < 1:
+            raise ConfigError("cannot be used", where="top_k", expected="at least 1", found=top_k)
+        if abstain_below > 0 and self.calibration is None:
+            raise ConfigError(
+                "needs a calibrated decoder",
+                where="abstain_below",
+                advice="Train one, or leave abstain_below at 0.",
+            )
+        queries = self._queries(embeddings)
+        batches = [
+            self._decode_batch(batch, top_k, abstain_below) for batch in queries.split(_BATCH_SIZE)
+        ]
+        return _concatenate(batches)
+
+    @torch.no_grad()
+    def candidates(
+        self, queries: Tensor, k: int, *, exclude_vectors: Tensor | None = None
+    ) -> Candidates:
+        """Returns the k best phrases for each query, adapted, searched for and reranked.
+
+        Args:
+            queries: (q, query_dim) float32, finite and not zero.
+            k: How many phrases, at least 1.
+            exclude_vectors: (q, w) int64 rows of the bank that do not count for a query, filled up
+                with ``NO_ID``.
+
+        Returns:
+            k columns, or p where the bank has fewer phrases. Phrases past
+            ``reranker.num_candidates`` keep the order of the search. The values are cosines, or
+            logits where there is a reranker.
+        """
+        adapted = self.adapt(queries)
+        wanted = k if self.reranker is None else max(k, self.reranker.num_candidates)
+        found = self.search.search(adapted, wanted, exclude_vectors=exclude_vectors)
+        if self.reranker is not None:
+            found = self.rerank(queries, found)
+        return _first(found, k)
+
+    def adapt(self, queries: Tensor) -> Tensor:
+        """Returns queries (q, query_dim) moved into the bank's space (q, d)."""
+        return queries if self.adapter is None else self.adapter(queries)
+
+    def rerank(self, queries: Tensor, found: Candidates) -> Candidates:
+        """Returns the first ``reranker.num_candidates`` columns of ``found`` in their new order.
+
+        Later columns stay behind them, in the order of the search, at logits below the last.
+        """
+        if self.reranker is None:
+            return found
+        head = _first(found, self.reranker.num_candidates)
+        logits = self.logits(queries, head)
+        order = logits.argsort(dim=1, descending=True, stable=True)
+        reranked = Candidates(
+            phrase_ids=head.phrase_ids.gather(1, order),
+            vector_ids=head.vector_ids.gather(1, order),
+            values=logits.gather(1, order),
+            kind="logit",
+        )
+        return _append_tail(reranked, found)
+
+    def logits(self, queries: Tensor, found: Candidates) -> Tensor:
+        """Returns the reranker's logits (q, k) for candidates of the search."""
+        assert self.reranker is not None
+        vectors = self.bank.gather(found.vector_ids)
+        return self.reranker(queries, vectors, found.values, self.features[found.phrase_ids])
+
+    @property
+    def features(self) -> Tensor:
+        """(p, f) float32 features of the bank's phrases, computed at first use."""
+        if self._features is None or self._features.device != self.device:
+            self._features = phrase_features(self.bank).to(self.device)
+        return self._features
+
+    @torch.no_grad()
+    def ranks(
+        self, queries: Tensor, targets: Tensor, *, exclude_vectors: Tensor | None = None
+    ) -> Tensor:
+        """Returns the rank (q, m) int64 of every right phrase among all phrases of the bank.
+
+        Ranks count from 1 and are exact however far down the phrase is; 0 where ``targets`` is
+        ``NO_ID`` or every vector of the phrase is excluded.
+
+        Args:
+            queries: (q, query_dim) float32.
+            targets: (q, m) int64 right phrases of each query, filled up with ``NO_ID``.
+            exclude_vectors: As in ``candidates``.
+        """
+        adapted = self.adapt(queries)
+        ranks = phrase_ranks(self.bank, adapted, targets, exclude_vectors=exclude_vectors)
+        if self.reranker is None:
+            return ranks
+        head = self.candidates(
+            queries, self.reranker.num_candidates, exclude_vectors=exclude_vectors
+        )
+        found = (head.phrase_ids[:, None, :] == targets[:, :, None]) & (ranks > 0)[:, :, None]
+        return torch.where(found.any(-1), found.int().argmax(-1) + 1, ranks)
+
+    def recipe(self) -> dict[str, Any]:
+        """Returns what ``from_checkpoint`` needs besides the weights, as plain values."""
+        return {
+            "version": CHECKPOINT_VERSION,
+            "bank": {"path": str(self.bank.path.absolute()), "fingerprint": self.bank.fingerprint},
+            "adapter": None if self.adapter is None else self.adapter.hyperparameters,
+            "reranker": None if self.reranker is None else self.reranker.hyperparameters,
+            "calibration": None if self.calibration is None else self.calibration.to_dict(),
+        }
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path: str | Path,
+        *,
+        bank: str | Path | None = None,
+        device: str | torch.device = "cpu",
+    ) -> PhraseBankDecoder:
+        """Returns the decoder that a training run saved, ready to decode.
+
+        Args:
+            path: A checkpoint written by training. It is never unpickled.
+            bank: Folder of the bank, where it is no longer where it was during training.
+            device: As in the constructor.
+
+        Raises:
+            CheckpointError: The file is missing, is not such a checkpoint, has another version, or
+                was trained with another bank.
+            BankError: The bank is missing or damaged.
+        """
+        checkpoint = _load(Path(path))
+        recipe = checkpoint["decoder"]
+        opened = PhraseBank.open(bank if bank is not None else _bank_path(Path(path), recipe))
+        if opened.fingerprint != recipe["bank"]["fingerprint"]:
+            raise CheckpointError(
+                "was trained with another bank",
+                where=path,
+                expected=f"a bank with fingerprint {recipe['bank']['fingerprint'][:12]}",
+                found=f"{opened.fingerprint[:12]} in {opened.path}",
+                advice="Name the bank of the training run with bank=DIR, or train again.",
+            )
+        adapter = recipe["adapter"] and QueryAdapter(**recipe["adapter"])
+        reranker = recipe["reranker"] and ListwiseReranker(**recipe["reranker"])
+        for name, part in (("adapter", adapter), ("reranker", reranker)):
+            if part is not None:
+                part.load_state_dict(_weights(checkpoint, name))
+                part.eval().requires_grad_(requires_grad=False)
+        calibration = recipe["calibration"] and Calibration.from_dict(recipe["calibration"])
+        return cls(
+            opened, adapter=adapter, reranker=reranker, calibration=calibration, device=device
+        )
+
+    def _queries(self, embeddings: npt.ArrayLike | Tensor) -> Tensor:
+        """The embeddings as checked (q, query_dim) float32 on the decoder's device."""
+        queries = torch.as_tensor(embeddings).to(device=self.device, dtype=torch.float32)
+        if queries.ndim == 1:
+            queries = queries[None]
+        if queries.ndim != 2 or queries.shape[1] != self.query_dim:  # noqa: PLR2004
+            raise EmbeddingError(
+                "the embeddings have the wrong shape",
+                expected=f"(q, {self.query_dim}) or ({self.query_dim},)",
+                found=tuple(torch.as_tensor(embeddings).shape),
+                advice="Encode the queries with the encoder that the decoder was made for.",
+            )
+        check_queries(queries)
+        return queries
+
+    def _decode_batch(self, queries: Tensor, top_k: int, abstain_below: float) -> Decoded:
+        """Decodes one batch of checked queries."""
+        wanted = max(top_k, self.calibration.num_values if self.calibration else 0)
+        found = self.candidates(queries, wanted)
+        confidence = None
+        if self.calibration is not None:
+            confidence = self.calibration.confidence(found.values.cpu().numpy())
+        found = _first(found, top_k)
+        phrase_ids = found.phrase_ids.cpu().numpy()
+        abstained = np.zeros(len(phrase_ids), dtype=bool)
+        return Decoded(
+            texts=self.bank.texts(phrase_ids),
+            phrase_ids=phrase_ids,
+            values=found.values.cpu().numpy(),
+            kind=found.kind,
+            confidence=confidence,
+            abstained=abstained if confidence is None else confidence < abstain_below,
+        )
+
+
+def _first(found: Candidates, k: int) -> Candidates:
+    """The first k columns."""
+    return replace(
+        found,
+        phrase_ids=found.phrase_ids[:, :k],
+        vector_ids=found.vector_ids[:, :k],
+        values=found.values[:, :k],
+    )
+
+
+def _append_tail(head: Candidates, found: Candidates) -> Candidates:
+    """The reranked head, then the columns of ``found`` behind it, at values that keep the order."""
+    k = head.phrase_ids.shape[1]
+    tail = found.values[:, k:] - found.values[:, k - 1 : k] + head.values[:, -1:]
+    return Candidates(
+        phrase_ids=torch.cat([head.phrase_ids, found.phrase_ids[:, k:]], dim=1),
+        vector_ids=torch.cat([head.vector_ids, found.vector_ids[:, k:]], dim=1),
+        values=torch.cat([head.values, tail], dim=1),
+        kind=head.kind,
+    )
+
+
+def _concatenate(batches: list[Decoded]) -> Decoded:
+    """One answer out of the answers of all batches."""
+    first = batches[0]
+    confidence = None
+    if first.confidence is not None:
+        confidence = np.concatenate([b.confidence for b in batches if b.confidence is not None])
+    return Decoded(
+        texts=[texts for batch in batches for texts in batch.texts],
+        phrase_ids=np.concatenate([batch.phrase_ids for batch in batches]),
+        values=np.concatenate([batch.values for batch in batches]),
+        kind=first.kind,
+        confidence=confidence,
+        abstained=np.concatenate([batch.abstained for batch in batches]),
+    )
+
+
+def _load(path: Path) -> dict[str, Any]:
+    """The checkpoint's content, with a decoder's recipe of this version in it."""
+    if not path.is_file():
+        raise CheckpointError("there is no such checkpoint", where=path)
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many unrelated types for a damaged file
+        raise CheckpointError(
+            "cannot be read",
+            where=path,
+            expected="a checkpoint written by train.py",
+            found=f"{type(error).__name__}: {str(error).splitlines()[0]}",
+        ) from error
+    recipe = checkpoint.get("decoder") if isinstance(checkpoint, dict) else None
+    if not isinstance(recipe, dict):
+        raise CheckpointError(
+            "holds no decoder", where=path, expected="a checkpoint written by train.py"
+        )
+    if recipe.get("version") != CHECKPOINT_VERSION:
+        raise CheckpointError(
+            "has another version",
+            where=path,
+            expected=CHECKPOINT_VERSION,
+            found=recipe.get("version"),
+            advice="Train again with this version of lightweight-decoder.",
+        )
+    return checkpoint
+
+
+def _bank_path(path: Path, recipe: dict[str, Any]) -> Path:
+    """Where the bank of a checkpoint was during training."""
+    bank = Path(recipe["bank"]["path"])
+    if not bank.is_dir():
+        raise CheckpointError(
+            "the bank it was trained with has moved",
+            where=path,
+            expected=bank,
+            found="no such folder",
+            advice="Name the bank's new place with bank=DIR.",
+        )
+    return bank
+
+
+def _weights(checkpoint: dict[str, Any], part: str) -> dict[str, Tensor]:
+    """The weights of one learned part, by the names that the part itself gives them."""
+    prefix = f"{part}."
+    return {
+        name.removeprefix(prefix): weight
+        for name, weight in checkpoint["state_dict"].items()
+        if name.startswith(prefix)
+    }

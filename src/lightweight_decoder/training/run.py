@@ -1,0 +1,124 @@
+"""One training run: fit, test with the best weights, report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lightning as L  # noqa: N812 - the name everyone uses
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar
+from rich.table import Table
+
+from lightweight_decoder.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lightning.pytorch.loggers import Logger
+
+    from lightweight_decoder.data.datamodule import DecoderDataModule
+    from lightweight_decoder.training.module import DecoderModule
+
+MONITORED = "val/decoder/mrr"
+
+
+def build_trainer(
+    run_dir: Path, *, trackers: Sequence[Logger], patience: int = 3, **options: Any
+) -> L.Trainer:
+    """Returns a Trainer that keeps ``best.ckpt`` and ``last.ckpt`` in ``run_dir/checkpoints``.
+
+    Args:
+        run_dir: The run's folder.
+        trackers: Where metrics are logged.
+        patience: Validations without a better ``val/decoder/mrr`` before training stops.
+        options: Arguments of ``lightning.Trainer``.
+    """
+    callbacks: list[Callback] = [
+        ModelCheckpoint(
+            dirpath=run_dir / "checkpoints",
+            filename="best",
+            monitor=MONITORED,
+            mode="max",
+            save_last=True,
+            enable_version_counter=False,
+        ),
+        EarlyStopping(monitor=MONITORED, mode="max", patience=patience),
+    ]
+    if options.get("enable_progress_bar") is not False:
+        callbacks.append(RichProgressBar())
+    return L.Trainer(
+        **options, default_root_dir=run_dir, logger=list(trackers), callbacks=callbacks
+    )
+
+
+def fit_and_test(
+    trainer: L.Trainer,
+    module: DecoderModule,
+    datamodule: DecoderDataModule,
+    *,
+    ckpt_path: str | Path | None = None,
+) -> dict[str, float]:
+    """Trains, tests with the weights of the best validation, and returns the test's metrics.
+
+    Args:
+        trainer: From ``build_trainer``.
+        module: The decoder to train; one without learned parts is tested as it is.
+        datamodule: Its data.
+        ckpt_path: A checkpoint of an interrupted run to go on from.
+
+    Raises:
+        CheckpointError: ``ckpt_path`` does not exist.
+    """
+    if ckpt_path is not None and not Path(ckpt_path).is_file():
+        raise CheckpointError(
+            "there is no such checkpoint",
+            where=ckpt_path,
+            advice="Checkpoints are in the folder 'checkpoints' of a run: outputs/…/last.ckpt",
+        )
+    best = None
+    if module.is_trainable:
+        trainer.fit(module, datamodule, ckpt_path=ckpt_path, weights_only=True)
+        best = "best"
+    trainer.test(module, datamodule, ckpt_path=best, verbose=False, weights_only=True)
+    return {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+
+def write_metrics(metrics: dict[str, float], run_dir: Path) -> Path:
+    """Writes ``metrics.json`` in ``run_dir`` and returns its path."""
+    path = run_dir / "metrics.json"
+    path.write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    return path
+
+
+def comparison_table(metrics: dict[str, float], *, split: str = "test") -> Table:
+    """Returns a table of baseline against decoder, a row per metric.
+
+    Args:
+        metrics: By names such as ``test/baseline/recall@1`` and ``test/decoder/recall@1``.
+        split: The first part of the names.
+    """
+    queries = int(metrics[f"{split}/decoder/num_queries"])
+    table = Table(title=f"{split}: {queries:,} queries")
+    table.add_column("metric")
+    for column in ("plain search", "decoder", "change"):
+        table.add_column(column, justify="right")
+    prefix = f"{split}/decoder/"
+    for name in (name.removeprefix(prefix) for name in metrics if name.startswith(prefix)):
+        if name == "num_queries":
+            continue
+        decoder, baseline = metrics[prefix + name], metrics.get(f"{split}/baseline/{name}")
+        table.add_row(name, _figure(baseline), _figure(decoder), _change(baseline, decoder))
+    return table
+
+
+def _figure(value: float | None) -> str:
+    """A metric as people read it: ranks whole, shares with four digits."""
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if value > 1 else f"{value:.4f}"
+
+
+def _change(baseline: float | None, decoder: float) -> str:
+    """The relative change in percent."""
+    return f"{decoder / baseline - 1:+.1%}" if baseline else "-"
