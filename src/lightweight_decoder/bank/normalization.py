@@ -61,7 +61,7 @@ def unit_rows(
     largest = torch.linalg.vector_norm(vectors, ord=torch.inf, dim=1, keepdim=True)
     if not bool((largest.isfinite() & (largest > 0)).all()):
         raise _unusable_row(vectors, largest.squeeze(1), first_row, error)
-    scaled = vectors / largest
+    scaled: Tensor = vectors / largest
     scaled /= torch.linalg.vector_norm(scaled, dim=1, keepdim=True)
     return scaled
 

@@ -4,7 +4,8 @@ A first pass in float32 keeps a few more vectors than needed. The rounding error
 product of unit vectors is bounded, so vectors whose values are further apart than twice the bound
 are in their true order already. Only the others are computed again, in float64; where the cut
 itself falls among such close values, the whole row is. So the answer does not depend on block
-sizes, batch sizes, device or BLAS library: it is the one that float64 gives.
+sizes, batch sizes, device or BLAS library: it is the one that float64 gives, once values that
+differ only by float64's own rounding count as equal (``rounded_cosines``).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from lightweight_decoder.errors import EmbeddingError
 from lightweight_decoder.search.precision import full_float32
 from lightweight_decoder.search.ranking import (
     first_k_phrases,
+    rounded_cosines,
     sorted_by_value,
     value_of_kth_phrase,
 )
@@ -257,7 +259,7 @@ class ExactSearch:
         """Search a few queries by the definition."""
         values = queries.new_empty((len(queries), self.num_vectors), dtype=torch.float32)
         for start, block in self._blocks(self._source, torch.float64):
-            values[:, start : start + len(block)] = queries @ block.T
+            values[:, start : start + len(block)] = rounded_cosines(queries @ block.T)
         _hide_excluded(values, excluded, 0)
         order = self._by_phrase  # ties then fall to the lower phrase, there to the lower vector
         values, places = values[:, order].sort(dim=1, descending=True, stable=True)
@@ -270,7 +272,7 @@ class ExactSearch:
         values = queries.new_empty(len(rows), dtype=torch.float32)
         for pairs in _slices(len(rows), _PAIRS_AT_ONCE):
             products = queries[rows[pairs]] * self._source[chosen[pairs]].double()
-            values[pairs] = products.sum(dim=1)
+            values[pairs] = rounded_cosines(products.sum(dim=1))
         return values
 
     def _blocks(self, vectors: Tensor, dtype: torch.dtype) -> Iterator[tuple[int, Tensor]]:

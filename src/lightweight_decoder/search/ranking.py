@@ -7,6 +7,8 @@ from torch import Tensor
 
 from lightweight_decoder.datatypes import NO_ID
 
+_GRID = 2.0**30
+
 
 def first_of_each_phrase(phrases: Tensor) -> Tensor:
     """Mark, in each row, the leftmost entry of every phrase.
@@ -31,12 +33,25 @@ def value_of_kth_phrase(values: Tensor, phrases: Tensor, k: int) -> Tensor:
     return padded.gather(1, position)
 
 
-def sorted_by_value(values: Tensor, vectors: Tensor, phrases: Tensor) -> tuple[Tensor, ...]:
+def rounded_cosines(cosines: Tensor) -> Tensor:
+    """Round float64 cosines to multiples of 2**-30, then to float32.
+
+    Cosines that are equal in real numbers differ in the last bits of float64, according to the order
+    of the sum; rounded, they are equal again. Float32 alone would not do: near zero it has as many
+    digits as float64 has errors. The grid is far below what float32 vectors can tell apart.
+    """
+    return (cosines * _GRID).round_().div_(_GRID).float()
+
+
+def sorted_by_value(
+    values: Tensor, vectors: Tensor, phrases: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Sort each row by falling value; ties to the lower phrase, then to the lower vector."""
-    for key, falling in ((vectors, False), (phrases, False), (values, True)):
-        order = key.sort(dim=1, descending=falling, stable=True).indices
-        values, vectors, phrases = (x.gather(1, order) for x in (values, vectors, phrases))
-    return values, vectors, phrases
+    entries = [vectors, phrases, values]
+    for key, falling in enumerate((False, False, True)):  # the last key sorted by decides first
+        order = entries[key].sort(dim=1, descending=falling, stable=True).indices
+        entries = [entry.gather(1, order) for entry in entries]
+    return entries[2], entries[0], entries[1]
 
 
 def first_k_phrases(
