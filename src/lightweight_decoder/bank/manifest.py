@@ -1,0 +1,206 @@
+"""The bank's manifest: what the folder holds, checked strictly when it is read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from lightweight_decoder.errors import BankError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pydantic_core import ErrorDetails
+
+FORMAT_VERSION: Final = 1
+MANIFEST_NAME = "manifest.json"
+VECTORS_NAME = "vectors.npy"
+OWNERS_NAME = "owners.npy"
+PHRASES_NAME = "phrases.arrow"
+FILE_NAMES = (VECTORS_NAME, OWNERS_NAME, PHRASES_NAME)
+
+_STRICT = ConfigDict(strict=True, extra="forbid")
+
+Count = Annotated[int, Field(gt=0)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+StorageDtype = Literal["float32", "float16"]
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderInfo:
+    """The text encoder that made a bank's vectors.
+
+    Attributes:
+        name: Folder or hub name it was loaded by.
+        fingerprint: Identifies weights, tokenizer and pooling; equal for equal vectors.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    name: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class FileInfo:
+    """Size and checksum of one file of a bank.
+
+    Attributes:
+        bytes: Size of the file.
+        sha256: Checksum of the whole file, 64 hexadecimal digits.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    bytes: Count
+    sha256: Sha256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What a phrase bank holds.
+
+    Attributes:
+        format_version: Version of the bank's layout on disk.
+        num_vectors: n, rows of ``vectors.npy`` and ``owners.npy``.
+        num_phrases: p, rows of ``phrases.arrow``; p <= n.
+        dim: d, width of a vector.
+        dtype: How vectors are stored.
+        metric: How a query and a vector are compared.
+        normalized: True, every stored vector has unit length.
+        encoder: What made the vectors; None where that is not known.
+        files: Size and checksum of each other file, by name.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    format_version: Literal[1]
+    num_vectors: Count
+    num_phrases: Count
+    dim: Count
+    dtype: StorageDtype
+    metric: Literal["cosine"]
+    normalized: Literal[True]
+    encoder: EncoderInfo | None
+    files: dict[str, FileInfo]
+
+    @property
+    def fingerprint(self) -> str:
+        """Sha256 of everything above: equal exactly where the banks' contents are equal."""
+        content = json.dumps(asdict(self), sort_keys=True, ensure_ascii=True)
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    @property
+    def total_bytes(self) -> int:
+        """Size of all files together, the manifest aside."""
+        return sum(file.bytes for file in self.files.values())
+
+
+@dataclass(frozen=True, slots=True)
+class _SealedManifest:
+    """The manifest as it lies on disk: with its own checksum, so that an edit is noticed."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    fingerprint: Sha256
+    manifest: Manifest
+
+
+_READER = TypeAdapter(_SealedManifest)
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write ``manifest.json`` into ``folder``.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    sealed = {"fingerprint": manifest.fingerprint, "manifest": asdict(manifest)}
+    text = json.dumps(sealed, indent=2, ensure_ascii=False) + "\n"
+    (folder / MANIFEST_NAME).write_text(text, encoding="utf-8")
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read ``manifest.json`` from ``folder``.
+
+    Raises:
+        BankError: If the folder or the file is missing, or if a key is unknown, missing, of another
+            type, or does not agree with the rest; the message names the key.
+    """
+    path = folder / MANIFEST_NAME
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise BankError(
+            "there is no phrase bank here",
+            where=folder,
+            expected=f"a folder with a file {MANIFEST_NAME}",
+            found=error.strerror,
+            advice="Build a bank with scripts/build_bank.py, or check the path",
+        ) from error
+    manifest = _parse(content, path)
+    _check_agreement(manifest, path)
+    return manifest
+
+
+def _parse(content: bytes, path: Path) -> Manifest:
+    """Turn the file's bytes into a manifest, or say which key is wrong."""
+    try:
+        sealed = _READER.validate_json(content)
+    except ValidationError as error:
+        raise _error_for(error.errors(include_url=False)[0], path) from error
+    found = sealed.manifest.fingerprint
+    if found != sealed.fingerprint:
+        raise _damaged("the manifest was altered", path, "fingerprint", sealed.fingerprint, found)
+    return sealed.manifest
+
+
+def _error_for(detail: ErrorDetails, path: Path) -> BankError:
+    """Say in our words what pydantic found first."""
+    key = ".".join(str(part) for part in detail["loc"])
+    found = repr(detail["input"])[:80]
+    if not key:
+        return _damaged("the manifest cannot be read", path, None, "JSON", detail["msg"])
+    if key == "manifest.format_version" and detail["type"] != "missing":
+        return BankError(
+            "the bank has another format version",
+            where=path,
+            at=f"key {key!r}",
+            expected=FORMAT_VERSION,
+            found=found,
+            advice="Build the bank again with this version of lightweight-decoder",
+        )
+    if detail["type"] == "missing":
+        return _damaged("a key is missing", path, key, "a value", "none")
+    return _damaged("a key cannot be used", path, key, detail["msg"], found)
+
+
+def _check_agreement(manifest: Manifest, path: Path) -> None:
+    """Refuse counts and files that cannot belong to one bank."""
+    if manifest.num_phrases > manifest.num_vectors:
+        expected = f"at most {manifest.num_vectors} (num_vectors)"
+        found = str(manifest.num_phrases)
+        raise _damaged("too many phrases", path, "manifest.num_phrases", expected, found)
+    if set(manifest.files) != set(FILE_NAMES):
+        listed = ", ".join(sorted(manifest.files))
+        raise _damaged(
+            "other files are listed", path, "manifest.files", ", ".join(FILE_NAMES), listed
+        )
+
+
+def _damaged(
+    summary: str, path: Path, key: str | None, expected: object, found: object
+) -> BankError:
+    """Build the error for a manifest that is not as it was written."""
+    return BankError(
+        summary,
+        where=path,
+        at=None if key is None else f"key {key!r}",
+        expected=expected,
+        found=found,
+        advice="The bank was cut or altered; copy or build it again",
+    )

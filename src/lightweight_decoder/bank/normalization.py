@@ -1,0 +1,85 @@
+"""The two normal forms a bank keeps: one spelling for a text, unit length for a vector."""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import TYPE_CHECKING
+
+import torch
+
+from lightweight_decoder.errors import EmbeddingError, LightweightDecoderError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def normalize_text(text: str) -> str:
+    r"""Bring a text into the form in which texts of a bank are compared.
+
+    Unicode NFC; every run of white space becomes one space; none at the ends.
+
+    >>> normalize_text("  cafe\u0301\n au  lait ")
+    'café au lait'
+    """
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def is_storable(text: str) -> bool:
+    """Say whether a text can be written as UTF-8; a lone surrogate cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def unit_rows(
+    vectors: Tensor,
+    *,
+    first_row: int = 0,
+    error: type[LightweightDecoderError] = EmbeddingError,
+) -> Tensor:
+    """Scale every row to unit length.
+
+    Rows of any magnitude that their dtype can hold come out right: they are divided by their
+    largest entry first, so that no square overflows or vanishes.
+
+    Args:
+        vectors: (q, d) floating point; not changed.
+        first_row: Number of the first row in messages.
+        error: What to raise.
+
+    Returns:
+        (q, d), the dtype and device of ``vectors``.
+
+    Raises:
+        EmbeddingError: (or ``error``) If a row has a NaN or an infinite entry, or is all zero; the
+            message names the first such row.
+    """
+    if not vectors.numel():
+        return vectors
+    largest = torch.linalg.vector_norm(vectors, ord=torch.inf, dim=1, keepdim=True)
+    if not bool((largest.isfinite() & (largest > 0)).all()):
+        raise _unusable_row(vectors, largest.squeeze(1), first_row, error)
+    scaled: Tensor = vectors / largest
+    scaled /= torch.linalg.vector_norm(scaled, dim=1, keepdim=True)
+    return scaled
+
+
+def _unusable_row(
+    vectors: Tensor, largest: Tensor, first_row: int, error: type[LightweightDecoderError]
+) -> LightweightDecoderError:
+    """Build the error for the first row that has no direction."""
+    row = int((~(largest.isfinite() & (largest > 0))).nonzero()[0])
+    if largest[row] == 0:
+        found = "only zeros"
+    else:
+        column = int((~vectors[row].isfinite()).nonzero()[0])
+        found = f"{vectors[row, column].item()} in column {column}"
+    return error(
+        "a vector has no direction",
+        at=f"row {first_row + row}",
+        expected="finite numbers, not all zero",
+        found=found,
+        advice="Remove the row or repair what wrote it",
+    )

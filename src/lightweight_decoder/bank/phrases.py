@@ -1,0 +1,176 @@
+"""The bank's phrase table: texts and metadata in a memory-mapped Arrow file."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lightweight_decoder.bank.normalization import is_storable, normalize_text
+from lightweight_decoder.datatypes import NO_ID
+from lightweight_decoder.errors import BankError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+    from lightweight_decoder.datatypes import IntArray
+
+TEXT_COLUMN = "text"
+TEXT_TYPE = pa.large_string()  # 64-bit offsets: no limit on the bytes in one record batch
+
+
+class PhraseTable:
+    """Read access to ``phrases.arrow``; only what is asked for is read.
+
+    Args:
+        path: The Arrow IPC file.
+        num_phrases: p, the number of rows it must have.
+
+    Raises:
+        BankError: If the file is damaged, has another number of rows or no column of texts.
+    """
+
+    def __init__(self, path: Path, *, num_phrases: int) -> None:
+        self._path = path
+        self._checked: set[int] = set()
+        try:
+            self._reader = pa.ipc.open_file(pa.memory_map(str(path)))
+            self._batches = [
+                self._reader.get_batch(i) for i in range(self._reader.num_record_batches)
+            ]
+        except (pa.ArrowException, OSError) as error:
+            raise _damaged(path, "an Arrow IPC file", str(error).splitlines()[0]) from error
+        self._starts = np.cumsum([0, *(batch.num_rows for batch in self._batches)])
+        self._check(num_phrases)
+
+    def _check(self, num_phrases: int) -> None:
+        """Compare the table's outline with what the bank needs."""
+        schema = self._reader.schema
+        index = schema.get_field_index(TEXT_COLUMN)
+        if index < 0 or schema.field(index).type != TEXT_TYPE:
+            expected = f"one column {TEXT_COLUMN!r} of {TEXT_TYPE}"
+            raise _damaged(self._path, expected, ", ".join(map(str, schema)))
+        if self._starts[-1] != num_phrases:
+            raise _damaged(self._path, f"{num_phrases} rows", f"{self._starts[-1]} rows")
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """Names of the metadata columns."""
+        return tuple(name for name in self._reader.schema.names if name != TEXT_COLUMN)
+
+    def texts(self, phrase_ids: IntArray) -> npt.NDArray[np.object_]:
+        """Look up the texts of phrases, an array of str in the shape of ``phrase_ids``.
+
+        ``NO_ID`` gives an empty text.
+
+        Raises:
+            BankError: If an id is not a row of the table, or if the file is damaged there.
+        """
+        unique, inverse = np.unique(phrase_ids, return_inverse=True)
+        self._check_ids(unique)
+        texts = np.full(len(unique), "", dtype=object)
+        chosen = self._batch_of(unique)
+        for number in np.unique(chosen[unique != NO_ID]):
+            here = np.flatnonzero((chosen == number) & (unique != NO_ID))
+            rows = pa.array(unique[here] - self._starts[number])
+            column = self._batch(number).column(TEXT_COLUMN)
+            texts[here] = column.take(rows).to_numpy(zero_copy_only=False)
+        return texts[inverse].reshape(np.shape(phrase_ids))
+
+    def column(self, name: str) -> npt.NDArray[Any]:
+        """Read one metadata column, (p,).
+
+        Raises:
+            BankError: If there is no such column, or if the file is damaged.
+        """
+        if name not in self.column_names:
+            raise BankError(
+                f"the bank has no column {name!r}",
+                where=self._path,
+                expected=f"one of {', '.join(self.column_names) or '(the bank has none)'}",
+                found=name,
+            )
+        chunks = [self._batch(i).column(name) for i in range(len(self._batches))]
+        return pa.chunked_array(chunks).to_numpy()  # type: ignore[no-any-return]
+
+    def find(self, texts: Sequence[str]) -> IntArray:
+        """Find the rows of texts, (len(texts),), ``NO_ID`` where absent."""
+        # The hash table is built over what is asked, not over the bank, which may be huge.
+        normalized = [normalize_text(text) for text in texts]
+        wanted = {text: i for i, text in enumerate(dict.fromkeys(filter(is_storable, normalized)))}
+        row_of = np.full(len(wanted) + 1, NO_ID, dtype=np.int64)
+        value_set = pa.array(wanted, type=TEXT_TYPE)
+        for number, start in enumerate(self._starts[:-1]):
+            column = self._batch(number).column(TEXT_COLUMN)
+            matches = pc.index_in(column, value_set=value_set).fill_null(-1).to_numpy()
+            rows = np.flatnonzero(matches >= 0)
+            row_of[matches[rows]] = start + rows
+        return row_of[[wanted.get(text, len(wanted)) for text in normalized]]
+
+    def verify(self) -> None:
+        """Read and check every row.
+
+        Raises:
+            BankError: If a row is damaged, or a text is missing, not normalized or there twice.
+        """
+        first_row: dict[str, int] = {}
+        for number, start in enumerate(self._starts[:-1]):
+            texts = self._batch(number).column(TEXT_COLUMN).to_pylist()
+            for row, text in enumerate(texts, start=start):
+                if not text or text != normalize_text(text):
+                    expected = "a text, normalized and not empty"
+                    raise _damaged(self._path, expected, repr(text), row=row)
+                if first_row.setdefault(text, row) != row:
+                    expected = "a text of its own"
+                    found = f"{text!r}, also in row {first_row[text]}"
+                    raise _damaged(self._path, expected, found, row=row)
+
+    @cached_property
+    def _largest_id(self) -> int:
+        return int(self._starts[-1]) - 1
+
+    def _check_ids(self, phrase_ids: IntArray) -> None:
+        """Refuse ids that are no rows (``phrase_ids`` sorted)."""
+        if len(phrase_ids) and not NO_ID <= phrase_ids[0] <= phrase_ids[-1] <= self._largest_id:
+            wrong = phrase_ids[0] if phrase_ids[0] < NO_ID else phrase_ids[-1]
+            raise BankError(
+                "there is no such phrase",
+                where=self._path,
+                expected=f"a phrase id from 0 to {self._largest_id}",
+                found=wrong,
+            )
+
+    def _batch_of(self, phrase_ids: IntArray) -> IntArray:
+        """Return the record batch in which each phrase lies."""
+        return np.searchsorted(self._starts, phrase_ids, side="right") - 1
+
+    def _batch(self, number: int) -> Any:  # noqa: ANN401, pyarrow has no types
+        """Return a record batch, checked in full when it is first used."""
+        batch = self._batches[number]
+        if number not in self._checked:
+            try:
+                batch.validate(full=True)  # a wrong offset would read outside of the file
+            except pa.ArrowException as error:
+                row = int(self._starts[number])
+                found = str(error).splitlines()[0]
+                raise _damaged(self._path, "valid texts", found, row=row) from error
+            self._checked.add(number)
+        return batch
+
+
+def _damaged(path: Path, expected: str, found: str, row: int | None = None) -> BankError:
+    """Build the error for a table that is not as it was written."""
+    return BankError(
+        "the phrase table does not match the manifest" if row is None else "a phrase is damaged",
+        where=path,
+        at=None if row is None else f"row {row}",
+        expected=expected,
+        found=found,
+        advice="The bank was cut or altered; copy or build it again",
+    )

@@ -1,0 +1,110 @@
+"""Puts a finished folder in its place, or leaves everything as it was."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+from lightweight_decoder.bank.manifest import MANIFEST_NAME
+from lightweight_decoder.errors import BankBuildError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@contextlib.contextmanager
+def placed_when_finished(output: Path, *, overwrite: bool) -> Iterator[Path]:
+    """Give a temporary sibling of ``output`` to write into; rename it to ``output`` at the end.
+
+    If the body raises anything, Ctrl-C too, the sibling is removed and ``output`` stays untouched.
+    A killed process leaves the sibling behind and nothing under the final name.
+
+    Args:
+        output: The final folder.
+        overwrite: Whether a bank that is there may be replaced. Nothing but a bank (or an empty
+            folder) ever is.
+
+    Raises:
+        BankBuildError: If ``output`` exists and may not be replaced, or cannot be written.
+    """
+    _check_replaceable(output, overwrite=overwrite)
+    partial = output.with_name(f".{output.name}.partial-{os.getpid()}")
+    with _reporting_unwritable(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        # Process ids come again: what a killed process of the same number left is in the way.
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+    try:
+        yield partial
+        with _reporting_unwritable(output):
+            _sync_folder(partial)
+            _move(partial, output)
+            _sync_folder(output.parent)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _check_replaceable(output: Path, *, overwrite: bool) -> None:
+    """Refuse to replace what the caller may want to keep."""
+    if not os.path.lexists(output):
+        return
+    if not overwrite:
+        raise BankBuildError(
+            "the output exists already",
+            where=output,
+            expected="a path where nothing is",
+            advice="Choose another path, or allow it to be replaced with overwrite=true",
+        )
+    if not (output.is_dir() and ((output / MANIFEST_NAME).exists() or not any(output.iterdir()))):
+        raise BankBuildError(
+            "the output exists and is not a phrase bank, so it is not replaced",
+            where=output,
+            expected="a phrase bank, an empty folder or nothing",
+            advice="Choose another path",
+        )
+
+
+def _move(partial: Path, output: Path) -> None:
+    """Rename ``partial`` to ``output``; what was there is back in place if that fails."""
+    if not output.exists():
+        partial.rename(output)
+        return
+    old = output.with_name(f".{output.name}.old-{os.getpid()}")
+    shutil.rmtree(old, ignore_errors=True)
+    output.rename(old)
+    try:
+        partial.rename(output)
+    except BaseException:
+        old.rename(output)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a folder's entries survive a power cut, where the system can open folders."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _reporting_unwritable(output: Path) -> Iterator[None]:
+    """Turn a failure of the file system into an error of ours."""
+    try:
+        yield
+    except OSError as error:
+        raise BankBuildError(
+            "the output folder cannot be written",
+            where=output,
+            expected="a folder that can be made and renamed",
+            found=f"{error.strerror} ({error.filename})",
+            advice="Choose another path, or give write permission",
+        ) from error

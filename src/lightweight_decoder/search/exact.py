@@ -1,0 +1,372 @@
+"""Exact search: the reference that every other backend is held to.
+
+A first pass in float32 keeps a few more vectors than needed. The rounding error of a float32
+product of unit vectors is bounded, so vectors whose values are further apart than twice the bound
+are in their true order already. Only the others are computed again, in float64; where the cut
+itself falls among such close values, the whole row is. So the answer does not depend on block
+sizes, batch sizes, device or BLAS library: it is the one that float64 gives, once values that
+differ only by float64's own rounding count as equal (``rounded_cosines``).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from lightweight_decoder.bank import unit_rows
+from lightweight_decoder.datatypes import NO_ID, Candidates
+from lightweight_decoder.errors import EmbeddingError
+from lightweight_decoder.search.precision import full_float32
+from lightweight_decoder.search.ranking import (
+    first_k_phrases,
+    rounded_cosines,
+    sorted_by_value,
+    value_of_kth_phrase,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy.typing as npt
+
+    from lightweight_decoder.datatypes import IntArray
+
+DEFAULT_BLOCK_BYTES = 64 * 2**20
+
+_QUERY_ROWS = 256
+_PAIRS_AT_ONCE = 16_384
+_FLOAT32_ROUNDING = 2.0**-24
+_UNIT_TOLERANCE = 2e-3  # float16 rounds entries by up to 2**-11 of their size
+
+
+class VectorTable(Protocol):
+    """What exact search needs of a :class:`~lightweight_decoder.bank.PhraseBank`."""
+
+    @property
+    def vectors(self) -> npt.NDArray[Any] | Tensor:
+        """(n, d) float32 or float16, unit rows."""
+
+    @property
+    def owners(self) -> IntArray | Tensor:
+        """(n,) int64, the phrase of each vector."""
+
+    @property
+    def num_phrases(self) -> int:
+        """p, more than every owner."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Arrays:
+    """Vectors and owners that are not a bank."""
+
+    vectors: npt.NDArray[Any] | Tensor
+    owners: IntArray | Tensor
+    num_phrases: int
+
+
+class Found(NamedTuple):
+    """Rows of the answer, best first."""
+
+    values: Tensor
+    vectors: Tensor
+    phrases: Tensor
+
+
+class ExactSearch:
+    """Searches all vectors of a bank; a :class:`~lightweight_decoder.search.SearchBackend`.
+
+    On the CPU the bank's mapped vectors are used in place. For another device they are copied to it
+    once.
+
+    Values are float64 cosines rounded to float32 where order depends on it, else float32 products
+    (off by less than (d + 4) / 2**24, in practice by 1e-6). Extra memory: about
+    ``max_block_bytes`` + 12 q k bytes.
+
+    Args:
+        bank: The bank, or anything else with ``vectors``, ``owners`` and ``num_phrases``.
+        device: Where products are computed.
+        max_block_bytes: Size of the largest block of values, and of vectors converted at once.
+
+    Raises:
+        EmbeddingError: If an owner is not a phrase.
+    """
+
+    def __init__(
+        self,
+        bank: VectorTable,
+        *,
+        device: str | torch.device = "cpu",
+        max_block_bytes: int = DEFAULT_BLOCK_BYTES,
+    ) -> None:
+        self._device = torch.device(device)
+        self._max_block_bytes = max_block_bytes
+        self._num_phrases = bank.num_phrases
+        self._source = torch.as_tensor(bank.vectors)
+        self._vectors = self._source.to(self._device)
+        owners = torch.as_tensor(bank.owners)
+        _check_owners(owners, self._num_phrases)
+        self._owners = None if _counts_up(owners) else owners.to(self._source.device)
+        # A sum of d products is off by at most d roundings, whatever its order (Higham, Accuracy
+        # and Stability of Numerical Algorithms, section 3.1); four more for the query's and the
+        # result's own rounding.
+        self._error_bound = (1 + _UNIT_TOLERANCE) * (self.dim + 4) * _FLOAT32_ROUNDING
+
+    @classmethod
+    def over(
+        cls,
+        vectors: npt.NDArray[Any] | Tensor,
+        owners: IntArray | Tensor | None = None,
+        *,
+        num_phrases: int | None = None,
+        device: str | torch.device = "cpu",
+        max_block_bytes: int = DEFAULT_BLOCK_BYTES,
+    ) -> ExactSearch:
+        """Search plain arrays.
+
+        Args:
+            vectors: (n, d) float32 or float16, unit rows, n >= 1; kept, not copied.
+            owners: (n,) int64, the phrase of each vector; None: each is a phrase of its own.
+            num_phrases: p, by default one more than the highest owner. A phrase without a vector is
+                never found.
+            device: Where products are computed.
+            max_block_bytes: Size of the largest block of values, and of vectors converted at once.
+
+        Raises:
+            EmbeddingError: If a row is not of unit length, or if an owner is not a phrase.
+        """
+        rows = torch.as_tensor(vectors)
+        _check_unit_rows(rows)
+        owned_by = torch.arange(len(rows)) if owners is None else torch.as_tensor(owners)
+        if num_phrases is None:
+            num_phrases = int(owned_by.max()) + 1
+        table = _Arrays(rows, owned_by, num_phrases)
+        return cls(table, device=device, max_block_bytes=max_block_bytes)
+
+    @property
+    def num_vectors(self) -> int:
+        """n, the number of vectors."""
+        return self._source.shape[0]
+
+    @property
+    def dim(self) -> int:
+        """d, the width of a vector."""
+        return self._source.shape[1]
+
+    @torch.no_grad()
+    def search(
+        self, queries: Tensor, k: int, *, exclude_vectors: Tensor | None = None
+    ) -> Candidates:
+        """Find the k best phrases for each query; see :class:`SearchBackend` for the contract."""
+        self._check(queries, k, exclude_vectors)
+        exact_queries = unit_rows(queries.to(self._source.device).double())
+        excluded = None if exclude_vectors is None else exclude_vectors.to(self._source.device)
+        num_columns = min(k, self._num_phrases)
+        list_length = self._list_length(num_columns)
+        if list_length >= self.num_vectors / 8:  # sorting everything is then no slower
+            found = self._search_float64(exact_queries, num_columns, excluded)
+        else:
+            found = self._search_fast(exact_queries, num_columns, list_length, excluded)
+        values, vectors, phrases = (column.to(queries.device) for column in found)
+        return Candidates(phrase_ids=phrases, vector_ids=vectors, values=values, kind="cosine")
+
+    def _check(self, queries: Tensor, k: int, exclude_vectors: Tensor | None) -> None:
+        """Refuse what has the wrong shape."""
+        if k < 1:
+            raise ValueError(f"k must be at least 1, got {k}")
+        if queries.ndim != 2 or queries.shape[1] != self.dim:  # noqa: PLR2004
+            raise EmbeddingError(
+                "the queries have another width than the bank",
+                expected=f"(q, {self.dim})",
+                found=tuple(queries.shape),
+                advice="Use the encoder that the bank was built with",
+            )
+        if exclude_vectors is not None and exclude_vectors.shape[:-1] != queries.shape[:1]:
+            raise EmbeddingError(
+                "the excluded vectors do not go with the queries",
+                expected=f"({len(queries)}, w)",
+                found=tuple(exclude_vectors.shape),
+            )
+
+    def _list_length(self, k: int) -> int:
+        """Choose how many vectors the first pass keeps, so that k phrases are likely among them.
+
+        The surplus makes it likely that the values at the cut differ by more than their error.
+        """
+        vectors_per_phrase = self.num_vectors / self._num_phrases
+        return math.ceil(k * max(vectors_per_phrase, 1)) + k // 8 + 8
+
+    def _search_fast(
+        self, queries: Tensor, k: int, list_length: int, excluded: Tensor | None
+    ) -> Found:
+        """Search in float32, then compute again what is too close to call."""
+        values, vectors = self._first_pass(queries, list_length, excluded)
+        phrases = self._phrases_of(vectors)
+        margin = 2 * self._error_bound
+        # No vector that is not in the list can reach the first k phrases if the list goes on beyond
+        # ``cut``: each of the first k phrases is worth at least the k-th value less the error.
+        cut = self._value_of_kth_phrase(values, phrases, k) - margin
+        settled = ((values[:, -1:] < cut) | (values[:, -1:] == -torch.inf)).squeeze(1)
+        too_close = _has_close_neighbor(values, margin) & (values >= cut) & settled[:, None]
+        values[too_close] = self._float64_values(queries, vectors, too_close)
+        rows = too_close.any(dim=1).nonzero().squeeze(1)
+        values[rows], vectors[rows], phrases[rows] = sorted_by_value(
+            values[rows], vectors[rows], phrases[rows]
+        )
+        found = self._best_of_each_phrase(values, vectors, phrases, k)
+        rows = (~settled).nonzero().squeeze(1)
+        if len(rows):
+            exclude = None if excluded is None else excluded[rows]
+            again = self._search_float64(queries[rows], k, exclude)
+            for column, resolved in zip(found, again, strict=True):
+                column[rows] = resolved
+        return found
+
+    def _first_pass(
+        self, queries: Tensor, list_length: int, excluded: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the largest float32 values, (q, list_length) falling, and their vectors."""
+        queries = queries.float().to(self._device)
+        excluded = None if excluded is None else excluded.to(self._device)
+        values = queries.new_full((len(queries), list_length), -torch.inf)
+        vectors = torch.full_like(values, NO_ID, dtype=torch.int64)
+        with full_float32(self._device):
+            for start, block in self._blocks(self._vectors, torch.float32):
+                for rows in _slices(len(queries), _QUERY_ROWS):
+                    scores = queries[rows] @ block.T
+                    _hide_excluded(scores, None if excluded is None else excluded[rows], start)
+                    top = scores.topk(min(list_length, scores.shape[1]), dim=1)
+                    merged = torch.cat([values[rows], top.values], dim=1).topk(list_length, dim=1)
+                    owners = torch.cat([vectors[rows], top.indices + start], dim=1)
+                    values[rows] = merged.values
+                    vectors[rows] = owners.gather(1, merged.indices)
+        return values.to(self._source.device), vectors.to(self._source.device)
+
+    def _search_float64(self, queries: Tensor, k: int, excluded: Tensor | None) -> Found:
+        """Search by the definition: every value in float64, rounded to float32, and sorted."""
+        chunk = max(1, self._max_block_bytes // (32 * self.num_vectors))  # 32: values, ids, sorting
+        parts = [
+            self._sort_everything(queries[rows], k, None if excluded is None else excluded[rows])
+            for rows in _slices(len(queries), chunk)
+        ]
+        return Found(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+    def _sort_everything(self, queries: Tensor, k: int, excluded: Tensor | None) -> Found:
+        """Search a few queries by the definition."""
+        values = queries.new_empty((len(queries), self.num_vectors), dtype=torch.float32)
+        for start, block in self._blocks(self._source, torch.float64):
+            values[:, start : start + len(block)] = rounded_cosines(queries @ block.T)
+        _hide_excluded(values, excluded, 0)
+        order = self._by_phrase  # ties then fall to the lower phrase, there to the lower vector
+        values, places = values[:, order].sort(dim=1, descending=True, stable=True)
+        vectors = order[places]
+        return self._best_of_each_phrase(values, vectors, self._phrases_of(vectors), k)
+
+    def _float64_values(self, queries: Tensor, vectors: Tensor, mask: Tensor) -> Tensor:
+        """Compute the masked entries of (q, m) vectors in float64, rounded to float32."""
+        rows, chosen = mask.nonzero()[:, 0], vectors[mask]
+        values = queries.new_empty(len(rows), dtype=torch.float32)
+        for pairs in _slices(len(rows), _PAIRS_AT_ONCE):
+            products = queries[rows[pairs]] * self._source[chosen[pairs]].double()
+            values[pairs] = rounded_cosines(products.sum(dim=1))
+        return values
+
+    def _blocks(self, vectors: Tensor, dtype: torch.dtype) -> Iterator[tuple[int, Tensor]]:
+        """Yield blocks of vectors, converted, each with the row it starts at."""
+        width = max(self.dim, _QUERY_ROWS) * dtype.itemsize
+        for rows in _slices(self.num_vectors, max(1, self._max_block_bytes // width)):
+            yield rows.start, vectors[rows].to(dtype)
+
+    @cached_property
+    def _by_phrase(self) -> Tensor:
+        """All vectors, (n,), in the order of their phrases."""
+        if self._owners is None:
+            return torch.arange(self.num_vectors, device=self._source.device)
+        return self._owners.argsort(stable=True)
+
+    def _phrases_of(self, vectors: Tensor) -> Tensor:
+        """Return each vector's phrase, ``NO_ID`` for ``NO_ID``."""
+        if self._owners is None:
+            return vectors.clone()
+        return self._owners[vectors.clamp(min=0)].masked_fill_(vectors == NO_ID, NO_ID)
+
+    def _value_of_kth_phrase(self, values: Tensor, phrases: Tensor, k: int) -> Tensor:
+        """Return the value at which each row has seen k phrases, (q, 1)."""
+        if self._owners is None:
+            return values[:, k - 1 : k]
+        return value_of_kth_phrase(values, phrases, k)
+
+    def _best_of_each_phrase(
+        self, values: Tensor, vectors: Tensor, phrases: Tensor, k: int
+    ) -> Found:
+        """Reduce sorted rows to their first k phrases; hidden vectors become ``NO_ID``."""
+        if self._owners is None:
+            found = Found(values[:, :k], vectors[:, :k], phrases[:, :k])
+        else:
+            found = Found(*first_k_phrases(values, vectors, phrases, k))
+        hidden = found.values == -torch.inf
+        return Found(
+            found.values,
+            found.vectors.masked_fill(hidden, NO_ID),
+            found.phrases.masked_fill(hidden, NO_ID),
+        )
+
+
+def _slices(length: int, step: int) -> Iterator[slice]:
+    """Cut ``range(length)`` into slices of at most ``step``."""
+    for start in range(0, length, step):
+        yield slice(start, min(start + step, length))
+
+
+def _hide_excluded(scores: Tensor, excluded: Tensor | None, first_vector: int) -> None:
+    """Set the values of excluded vectors to -inf, in place."""
+    if excluded is None:
+        return
+    columns = excluded - first_vector
+    inside = (columns >= 0) & (columns < scores.shape[1]) & (excluded != NO_ID)
+    scores[inside.nonzero()[:, 0], columns[inside]] = -torch.inf
+
+
+def _has_close_neighbor(values: Tensor, margin: float) -> Tensor:
+    """Mark entries of falling rows that are within ``margin`` of the one before or behind."""
+    close = values[:, :-1] - values[:, 1:] <= margin
+    return torch.nn.functional.pad(close, (1, 0)) | torch.nn.functional.pad(close, (0, 1))
+
+
+def _counts_up(owners: Tensor) -> bool:
+    """Say whether vector i belongs to phrase i, for all i."""
+    return all(
+        bool((owners[rows] == torch.arange(rows.start, rows.stop, device=owners.device)).all())
+        for rows in _slices(len(owners), 2**20)
+    )
+
+
+def _check_owners(owners: Tensor, num_phrases: int) -> None:
+    """Refuse owners that are no phrases."""
+    for rows in _slices(len(owners), 2**20):
+        outside = (owners[rows] < 0) | (owners[rows] >= num_phrases)
+        for row in outside.nonzero()[:1, 0].tolist():
+            raise EmbeddingError(
+                "a vector belongs to no phrase",
+                at=f"row {rows.start + row}",
+                expected=f"a phrase id from 0 to {num_phrases - 1}",
+                found=int(owners[rows.start + row]),
+            )
+
+
+def _check_unit_rows(vectors: Tensor) -> None:
+    """Refuse rows that are not of unit length, as far as float16 can be."""
+    for rows in _slices(len(vectors), 2**16):
+        lengths = torch.linalg.vector_norm(vectors[rows].float(), dim=1)
+        for row in (~((lengths - 1).abs() <= _UNIT_TOLERANCE)).nonzero()[:1, 0].tolist():
+            raise EmbeddingError(
+                "a vector cannot be searched",
+                at=f"row {rows.start + row}",
+                expected="a vector of length 1",
+                found=f"length {lengths[row].item():.6g}",
+                advice="Scale the rows with lightweight_decoder.bank.unit_rows",
+            )
