@@ -37,7 +37,7 @@ CREATE TABLE IF NOT EXISTS width (id INTEGER PRIMARY KEY CHECK (id = 0), dim INT
 
 
 def default_cache_dir() -> Path:
-    """Return the folder of all caches: ``$LIGHTWEIGHT_DECODER_CACHE`` or the user's cache folder."""
+    """Return ``$LIGHTWEIGHT_DECODER_CACHE``, else the user's folder for caches."""
     chosen = os.environ.get(CACHE_VARIABLE)
     return Path(chosen) if chosen else platformdirs.user_cache_path("lightweight-decoder")
 
