@@ -8,8 +8,6 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from lightweight_decoder.bank import BankRows, EncoderInfo, PhraseBank, build_bank
 from lightweight_decoder.errors import BankBuildError, BankError
 
@@ -18,7 +16,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lightweight_decoder.data.base import Encoder
-    from lightweight_decoder.datatypes import IntArray
 
 _log = logging.getLogger(__name__)
 _BLOCK_ROWS = 8_192
@@ -117,8 +114,3 @@ def rows_of_texts(
         if bank_texts[row] in rows:
             rows[bank_texts[row]].append(row)
     return [rows[text] for text in query_texts]
-
-
-def shuffled(count: int, seed: int) -> IntArray:
-    """Return 0 to ``count`` - 1 in an order that follows from the seed."""
-    return np.random.default_rng(seed).permutation(count)

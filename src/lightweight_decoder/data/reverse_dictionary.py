@@ -11,6 +11,7 @@ from lightweight_decoder.data.base import SPLIT_NAMES, Split, SplitName, no_own_
 from lightweight_decoder.data.planned_bank import PlannedBank, rows_of_texts
 from lightweight_decoder.data.unseen import unseen_split
 from lightweight_decoder.data.wordnet import Synset, read_wordnet
+from lightweight_decoder.datatypes import NO_ID
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from lightweight_decoder.bank import PhraseBank
     from lightweight_decoder.data.base import Encoder
+    from lightweight_decoder.datatypes import IntArray
 
 DictionarySize = Literal["small", "full"]
 SMALL_NUM_PHRASES = 20_000
@@ -132,18 +134,19 @@ class ReverseDictionary:
         )
 
     def _targets(self, entries: Sequence[Entry]) -> IntArray:
-        """Return the ids of the entries' phrases; a phrase's id is its place in the plan."""
-        id_of = {
-            phrase: i for i, phrase in enumerate(self._plan.bank.phrases[: self._plan.num_phrases])
-        }
-        return pad_ids([sorted(id_of[p] for p in entry.phrases if p in id_of) for entry in entries])
+        """Return the ids of the entries' phrases, as far as they are in the bank."""
+        found = iter(self.bank().find([phrase for entry in entries for phrase in entry.phrases]))
+        ids = [{int(next(found)) for _ in entry.phrases} - {NO_ID} for entry in entries]
+        return pad_ids([sorted(of_entry) for of_entry in ids])
 
     @cached_property
     def _plan(self) -> _Plan:
         """Read WordNet, choose the phrases, divide the entries."""
         synsets = read_wordnet(self._wordnet)
-        columns = _phrase_columns(synsets)
-        phrases = _choose_phrases(columns, self._size)
+        frequency, num_senses = _count_uses(synsets)
+        phrases = sorted(frequency, key=lambda p: (-frequency[p], -num_senses[p], p))
+        if self._size == "small":
+            phrases = phrases[:SMALL_NUM_PHRASES]
         entries = merge_entries(synsets, frozenset(phrases))
         places = unseen_split(
             [frozenset(entry.phrases) for entry in entries], seed=self._seed, **self._num_held_out
@@ -153,8 +156,13 @@ class ReverseDictionary:
             further = _further_rows([entries[i] for i in places["train"]], frozenset(phrases))
             owners += [phrase for phrase, _ in further]
             texts += [text for _, text in further]
-        kept = {name: {p: values[p] for p in phrases} for name, values in columns.items()}
-        bank = PlannedBank(f"reverse_dictionary-{self._size}", owners, texts, kept)
+        columns: dict[str, dict[str, object]] = {
+            "frequency": {phrase: frequency[phrase] for phrase in phrases},
+            "num_senses": {phrase: num_senses[phrase] for phrase in phrases},
+            "parts_of_speech": _parts_of_speech(synsets, frozenset(phrases)),
+            "num_words": {phrase: len(phrase.split()) for phrase in phrases},
+        }
+        bank = PlannedBank(f"reverse_dictionary-{self._size}", owners, texts, columns)
         return _Plan(entries, places, bank, num_phrases=len(phrases))
 
 
@@ -174,29 +182,24 @@ def merge_entries(synsets: Sequence[Synset], phrases: frozenset[str]) -> list[En
     ]
 
 
-def _phrase_columns(synsets: Sequence[Synset]) -> dict[str, dict[str, object]]:
-    """Gather what the bank says about each phrase, over all of WordNet."""
+def _count_uses(synsets: Sequence[Synset]) -> tuple[Counter[str], Counter[str]]:
+    """Count each phrase's tags and senses over all of WordNet."""
     frequency: Counter[str] = Counter()
     num_senses: Counter[str] = Counter()
-    parts: dict[str, dict[str, None]] = defaultdict(dict)
     for synset in synsets:
+        num_senses.update(synset.phrases)
         for phrase, count in zip(synset.phrases, synset.tag_counts, strict=True):
             frequency[phrase] += count
-            num_senses[phrase] += 1
+    return frequency, num_senses
+
+
+def _parts_of_speech(synsets: Sequence[Synset], phrases: frozenset[str]) -> dict[str, object]:
+    """Map phrases to the letters of their parts of speech, in the order n v a r."""
+    parts: dict[str, dict[str, None]] = {phrase: {} for phrase in phrases}
+    for synset in synsets:
+        for phrase in phrases.intersection(synset.phrases):
             parts[phrase][synset.part_of_speech] = None
-    return {
-        "frequency": dict(frequency),
-        "num_senses": dict(num_senses),
-        "parts_of_speech": {phrase: "".join(letters) for phrase, letters in parts.items()},
-        "num_words": {phrase: len(phrase.split()) for phrase in frequency},
-    }
-
-
-def _choose_phrases(columns: dict[str, dict[str, int]], size: DictionarySize) -> list[str]:
-    """Order phrases by use and cut the list to the size."""
-    frequency, num_senses = columns["frequency"], columns["num_senses"]
-    ordered = sorted(frequency, key=lambda p: (-frequency[p], -num_senses[p], p))
-    return ordered[:SMALL_NUM_PHRASES] if size == "small" else ordered
+    return {phrase: "".join(letters) for phrase, letters in parts.items()}
 
 
 def _further_rows(entries: Sequence[Entry], phrases: frozenset[str]) -> list[tuple[str, str]]:

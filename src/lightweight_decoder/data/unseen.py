@@ -101,8 +101,8 @@ def _matched(
     matched = [next(waiting.get(key, iter(())), None) for key in wanted]
     taken = {candidate for candidate in matched if candidate is not None}
     others = (candidate for candidate in candidates if candidate not in taken)
-    for candidate in matched:  # where a stratum ran dry, the cheapest of any other
-        yield next(others) if candidate is None else candidate
+    for match in matched:  # where a stratum ran dry, the cheapest of any other
+        yield next(others) if match is None else match
 
 
 def _too_many(num_held_out: int, num_entries: int) -> ConfigError:

@@ -188,7 +188,7 @@ def _select(connection: sqlite3.Connection, keys: list[bytes]) -> tuple[IntArray
     wanted = dim * _STORED_DTYPE.itemsize
     if any(len(row) != wanted for row in rows):
         raise _UnusableFileError(f"a vector that is not {wanted} bytes long")
-    vectors = np.frombuffer(b"".join(rows), dtype=_STORED_DTYPE).reshape(len(rows), dim)
+    vectors = np.frombuffer(bytearray().join(rows), dtype=_STORED_DTYPE).reshape(len(rows), dim)
     if not np.isfinite(vectors).all():
         raise _UnusableFileError("a vector that is not finite")
     return np.array(places, dtype=np.int64), vectors.astype(np.float32, copy=False)
