@@ -1,0 +1,94 @@
+"""What every source of training data gives: a bank, and splits of queries with their targets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import numpy as np
+
+from lightweight_decoder.datatypes import NO_ID
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lightweight_decoder.bank import PhraseBank
+    from lightweight_decoder.datatypes import FloatArray, IntArray
+
+SplitName = Literal["train", "val", "calib", "test"]
+SPLIT_NAMES: tuple[SplitName, ...] = ("train", "val", "calib", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Queries with the phrases they should decode to.
+
+    Attributes:
+        name: Which split it is.
+        queries: (q, d) float32; d may differ from the bank's width.
+        targets: (q, m) int64 ids of each query's right phrases, at least one, ascending, filled up
+            with ``NO_ID``.
+        own_vectors: (q, w) int64 bank vectors made from the query's own text, ascending, filled up
+            with ``NO_ID``; w may be 0. While a query is trained on or scored they must be hidden,
+            or it finds itself.
+        texts: The queries' q texts; None where the queries were never texts.
+    """
+
+    name: SplitName
+    queries: FloatArray
+    targets: IntArray
+    own_vectors: IntArray
+    texts: list[str] | None
+
+    def __len__(self) -> int:
+        return len(self.queries)
+
+
+class Encoder(Protocol):
+    """Makes vectors of texts; :class:`~lightweight_decoder.embeddings.TextEncoder` is one."""
+
+    name: str
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells this encoder from any other."""
+
+    def encode(self, texts: Sequence[str]) -> FloatArray:
+        """Return the (m, d) float32 vectors of m texts."""
+
+
+class Source(Protocol):
+    """Where training data comes from. Everything it gives follows from its arguments alone."""
+
+    def prepare(self) -> None:
+        """Do the slow work that leaves something on disk: encode, build the bank.
+
+        Called once per machine before anything else; calling it again costs little.
+        """
+
+    def bank(self) -> PhraseBank:
+        """Open the bank; :meth:`prepare` came before, perhaps in another process."""
+
+    def split(self, name: SplitName) -> Split:
+        """Return a split; :meth:`prepare` came before, perhaps in another process."""
+
+
+def pad_ids(rows: Sequence[Sequence[int]]) -> IntArray:
+    """Stack lists of ids of different lengths.
+
+    Args:
+        rows: q lists of ids.
+
+    Returns:
+        (q, w) int64, w the length of the longest list, each row filled up with ``NO_ID``.
+    """
+    width = max(map(len, rows), default=0)
+    padded = np.full((len(rows), width), NO_ID, dtype=np.int64)
+    for row, ids in enumerate(rows):
+        padded[row, : len(ids)] = ids
+    return padded
+
+
+def no_own_vectors(num_queries: int) -> IntArray:
+    """Return the ``own_vectors`` of queries from which no bank vector was made."""
+    return np.empty((num_queries, 0), dtype=np.int64)

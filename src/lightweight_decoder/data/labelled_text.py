@@ -1,0 +1,235 @@
+"""Texts with labels: from the embedding of a text to its label."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from lightweight_decoder.data.base import SPLIT_NAMES, Split, SplitName, no_own_vectors, pad_ids
+from lightweight_decoder.data.holding_out import draw_rows, random_split
+from lightweight_decoder.data.planned_bank import PlannedBank, rows_of_texts
+from lightweight_decoder.data.tables import read_columns
+from lightweight_decoder.errors import ConfigError, InputDataError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from lightweight_decoder.bank import PhraseBank
+    from lightweight_decoder.data.base import Encoder
+    from lightweight_decoder.datatypes import IntArray
+
+_log = logging.getLogger(__name__)
+_LABELS_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Texts with their labels, row by row."""
+
+    texts: list[str]
+    labels: list[str]
+
+    def take(self, places: IntArray) -> _Rows:
+        """Return some of the rows."""
+        return _Rows([self.texts[i] for i in places], [self.labels[i] for i in places])
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """Everything that is known before anything is encoded."""
+
+    rows: dict[SplitName, _Rows]
+    bank: PlannedBank
+    num_labels: int
+
+
+class LabelledText:
+    """Texts as queries, their labels as the bank.
+
+    Every label of the training file is a phrase, with a vector of its name (``card_arrival`` is
+    encoded as "card arrival", the phrase keeps the label as it is) and one of each text that has
+    it; the column ``num_examples`` (int64) says how many. Train, val and calib are all rows of
+    these texts: each query's ``own_vectors`` are the vectors made from the same text, so that it is
+    ranked by what the bank holds without it, and no text is lost to the bank. Test texts are never
+    in the bank.
+
+    A label with one example is allowed, with a warning: while its only text is trained on, the
+    label is found by its name alone.
+
+    Args:
+        encoder: Makes the vectors of labels and texts.
+        bank_root: Folder in which the bank is kept, under a name that follows from its content.
+        train: CSV, TSV, JSON lines or Parquet with a text and a label column.
+        test: The same, of which every label must be in ``train``; None: a share of ``train``.
+        text_column: Name of the column of texts.
+        label_column: Name of the column of labels.
+        val_fraction: Share of the training rows to validate on.
+        calib_fraction: Share of the training rows to calibrate on.
+        test_fraction: Share of ``train`` to test on where ``test`` is None.
+        num_train: Draw so many rows for the bank, train, val and calib together; None: all.
+        num_test: Draw so many test rows; None: all.
+        seed: Decides what is drawn and held out.
+    """
+
+    def __init__(
+        self,
+        *,
+        encoder: Encoder,
+        bank_root: Path,
+        train: Path,
+        test: Path | None = None,
+        text_column: str = "text",
+        label_column: str = "label",
+        val_fraction: float = 0.1,
+        calib_fraction: float = 0.1,
+        test_fraction: float = 0.2,
+        num_train: int | None = None,
+        num_test: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        self._encoder = encoder
+        self._bank_root = bank_root
+        self._train = train
+        self._test = test
+        self._columns = (text_column, label_column)
+        self._fractions: dict[SplitName, float] = {"val": val_fraction, "calib": calib_fraction}
+        self._test_fraction = test_fraction
+        self._num_train = num_train
+        self._num_test = num_test
+        self._seed = seed
+        self._splits: dict[SplitName, Split] = {}
+
+    def prepare(self) -> None:
+        """Build the bank and encode the texts; see :class:`Source`.
+
+        Raises:
+            InputDataError: If a file is missing, damaged or empty, lacks a column, has an empty
+                text or label, has only one label, or a test label that train does not have.
+            ConfigError: If the splits leave nothing to train on.
+            EncoderError: If the texts cannot be encoded.
+            BankBuildError: If the bank cannot be written.
+        """
+        self._warn_of_single_examples()
+        self._plan.bank.build(self._bank_root, self._encoder)
+        for name in SPLIT_NAMES:
+            self.split(name)
+
+    def bank(self) -> PhraseBank:
+        """Open the bank; see :class:`Source`."""
+        return self._plan.bank.open(self._bank_root, self._encoder)
+
+    def split(self, name: SplitName) -> Split:
+        """Return a split; see :class:`Source`."""
+        if name not in self._splits:
+            self._splits[name] = self._make_split(name)
+        return self._splits[name]
+
+    def _make_split(self, name: SplitName) -> Split:
+        """Encode a split's texts and look their labels up."""
+        plan = self._plan
+        rows = plan.rows[name]
+        own_vectors = no_own_vectors(len(rows.texts))
+        if name != "test":
+            own_vectors = pad_ids(
+                rows_of_texts(plan.bank.texts, rows.texts, first_row=plan.num_labels)
+            )
+        return Split(
+            name=name,
+            queries=self._encoder.encode(rows.texts),
+            targets=self.bank().find(rows.labels)[:, None],
+            own_vectors=own_vectors,
+            texts=rows.texts,
+        )
+
+    @cached_property
+    def _plan(self) -> _Plan:
+        """Read the files, divide the rows, list what the bank will hold."""
+        every = self._read(self._train)
+        labels = list(dict.fromkeys(every.labels))
+        if len(labels) == 1:
+            raise InputDataError(
+                "there is only one label",
+                where=self._train,
+                expected=f"at least 2 labels in column {self._columns[1]!r}",
+                found=repr(labels[0]),
+                advice="With one possible answer there is nothing to learn",
+            )
+        known, test = self._read_test(every)
+        known = known.take(draw_rows(len(known.texts), self._num_train, seed=self._seed))
+        test = test.take(draw_rows(len(test.texts), self._num_test, seed=self._seed))
+        places = random_split(len(known.texts), fractions=self._fractions, seed=self._seed)
+        rows = {name: known.take(of_split) for name, of_split in places.items()}
+        rows["test"] = test
+        return _Plan(rows, _plan_bank(labels, known), num_labels=len(labels))
+
+    def _read(self, path: Path) -> _Rows:
+        """Read one file."""
+        text_column, label_column = self._columns
+        if text_column == label_column:
+            raise ConfigError(
+                "texts and labels are the same column",
+                where="data.label_column",
+                expected=f"another column than {text_column!r}",
+            )
+        columns = read_columns(path, self._columns)
+        return _Rows(columns[text_column], columns[label_column])
+
+    def _read_test(self, every: _Rows) -> tuple[_Rows, _Rows]:
+        """Return the rows that may be in the bank, and the test rows."""
+        if self._test is None:
+            places = random_split(
+                len(every.texts), fractions={"test": self._test_fraction}, seed=self._seed
+            )
+            return every.take(places["train"]), every.take(places["test"])
+        test, known_labels = self._read(self._test), set(every.labels)
+        for row, label in enumerate(test.labels):
+            if label not in known_labels:
+                raise InputDataError(
+                    "a test label is not in the bank",
+                    where=self._test,
+                    at=f"row {row}",
+                    expected=f"one of the {len(known_labels)} labels of {self._train}",
+                    found=repr(label),
+                    advice="Correct the label, or add examples of it to the training file",
+                )
+        return every, test
+
+    def _warn_of_single_examples(self) -> None:
+        """Say which labels have one example."""
+        examples = Counter(
+            label for name in ("train", "val", "calib") for label in self._plan.rows[name].labels
+        )
+        single = [label for label, count in examples.items() if count == 1]
+        if single:
+            _log.warning(
+                "%s: %d labels have one example only, which is little to learn from: %s%s",
+                self._train,
+                len(single),
+                ", ".join(map(repr, single[:_LABELS_SHOWN])),
+                ", ..." if len(single) > _LABELS_SHOWN else "",
+            )
+
+
+def _plan_bank(labels: Sequence[str], examples: _Rows) -> PlannedBank:
+    """List the bank's vectors: one of each label's name, then the examples, equal ones once."""
+    pairs = dict.fromkeys(zip(examples.labels, examples.texts, strict=True))
+    num_examples = Counter(label for label, _ in pairs)
+    return PlannedBank(
+        source="labelled_text",
+        phrases=[*labels, *(label for label, _ in pairs)],
+        texts=[*map(readable_label, labels), *(text for _, text in pairs)],
+        metadata={"num_examples": {label: num_examples[label] for label in labels}},
+    )
+
+
+def readable_label(label: str) -> str:
+    """Spell a label as people would, for the encoder.
+
+    >>> readable_label("card_arrival")
+    'card arrival'
+    """
+    return " ".join(label.replace("_", " ").split()) or label

@@ -1,0 +1,130 @@
+"""Raw embeddings with the phrase that each should decode to."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lightweight_decoder.bank import PhraseBank
+from lightweight_decoder.data.base import Split, SplitName, no_own_vectors
+from lightweight_decoder.data.holding_out import random_split
+from lightweight_decoder.data.tables import TABLE_SUFFIXES, read_columns, read_lines
+from lightweight_decoder.datatypes import NO_ID
+from lightweight_decoder.embeddings import open_embeddings
+from lightweight_decoder.errors import InputDataError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lightweight_decoder.datatypes import FloatArray, IntArray
+
+
+class Pairs:
+    """Queries from a file of embeddings, targets from a file of texts, a bank that is there.
+
+    The queries may have another width than the bank. They are vectors of their own, not made from
+    the texts of the bank, so ``own_vectors`` is empty; do not give the bank's own vectors as
+    queries (that is what :class:`~lightweight_decoder.data.denoise.Denoise` is for).
+
+    Args:
+        queries: Embeddings in any supported format, row by row.
+        targets: The right phrase of each query: a table (CSV, TSV, JSON lines, Parquet) with a
+            column of them, or any other file with one phrase a line.
+        bank: Folder of the bank; every target must be in it.
+        target_column: The column of a table.
+        val_fraction: Share of the rows to validate on.
+        calib_fraction: Share of the rows to calibrate on.
+        test_fraction: Share of the rows to test on.
+        seed: Decides the splits.
+    """
+
+    def __init__(
+        self,
+        *,
+        queries: Path,
+        targets: Path,
+        bank: Path,
+        target_column: str = "text",
+        val_fraction: float = 0.1,
+        calib_fraction: float = 0.1,
+        test_fraction: float = 0.1,
+        seed: int = 0,
+    ) -> None:
+        self._queries_path = queries
+        self._targets_path = targets
+        self._bank_path = bank
+        self._target_column = target_column
+        self._fractions: dict[SplitName, float] = {
+            "val": val_fraction,
+            "calib": calib_fraction,
+            "test": test_fraction,
+        }
+        self._seed = seed
+
+    def prepare(self) -> None:
+        """Read everything once, so that what is wrong shows now; see :class:`Source`.
+
+        Raises:
+            InputDataError: If a file is missing, damaged or empty, queries and targets differ in
+                number, a query has no direction, or a target is not in the bank.
+            BankError: If the bank is missing or damaged.
+            ConfigError: If the splits leave nothing to train on.
+        """
+        _ = self._targets, self._queries, self._places
+
+    def bank(self) -> PhraseBank:
+        """Open the bank; see :class:`Source`."""
+        return PhraseBank.open(self._bank_path)
+
+    def split(self, name: SplitName) -> Split:
+        """Return a split; see :class:`Source`."""
+        places = self._places[name]
+        return Split(
+            name=name,
+            queries=self._queries[places],
+            targets=self._targets[places, None],
+            own_vectors=no_own_vectors(len(places)),
+            texts=None,
+        )
+
+    @cached_property
+    def _places(self) -> dict[SplitName, IntArray]:
+        """Rows of each split."""
+        return random_split(len(self._targets), fractions=self._fractions, seed=self._seed)
+
+    @cached_property
+    def _queries(self) -> FloatArray:
+        """(q, d) float32, every row with a direction."""
+        reader = open_embeddings(self._queries_path)
+        vectors = np.concatenate([block.vectors for block in reader.blocks()])
+        if len(vectors) != len(self._targets):
+            raise InputDataError(
+                "queries and targets differ in number",
+                where=self._queries_path,
+                expected=f"{len(self._targets)} rows, as many as {self._targets_path} has",
+                found=f"{len(vectors)} rows",
+                advice="Row i of one file belongs to row i of the other; remove what is too much",
+            )
+        return vectors
+
+    @cached_property
+    def _targets(self) -> IntArray:
+        """(q,) int64 phrase ids."""
+        path = self._targets_path
+        if path.suffix.lower() in TABLE_SUFFIXES:
+            texts = read_columns(path, [self._target_column])[self._target_column]
+        else:
+            texts = read_lines(path)
+        phrase_ids = self.bank().find(texts)
+        for row in np.flatnonzero(phrase_ids == NO_ID)[:1]:
+            raise InputDataError(
+                "a target is not in the bank",
+                where=path,
+                at=f"row {row}",
+                expected=f"a phrase of the bank {self._bank_path}",
+                found=repr(texts[row]),
+                advice="Correct the target, or add the phrase to the bank",
+            )
+        return phrase_ids

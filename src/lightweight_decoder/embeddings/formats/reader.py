@@ -1,0 +1,305 @@
+"""What every embedding format has in common: the interface, and the checks on what comes out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+
+from lightweight_decoder.errors import InputDataError, LightweightDecoderError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator, Sequence
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+    from lightweight_decoder.datatypes import FloatArray
+
+BLOCK_BYTES = 4 * 2**20
+"""Default size of a block as float32: larger ones fall out of the processor's cache."""
+
+MAX_BLOCK_ROWS = 2**16
+MAX_DIM = 2**20
+"""Far above any embedding; catches damaged headers before anything is allocated."""
+
+FLOAT_DTYPES = ("float16", "bfloat16", "float32", "float64", "int8")
+"""What array formats may store; integers are taken at face value, without a scale."""
+
+OnBadRow = Literal["raise", "keep"]
+StoredBlock = tuple["npt.NDArray[np.generic]", list[str] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingBlock:
+    """Consecutive rows of an embedding file.
+
+    Attributes:
+        vectors: (b, d) float32, C order, writable; may be a copy-on-write view of mapped memory, so
+            that writing to it never reaches the file.
+        texts: The b texts of these rows; None where the file has none.
+        first_row: Row of the file (from 0) that ``vectors[0]`` is.
+    """
+
+    vectors: FloatArray
+    texts: list[str] | None
+    first_row: int
+
+
+class EmbeddingReader(ABC):
+    """Embeddings in one format, read block by block in memory that does not grow with the file.
+
+    Attributes:
+        path: File or folder.
+        num_rows: How many vectors there are; None where only reading everything would tell.
+        dim: Width d of every vector.
+        dtype: How numbers are stored: a numpy dtype's name, ``"bfloat16"``, or ``"text"``.
+        has_texts: Whether blocks come with texts.
+    """
+
+    path: Path
+    num_rows: int | None
+    dim: int
+    dtype: str
+    has_texts: bool
+
+    @abstractmethod
+    def blocks(
+        self, block_rows: int | None = None, *, on_bad_row: OnBadRow = "raise"
+    ) -> Iterator[EmbeddingBlock]:
+        """Read the file from its start; may be called again, and the file is open only meanwhile.
+
+        Args:
+            block_rows: Rows in a block, of which the last may have fewer; by default as many as
+                make a block of about 4 MiB.
+            on_bad_row: What happens at a vector that is all zeros or has a NaN, an infinity, or a
+                number beyond float32: ``"raise"``, or ``"keep"`` it as it is.
+
+        Yields:
+            Blocks of at least one row, in the file's order. Float64 is rounded to float32.
+
+        Raises:
+            InputDataError: The file is damaged or changes its width, or has a bad row; the message
+                names the file and the row (from 0) or line (from 1). Blocks before it were right.
+        """
+
+
+class FileReader(EmbeddingReader):
+    """A reader of one file: formats say how stored rows are found, this checks and converts."""
+
+    def __init__(
+        self, path: Path, *, num_rows: int | None, dim: int, dtype: str, has_texts: bool
+    ) -> None:
+        check_shape(path, num_rows, dim)
+        self.path = path
+        self.num_rows = num_rows
+        self.dim = dim
+        self.dtype = dtype
+        self.has_texts = has_texts
+
+    @abstractmethod
+    def _stored_blocks(self, block_rows: int) -> Generator[StoredBlock]:
+        """Yield (b, d) arrays of any real dtype, 1 <= b <= block_rows, and their texts."""
+
+    def blocks(
+        self, block_rows: int | None = None, *, on_bad_row: OnBadRow = "raise"
+    ) -> Iterator[EmbeddingBlock]:
+        """See EmbeddingReader.blocks."""
+        first_row = 0
+        with closing(self._stored_blocks(resolve_block_rows(block_rows, self.dim))) as source:
+            while True:
+                with damage_as_input_error(self.path, f"row {first_row} or later"):
+                    stored = next(source, None)
+                    if stored is None:
+                        break
+                    block = self._block(stored, first_row)
+                if on_bad_row == "raise":
+                    refuse_bad_rows(self.path, block)
+                first_row += len(block.vectors)
+                yield block
+        self._check_count(first_row)
+
+    def _block(self, stored: StoredBlock, first_row: int) -> EmbeddingBlock:
+        """Check a block's width and count of texts, and convert it to float32."""
+        array, texts = stored
+        if array.ndim != 2 or array.shape[1] != self.dim:  # noqa: PLR2004
+            raise InputDataError(
+                "the vectors changed their width",
+                where=self.path,
+                at=f"row {first_row}",
+                expected=f"{self.dim} numbers a row",
+                found=f"a block of shape {array.shape}",
+            )
+        rows = first_row + len(array)
+        if self.num_rows is not None and rows > self.num_rows:
+            self._check_count(rows)
+        if texts is not None and len(texts) != len(array):
+            check_text_count(self.path, first_row + len(texts), rows)
+        return EmbeddingBlock(to_float32(array), texts, first_row)
+
+    def _check_count(self, found: int) -> None:
+        """Refuse a file that ends before, or goes on after, the row its header promised."""
+        if found != self.num_rows and (self.num_rows is not None or found == 0):
+            raise InputDataError(
+                "the number of rows is wrong",
+                where=self.path,
+                expected="at least one row" if self.num_rows is None else f"{self.num_rows} rows",
+                found=f"{found} rows" if found <= (self.num_rows or 0) else f"{found} or more",
+                advice="The file may be cut off; write it again.",
+            )
+
+
+@contextmanager
+def damage_as_input_error(path: Path, at: str | None = None) -> Generator[None]:
+    """Turn whatever a format's library raises on a damaged file into our own error."""
+    try:
+        yield
+    except LightweightDecoderError:
+        raise
+    except Exception as error:
+        raise InputDataError(
+            "the file cannot be read",
+            where=path,
+            at=at,
+            found=f"{type(error).__name__}: {error}" if str(error) else type(error).__name__,
+            advice="The file may be damaged or cut off; write it again.",
+        ) from error
+
+
+def resolve_block_rows(block_rows: int | None, dim: int) -> int:
+    """Return a block's number of rows: the one asked for, or the default for this width."""
+    if block_rows is None:
+        return min(MAX_BLOCK_ROWS, max(1, BLOCK_BYTES // (4 * dim)))
+    if block_rows < 1:
+        raise InputDataError("a block needs rows", expected="block_rows >= 1", found=block_rows)
+    return block_rows
+
+
+def to_float32(array: npt.NDArray[np.generic]) -> FloatArray:
+    """Convert to writable C-ordered float32, with a copy only where needed.
+
+    A number beyond its range becomes infinity, which the row check finds.
+    """
+    if array.dtype == np.float16:
+        return widen_float16(array)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.require(array, np.float32, ["C_CONTIGUOUS", "WRITEABLE"])
+
+
+def widen_float16(array: npt.NDArray[np.generic]) -> FloatArray:
+    """Convert (b, d) float16 with torch, which is 20 times as fast as numpy at this.
+
+    In pieces below 32,768 numbers, where torch stays in the calling thread: its threads, when other
+    work keeps the processors busy, make the conversion slower than numpy's. Each piece is copied
+    first because torch takes no read-only or byte-swapped memory.
+    """
+    vectors = np.empty(array.shape, dtype=np.float32)
+    rows = max(1, 2**15 // array.shape[1])
+    for start in range(0, len(array), rows):
+        piece = torch.from_numpy(np.array(array[start : start + rows], dtype=np.float16))
+        torch.from_numpy(vectors[start : start + rows]).copy_(piece)
+    return vectors
+
+
+def refuse_bad_rows(path: Path, block: EmbeddingBlock) -> None:
+    """Raise at the first row that is all zeros or not finite; costs one pass over the block."""
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        squares = np.vecdot(block.vectors, block.vectors)
+    # Squares overflow and underflow where the numbers themselves are fine: look twice.
+    for row in np.flatnonzero(~((squares > 0) & np.isfinite(squares))):
+        vector = block.vectors[row]
+        if not vector.any():
+            found = "only zeros"
+        elif not np.isfinite(vector).all():
+            column = int(np.flatnonzero(~np.isfinite(vector))[0])
+            found = f"{vector[column]} in column {column}"
+        else:
+            continue
+        raise InputDataError(
+            "this vector cannot be used",
+            where=path,
+            at=f"row {block.first_row + int(row)}",
+            expected="finite float32 numbers, not all of them zero",
+            found=found,
+            advice="Remove the row, or find out why its encoder gave no direction.",
+        )
+
+
+def check_shape(path: Path, num_rows: int | None, dim: int) -> None:
+    """Refuse a file without rows, or with rows of a width that no embedding has."""
+    if num_rows is not None and num_rows < 1:
+        raise InputDataError(
+            "there are no vectors", where=path, expected="at least one row", found=f"{num_rows}"
+        )
+    if not 1 <= dim <= MAX_DIM:
+        raise InputDataError(
+            "the width of the vectors cannot be right",
+            where=path,
+            expected=f"1 to {MAX_DIM} numbers a row",
+            found=dim,
+            advice="Store one vector a row: the array may be transposed, or the header damaged.",
+        )
+
+
+def check_array(path: Path, name: str, shape: Sequence[int], dtype: str) -> tuple[int, int]:
+    """Return (n, d) of a stored array that holds embeddings; one vector alone is one row."""
+    if dtype not in FLOAT_DTYPES:
+        raise InputDataError(
+            f"{name} does not hold embeddings",
+            where=path,
+            expected=f"numbers stored as {', '.join(FLOAT_DTYPES)}",
+            found=dtype,
+            advice="Convert it to float32; arrays of Python objects are never loaded.",
+        )
+    if len(shape) not in (1, 2):
+        raise InputDataError(
+            f"{name} does not hold embeddings",
+            where=path,
+            expected="2 dimensions: rows and columns",
+            found=f"shape {tuple(shape)}",
+        )
+    num_rows, dim = (1, shape[0]) if len(shape) == 1 else (shape[0], shape[1])
+    check_shape(path, num_rows, dim)
+    return num_rows, dim
+
+
+def check_text_count(path: Path, num_texts: int, num_rows: int) -> None:
+    """Refuse texts that do not go with the vectors row by row."""
+    if num_texts != num_rows:
+        raise InputDataError(
+            "texts and vectors differ in number",
+            where=path,
+            expected=f"{num_rows} texts, one a vector",
+            found=f"{num_texts} texts",
+        )
+
+
+def choose_entry(path: Path, names: Sequence[str], wanted: str | None, *, option: str) -> str:
+    """Return the entry that holds the vectors: the one asked for, or the only one there is."""
+    if wanted is None and len(names) == 1:
+        return names[0]
+    if wanted is not None and wanted in names:
+        return wanted
+    shown = ", ".join(repr(name) for name in names[:10]) + (", …" if len(names) > 10 else "")  # noqa: PLR2004
+    raise InputDataError(
+        "the vectors were not found" if wanted is not None or not names else "which vectors?",
+        where=path,
+        expected="one entry with embeddings" if wanted is None else f"an entry {wanted!r}",
+        found=shown or "no entry that could hold embeddings",
+        advice=f"Name the entry with {option}=…" if names else None,
+    )
+
+
+def choose_text_entry(
+    path: Path, names: Sequence[str], wanted: str | None, *, preferred: str = "text"
+) -> str | None:
+    """Return the entry with the texts: asked for, the only one, or the one called "text"."""
+    if wanted is not None:
+        return choose_entry(path, names, wanted, option="text_column")
+    if len(names) == 1:
+        return names[0]
+    return preferred if preferred in names else None
