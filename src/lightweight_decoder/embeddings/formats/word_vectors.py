@@ -88,7 +88,7 @@ class WordVectorsReader(FileReader):
             return token, vector
         fields = line.split(b" ")
         token_parts = fields[: -self.dim]
-        if num_fields < self.dim + 1 or (not self._has_header and _is_number(token_parts[-1])):
+        if num_fields < self.dim + 1 or (not self._has_header and is_number(token_parts[-1])):
             raise InputDataError(
                 "the vectors differ in width",
                 where=self.path,
@@ -227,7 +227,7 @@ def _sample_width(path: Path) -> int:
         ]
     if not lines:
         raise InputDataError("there are no vectors", where=path, expected="at least one row")
-    if all(_is_number(fields[0]) for fields in lines):
+    if all(is_number(fields[0]) for fields in lines):
         raise InputDataError(
             "this could be vectors without tokens, or tokens that are numbers",
             where=path,
@@ -239,7 +239,7 @@ def _sample_width(path: Path) -> int:
     return min(len(fields) for fields in lines) - 1
 
 
-def _is_number(field: bytes) -> bool:
+def is_number(field: bytes) -> bool:
     """Say whether a field could be part of a vector."""
     try:
         float(field)
