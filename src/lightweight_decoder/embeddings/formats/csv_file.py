@@ -17,7 +17,7 @@ from lightweight_decoder.embeddings.formats.reader import (
     choose_text_entry,
 )
 from lightweight_decoder.embeddings.formats.streams import (
-    CHUNK_BYTES,
+    MAX_LINE_BYTES,
     open_stream,
     read_head,
     require_final_newline,
@@ -58,7 +58,7 @@ class CsvReader(FileReader):
     ) -> None:
         require_final_newline(path)
         self.path = path
-        first_line = read_head(path, CHUNK_BYTES).partition(b"\n")[0].decode("utf-8-sig")
+        first_line = read_head(path, MAX_LINE_BYTES).partition(b"\n")[0].decode("utf-8-sig")
         self._delimiter = max(DELIMITERS, key=first_line.count)
         self._has_names = not _is_data(first_line.split(self._delimiter))
         first = self._first_batch()
@@ -88,16 +88,27 @@ class CsvReader(FileReader):
         """Return the first rows with every column, its type guessed by Arrow."""
         with (
             open_stream(self.path) as stream,
-            self._open(stream, pa.csv.ConvertOptions()) as reader,
+            self._open(stream, pa.csv.ConvertOptions(null_values=[])) as reader,
         ):
-            return reader.read_next_batch()
+            first = reader.read_next_batch()
+        for field in first.schema:
+            if pa.types.is_binary(field.type):
+                raise InputDataError(
+                    "a column is not valid UTF-8",
+                    where=self.path,
+                    at=f"column {field.name}",
+                    expected="UTF-8 text",
+                    found="other bytes",
+                    advice="Convert the file to UTF-8.",
+                )
+        return first
 
     def _open(self, stream: pa.NativeFile, convert: pa.csv.ConvertOptions) -> pa.CSVStreamingReader:
         """Open the table at its start."""
         return pa.csv.open_csv(
             stream,
             read_options=pa.csv.ReadOptions(
-                block_size=CHUNK_BYTES, autogenerate_column_names=not self._has_names
+                block_size=MAX_LINE_BYTES, autogenerate_column_names=not self._has_names
             ),
             parse_options=pa.csv.ParseOptions(delimiter=self._delimiter, newlines_in_values=True),
             convert_options=convert,

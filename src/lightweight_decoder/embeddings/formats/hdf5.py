@@ -137,7 +137,7 @@ def _check_storage(path: Path, name: str, dataset: Any) -> None:  # noqa: ANN401
         found = "data in other files"
     elif chunks is None:
         stored = dataset.id.get_storage_size()
-        found = "" if stored == num_bytes else f"{stored} bytes"
+        found = "" if stored >= num_bytes else f"{stored} bytes"
     elif math.prod(chunks) * row_type.get_size() > MAX_CHUNK_BYTES:
         found = f"chunks of shape {chunks}, more than {MAX_CHUNK_BYTES} bytes each"
     else:

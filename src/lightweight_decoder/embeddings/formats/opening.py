@@ -23,8 +23,10 @@ from lightweight_decoder.embeddings.formats.tensors import SafetensorsReader, To
 from lightweight_decoder.embeddings.formats.vecs import NUMBER_TYPES, VecsReader
 from lightweight_decoder.embeddings.formats.word_vectors import (
     HEADER,
+    LINE_PADDING,
     Word2VecBinaryReader,
     WordVectorsReader,
+    is_number,
 )
 from lightweight_decoder.errors import InputDataError
 
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 HUGGING_FACE_PREFIX = "hf:"
 HUGGING_FACE_FILES = ("state.json", "dataset_dict.json")
 HEAD_BYTES = 2**12
+NUMBERS_TO_SEE = 8
 
 ZIP_MAGIC = b"PK"
 MAGICS: dict[bytes, Callable[..., EmbeddingReader]] = {
@@ -51,7 +54,6 @@ REFUSED = {
     b"BZh": "a file packed with bzip2; use gzip or zstd",
     b"\xfd7zXZ": "a file packed with xz; use gzip or zstd",
 }
-NUMBER_BYTES = frozenset(b"0123456789+-.eEinfINFaA \r\n")
 CSV_SUFFIXES = (".csv", ".tsv")
 SUPPORTED = (
     ".npy, .npz, .pt, .safetensors, Parquet, Arrow IPC, CSV, JSON lines, word2vec, GloVe, "
@@ -136,10 +138,8 @@ def _recognize(path: Path) -> Callable[..., EmbeddingReader]:
     """Return the reader for a file's content."""
     with path.open("rb") as file:
         start = file.read(HEAD_BYTES)
-    if not start:
-        raise InputDataError(
-            "the file is empty", where=path, expected="embeddings", found="0 bytes"
-        )
+    if start.startswith(tuple(CODECS)):
+        return _recognize_text(path, read_head(path, HEAD_BYTES))
     if start.startswith(ZIP_MAGIC):
         return _recognize_zip(path)
     for magic, reader in MAGICS.items():
@@ -152,8 +152,6 @@ def _recognize(path: Path) -> Callable[..., EmbeddingReader]:
     for magic, what in REFUSED.items():
         if start.startswith(magic):
             raise _unknown(path, what)
-    if start.startswith(tuple(CODECS)):
-        start = read_head(path, HEAD_BYTES)
     return _recognize_text(path, start)
 
 
@@ -170,9 +168,13 @@ def _recognize_zip(path: Path) -> Callable[..., EmbeddingReader]:
 
 def _recognize_text(path: Path, start: bytes) -> Callable[..., EmbeddingReader]:
     """Tell the text formats apart, and word2vec's binary one, which begins as text."""
+    if not start:
+        raise InputDataError(
+            "the file is empty", where=path, expected="embeddings", found="0 bytes"
+        )
     if header := HEADER.match(start):
-        numbers = start[header.end() :].partition(b" ")[2][:64]
-        return WordVectorsReader if NUMBER_BYTES.issuperset(numbers) else Word2VecBinaryReader
+        is_text = _ends_in_numbers(start[header.end() :], int(header[2]))
+        return WordVectorsReader if is_text else Word2VecBinaryReader
     if b"\0" in start:
         raise _unknown(path, f"bytes {start[:8]!r} …")
     if start.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{"):
@@ -180,12 +182,21 @@ def _recognize_text(path: Path, start: bytes) -> Callable[..., EmbeddingReader]:
     if any(suffix.lower() in CSV_SUFFIXES for suffix in path.suffixes[-2:]):
         return CsvReader
     first_line = start.partition(b"\n")[0]
-    fields = first_line.rstrip().split(b" ")
-    if len(fields) > 1 and NUMBER_BYTES.issuperset(fields[1][:64]):
+    if _ends_in_numbers(start, 1):
         return WordVectorsReader
     if any(delimiter in first_line for delimiter in (b",", b"\t", b";")):
         return CsvReader
     raise _unknown(path, f"text {first_line[:40]!r} …")
+
+
+def _ends_in_numbers(start: bytes, dim: int) -> bool:
+    """Say whether the first line has a token and numbers, as far as it is there."""
+    line, newline, _ = start.partition(b"\n")
+    fields = line.rstrip(LINE_PADDING).split(b" ")
+    if not newline:
+        fields.pop()
+    count = min(dim, NUMBERS_TO_SEE)
+    return len(fields) > count and all(is_number(field) for field in fields[-count:])
 
 
 def _unknown(path: Path, found: str) -> InputDataError:

@@ -209,24 +209,27 @@ def refuse_bad_rows(path: Path, block: EmbeddingBlock) -> None:
     """Raise at the first row that is all zeros or not finite; costs one pass over the block."""
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         squares = np.vecdot(block.vectors, block.vectors)
-    # Squares overflow and underflow where the numbers themselves are fine: look twice.
-    for row in np.flatnonzero(~((squares > 0) & np.isfinite(squares))):
-        vector = block.vectors[row]
-        if not vector.any():
-            found = "only zeros"
-        elif not np.isfinite(vector).all():
-            column = int(np.flatnonzero(~np.isfinite(vector))[0])
-            found = f"{vector[column]} in column {column}"
-        else:
-            continue
-        raise InputDataError(
-            "this vector cannot be used",
-            where=path,
-            at=f"row {block.first_row + int(row)}",
-            expected="finite float32 numbers, not all of them zero",
-            found=found,
-            advice="Remove the row, or find out why its encoder gave no direction.",
-        )
+        # Squares overflow and underflow where the numbers themselves are fine: look twice.
+        suspects = np.flatnonzero(~((squares > 0) & np.isfinite(squares)))
+    for row in suspects:
+        found = _why_bad(block.vectors[row])
+        if found is not None:
+            raise InputDataError(
+                "this vector cannot be used",
+                where=path,
+                at=f"row {block.first_row + int(row)}",
+                expected="finite float32 numbers, not all of them zero",
+                found=found,
+                advice="Remove the row, or find out why its encoder gave no direction.",
+            )
+
+
+def _why_bad(vector: FloatArray) -> str | None:
+    """Say what is wrong with a vector, if anything."""
+    wrong = np.flatnonzero(~np.isfinite(vector))
+    if wrong.size:
+        return f"{vector[wrong[0]]} in column {wrong[0]}"
+    return None if vector.any() else "only zeros"
 
 
 def check_shape(path: Path, num_rows: int | None, dim: int) -> None:

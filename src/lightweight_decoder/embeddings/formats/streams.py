@@ -13,8 +13,11 @@ if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
 
-CHUNK_BYTES = 4 * 2**20
-"""What is read, and unpacked, at a time."""
+CHUNK_BYTES = 2**20
+"""What is read at a time: small enough to stay in the processor's cache."""
+
+MAX_LINE_BYTES = 4 * 2**20
+"""Longer lines are no embeddings; a row of a table has to fit in as much."""
 
 CODECS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 
@@ -60,17 +63,18 @@ def read_lines(path: Path, *, max_lines: int) -> Generator[list[bytes]]:
         InputDataError: A line is longer than 4 MiB, or the last one of a file that is not packed
             has no newline: the number at its end may be cut off, and nothing would tell.
     """
-    rest = b""
+    rest, line_number = b"", 1
     with open_stream(path) as stream:
         while chunk := stream.read(CHUNK_BYTES):
             lines = (rest + chunk).split(b"\n")
             rest = lines.pop()
-            if len(rest) > CHUNK_BYTES:
+            line_number += len(lines)
+            if len(rest) > MAX_LINE_BYTES:
                 raise InputDataError(
                     "a line is too long",
                     where=path,
-                    at=f"before byte {stream.tell()}",
-                    expected=f"at most {CHUNK_BYTES} bytes",
+                    at=f"line {line_number}",
+                    expected=f"at most {MAX_LINE_BYTES} bytes",
                     found="a longer line",
                     advice="The file may not be the text format that it looks like.",
                 )

@@ -19,7 +19,7 @@ from lightweight_decoder.embeddings.formats.reader import (
     choose_entry,
     choose_text_entry,
 )
-from lightweight_decoder.embeddings.formats.streams import CHUNK_BYTES, open_stream, read_head
+from lightweight_decoder.embeddings.formats.streams import MAX_LINE_BYTES, open_stream, read_head
 from lightweight_decoder.errors import InputDataError, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -86,16 +86,23 @@ class TableReader(FileReader):
         """Return d, which only the first row tells where the type does not."""
         if pa.types.is_fixed_size_list(vector_type):
             return int(vector_type.list_size)
-        with closing(self._batches(1)) as batches:
+        with closing(self._sound_batches(1)) as batches:
             for batch in batches:
                 if batch.num_rows:
                     first = batch.column(self._vector_column)[0].as_py()
                     return len(first or [])
         raise InputDataError("there are no vectors", where=self.path, expected="at least one row")
 
+    def _sound_batches(self, block_rows: int) -> Generator[pa.RecordBatch]:
+        """Yield batches that Arrow has checked: to touch a damaged one could end the process."""
+        with closing(self._batches(block_rows)) as batches:
+            for batch in batches:
+                batch.validate(full=True)
+                yield batch
+
     def _stored_blocks(self, block_rows: int) -> Generator[StoredBlock]:
         first_row = 0
-        with closing(self._batches(block_rows)) as batches:
+        with closing(self._sound_batches(block_rows)) as batches:
             for batch in batches:
                 for start in range(0, batch.num_rows, block_rows):
                     rows = batch.slice(start, block_rows)
@@ -203,7 +210,7 @@ class JsonLinesReader(TableReader):
             open_stream(self.path) as stream,
             pa.json.open_json(
                 stream,
-                read_options=pa.json.ReadOptions(block_size=CHUNK_BYTES),
+                read_options=pa.json.ReadOptions(block_size=MAX_LINE_BYTES),
                 parse_options=pa.json.ParseOptions(
                     explicit_schema=pa.schema([(name, types[name]) for name in self._columns]),
                     unexpected_field_behavior="ignore",
@@ -236,7 +243,6 @@ class HuggingFaceReader(TableReader):
 
 def list_rows(path: Path, column: pa.Array, dim: int, first_row: int) -> npt.NDArray[np.generic]:
     """Return a column of lists as (b, d), without a copy; its row 0 is the file's ``first_row``."""
-    column.validate(full=True)
     lists = column.storage if isinstance(column, pa.ExtensionArray) else column
     widths = pc.fill_null(pc.list_value_length(lists), -1).to_numpy(zero_copy_only=False)
     wrong = np.flatnonzero(widths != dim)
@@ -265,7 +271,6 @@ def list_rows(path: Path, column: pa.Array, dim: int, first_row: int) -> npt.NDA
 def text_rows(path: Path, column: pa.Array, first_row: int) -> list[str]:
     """Return a column as texts; its row 0 is the file's ``first_row``."""
     strings = column.cast(pa.string())
-    strings.validate(full=True)
     texts: list[str] = strings.to_pylist()
     if strings.null_count:
         raise InputDataError(
@@ -307,7 +312,7 @@ def _dtype_name(number_type: pa.DataType) -> str:
 
 def _json_schema(path: Path, vector_column: str | None, text_column: str | None) -> pa.Schema:
     """Tell the columns of vectors and texts from the first line's object."""
-    first = json.loads(read_head(path, CHUNK_BYTES).lstrip().partition(b"\n")[0])
+    first = json.loads(read_head(path, MAX_LINE_BYTES).lstrip().partition(b"\n")[0])
     if not isinstance(first, dict):
         raise InputDataError(
             "a line is not an object",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from contextlib import closing
-from itertools import islice
+from itertools import takewhile
+from statistics import mode
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,18 +34,18 @@ if TYPE_CHECKING:
 
 HEADER = re.compile(rb"[ \t]*(\d{1,19})[ \t]+(\d{1,19})[ \t\r]*\n")
 SAMPLE_LINES = 100
-MAX_TOKEN_BYTES = 2**16
+HEADER_BYTES = 2**8
 LINE_PADDING = b" \r"
 
 
 class WordVectorsReader(FileReader):
     """Lines of a token and d numbers between single spaces, plain or inside gzip or zstd.
 
-    word2vec and fastText begin with a line of n and d; GloVe has none, so there d is the smallest
-    width among the first 100 lines. The last d fields of a line are the vector: what stands before
-    them, spaces included, is the token. Without a header, a token of several parts may not end in
-    a number, which a row with a number too many would look like. Tokens may repeat; every line is
-    a row.
+    word2vec and fastText begin with a line of n and d; GloVe has none, so there d is how many
+    numbers most of the first 100 lines end in. The last d fields of a line are the vector: what
+    stands before them, spaces included, is the token. Without a header, a token of several parts
+    may not end in a number, which a row with a number too many would look like. Tokens may repeat;
+    every line is a row.
     """
 
     def __init__(self, path: Path) -> None:
@@ -88,7 +89,7 @@ class WordVectorsReader(FileReader):
             return token, vector
         fields = line.split(b" ")
         token_parts = fields[: -self.dim]
-        if num_fields < self.dim + 1 or (not self._has_header and _is_number(token_parts[-1])):
+        if num_fields < self.dim + 1 or (not self._has_header and is_number(token_parts[-1])):
             raise InputDataError(
                 "the vectors differ in width",
                 where=self.path,
@@ -129,61 +130,56 @@ class Word2VecBinaryReader(FileReader):
         super().__init__(path, num_rows=num_rows, dim=dim, dtype="float32", has_texts=True)
 
     def _stored_blocks(self, block_rows: int) -> Generator[StoredBlock]:
-        header_bytes = read_head(self.path, 2**8).index(b"\n") + 1
-        first_row, rest = 0, b""
+        buffer = bytearray(CHUNK_BYTES + 8 * self.dim)
+        row, filled = 0, 0
         with open_stream(self.path) as stream:
-            stream.read(header_bytes)
-            while first_row < (self.num_rows or 0):
-                want = max(min(block_rows * self._row_bytes, CHUNK_BYTES), self._row_bytes)
-                chunk = read_up_to(stream, want)
-                data = rest + chunk
-                max_rows = min(block_rows, (self.num_rows or 0) - first_row)
-                tokens, pieces, rest = self._split(data, max_rows, first_row)
-                if tokens:
-                    vectors = np.frombuffer(b"".join(pieces), dtype="<f4").reshape(-1, self.dim)
-                    yield vectors, tokens
-                elif not chunk:
-                    return
-                first_row += len(tokens)
-            if (rest + stream.read(2)).strip(b"\n"):
-                self._check_count(first_row + 1)
-
-    @property
-    def _row_bytes(self) -> int:
-        """The usual size of a row: 16 bytes for the token."""
-        return 16 + 4 * self.dim
+            read_up_to(stream, read_head(self.path, HEADER_BYTES).index(b"\n") + 1)
+            while num_read := stream.readinto(memoryview(buffer)[filled:]):
+                filled, start = filled + num_read, 0
+                while max_rows := min(block_rows, (self.num_rows or 0) - row):
+                    tokens, vectors, start = self._split(buffer, start, filled, max_rows)
+                    if not tokens:
+                        break
+                    yield vectors, self._decode(tokens, row)
+                    row += len(tokens)
+                filled -= start
+                buffer[:filled] = buffer[start : start + filled]
+                if row == self.num_rows and buffer[:filled].strip(b"\n"):
+                    self._check_count(row + 1)
 
     def _split(
-        self, data: bytes, max_rows: int, first_row: int
-    ) -> tuple[list[str], list[memoryview], bytes]:
-        """Return the whole rows at the start of the data: tokens, vectors; and what is left."""
-        tokens: list[str] = []
-        pieces: list[memoryview] = []
-        view, position = memoryview(data), 0
+        self, buffer: bytearray, start: int, filled: int, max_rows: int
+    ) -> tuple[list[bytearray], npt.NDArray[np.float32], int]:
+        """Return tokens and vectors of the whole rows from ``start`` on, and where they end."""
+        tokens: list[bytearray] = []
+        vectors: list[memoryview] = []
+        view, size = memoryview(buffer), 4 * self.dim
         while len(tokens) < max_rows:
-            space = data.find(b" ", position, position + MAX_TOKEN_BYTES)
-            end = space + 1 + 4 * self.dim
-            if space < 0 and len(data) - position >= MAX_TOKEN_BYTES:
-                raise InputDataError(
-                    "a token has no end",
-                    where=self.path,
-                    at=f"row {first_row + len(tokens)}",
-                    expected=f"a space within {MAX_TOKEN_BYTES} bytes",
-                    found="none",
-                    advice="The file may be damaged; write it again.",
-                )
-            if space < 0 or end > len(data):
+            space = buffer.find(b" ", start, filled)
+            end = space + 1 + size
+            if space < 0 or end > filled:
                 break
-            token = data[position:space].lstrip(b"\n")
-            tokens.append(decode_token(self.path, token, f"row {first_row + len(tokens)}"))
-            pieces.append(view[space + 1 : end])
-            position = end
-        return tokens, pieces, data[position:]
+            tokens.append(buffer[start:space])
+            vectors.append(view[space + 1 : end])
+            start = end
+        numbers = np.frombuffer(bytearray().join(vectors), dtype="<f4")
+        return tokens, numbers.reshape(-1, self.dim), start
+
+    def _decode(self, tokens: Sequence[bytearray], first_row: int) -> list[str]:
+        """Decode tokens, each perhaps behind the newline that ends the row before."""
+        try:
+            # A token has no spaces, so that one decoding does for all.
+            return b" ".join(tokens).decode().removeprefix("\n").replace(" \n", " ").split(" ")
+        except UnicodeDecodeError:
+            return [
+                decode_token(self.path, bytes(token), f"row {row}")
+                for row, token in enumerate(tokens, first_row)
+            ]
 
 
 def read_counts(path: Path) -> tuple[int, int] | None:
     """Return n and d from the first line; None where it holds something else."""
-    match = HEADER.match(read_head(path, 2**8))
+    match = HEADER.match(read_head(path, HEADER_BYTES))
     return None if match is None else (int(match[1]), int(match[2]))
 
 
@@ -219,27 +215,25 @@ def decode_token(path: Path, token: bytes, at: str) -> str:
 
 
 def _sample_width(path: Path) -> int:
-    """Return d of a file without header; refuse one whose tokens all look like numbers."""
+    """Return d of a file without header: how many numbers most of the first lines end in."""
     with closing(read_lines(path, max_lines=SAMPLE_LINES)) as batches:
-        lines = [
-            line.rstrip(LINE_PADDING).split(b" ")
-            for line in islice(next(batches, []), SAMPLE_LINES)
-        ]
+        lines = [line.rstrip(LINE_PADDING).split(b" ") for line in next(batches, [])]
     if not lines:
         raise InputDataError("there are no vectors", where=path, expected="at least one row")
-    if all(_is_number(fields[0]) for fields in lines):
+    widths = [len(list(takewhile(is_number, reversed(fields)))) for fields in lines]
+    if mode(width == len(fields) for width, fields in zip(widths, lines, strict=True)):
         raise InputDataError(
             "this could be vectors without tokens, or tokens that are numbers",
             where=path,
             at="line 1",
-            expected="a token that is not a number, in one of the first lines",
+            expected="a token that is not a number, in most of the first lines",
             found="only numbers",
             advice="Save plain vectors as .npy, or add word2vec's header line of counts.",
         )
-    return min(len(fields) for fields in lines) - 1
+    return mode(widths)
 
 
-def _is_number(field: bytes) -> bool:
+def is_number(field: bytes) -> bool:
     """Say whether a field could be part of a vector."""
     try:
         float(field)

@@ -1,4 +1,4 @@
-"""Every format with a writer that shares no code with its reader; each contract test runs on all."""
+"""Every format with a writer that shares no code with its reader; contract tests run on all."""
 
 from __future__ import annotations
 
@@ -188,8 +188,10 @@ def write_hdf5(path, vectors, texts):
 
 def write_hdf5_chunked(path, vectors, texts):
     with h5py.File(path, "w") as file:
-        chunks = (min(2, len(vectors)), vectors.shape[1])
-        file.create_dataset("group/vectors", data=vectors, chunks=chunks, compression="gzip")
+        chunks = (max(1, min(2, len(vectors))), vectors.shape[1])
+        file.create_dataset(
+            "group/vectors", data=vectors, chunks=chunks, maxshape=(None, None), compression="gzip"
+        )
 
 
 def write_hugging_face(path, vectors, texts):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 import tempfile
 from pathlib import Path
 
@@ -9,32 +10,131 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from lightweight_decoder.embeddings import open_embeddings
 from lightweight_decoder.errors import InputDataError
 
+# The fixtures are the same for every example, and an example may touch the disk a few times.
+PROPERTY = settings(
+    max_examples=20,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+NUMBERS = st.floats(-1e6, 1e6, width=32).filter(lambda number: number == 0 or abs(number) > 1e-6)
+MATRICES = hnp.arrays(
+    np.float32, hnp.array_shapes(min_dims=2, max_dims=2, max_side=9), elements=NUMBERS
+)
+WORDS = st.text(string.ascii_letters + "äß日本🙂-_'", min_size=1, max_size=8)
 
-def written(directory, fmt, vectors, texts):
-    path = Path(directory) / fmt.file_name
-    fmt.write(path, vectors, texts)
-    return path
+
+@pytest.fixture
+def write(tmp_path):
+    def write_to(fmt, vectors, texts):
+        path = tmp_path / fmt.file_name
+        fmt.write(path, vectors, texts)
+        return path
+
+    return write_to
 
 
-def test_says_shape_and_dtype(tmp_path, embedding_format, vectors, texts):
-    reader = open_embeddings(written(tmp_path, embedding_format, vectors, texts))
+def test_says_shape_and_dtype(write, embedding_format, vectors, texts):
+    reader = open_embeddings(write(embedding_format, vectors, texts))
     assert reader.num_rows == (7 if embedding_format.num_rows_known else None)
     assert reader.dim == 5
     assert reader.dtype in {"float32", "text"}
     assert reader.has_texts == embedding_format.has_texts
 
 
-@pytest.mark.parametrize("block_rows", [None, 1, 2, 7, 100])
-def test_gives_back_what_was_written(
-    tmp_path, read_all, embedding_format, vectors, texts, block_rows
-):
-    reader = open_embeddings(written(tmp_path, embedding_format, vectors, texts))
-    for _ in range(2):
+def test_can_be_read_again_in_any_block_size(write, read_all, embedding_format, vectors, texts):
+    reader = open_embeddings(write(embedding_format, vectors, texts))
+    for block_rows in (None, 1, 2, 7, 100):
         read_vectors, read_texts = read_all(reader, block_rows=block_rows)
         np.testing.assert_array_equal(read_vectors, vectors)
         if embedding_format.has_texts:
             assert read_texts == texts
+
+
+@PROPERTY
+@given(matrix=MATRICES, data=st.data(), block_rows=st.none() | st.integers(1, 10))
+def test_gives_back_what_was_written(read_all, file_format, matrix, data, block_rows):
+    words = data.draw(st.lists(WORDS, min_size=len(matrix), max_size=len(matrix)))
+    if matrix.shape[1] == 1 and file_format.name in {"glove", "csv-columns"}:
+        return  # one number a row: these two tell vectors by their several columns
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / file_format.file_name
+        file_format.write(path, matrix, words)
+        reader = open_embeddings(path)
+        read_vectors, texts = read_all(reader, block_rows=block_rows, on_bad_row="keep")
+    np.testing.assert_array_equal(read_vectors, matrix)
+    if file_format.has_texts:
+        assert texts == words
+
+
+def test_bad_row_is_named(write, read_all, embedding_format, vectors, texts):
+    for bad in (0.0, np.nan, np.inf, -np.inf):
+        vectors[4] = bad
+        reader = open_embeddings(write(embedding_format, vectors, texts))
+        with pytest.raises(InputDataError, match="cannot be used") as caught:
+            list(reader.blocks(2))
+        assert caught.value.at == "row 4"
+        kept, _ = read_all(reader, on_bad_row="keep")
+        np.testing.assert_array_equal(kept, vectors)
+
+
+def test_cut_off_anywhere_is_refused(write, file_format, vectors, texts):
+    path = write(file_format, vectors[:4], texts[:4])
+    whole = path.read_bytes()
+    sizes = {*range(0, len(whole), 1 + len(whole) // 150), *range(len(whole) - 20, len(whole))}
+    for size in sorted(sizes):
+        path.write_bytes(whole[:size])
+        try:
+            blocks = list(open_embeddings(path).blocks())
+        except InputDataError:
+            continue
+        rows = np.concatenate([block.vectors for block in blocks])
+        assert not file_format.counted or len(rows) == 4, f"{size} bytes gave {len(rows)} rows"
+        np.testing.assert_array_equal(rows, vectors[: len(rows)])
+
+
+@PROPERTY
+@given(data=st.data())
+def test_damage_is_refused_or_read(file_format, vectors, texts, data):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / file_format.file_name
+        file_format.write(path, vectors, texts)
+        content = bytearray(path.read_bytes())
+        for _ in range(data.draw(st.integers(1, 4))):
+            place = data.draw(st.integers(0, len(content) - 1))
+            content[place] = data.draw(st.integers(0, 255))
+        path.write_bytes(content)
+        try:
+            for block in open_embeddings(path).blocks():
+                assert np.isfinite(block.vectors).all()
+        except InputDataError:
+            pass
+
+
+@PROPERTY
+@given(content=st.binary(max_size=300))
+def test_nonsense_is_refused(file_format, content):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / file_format.file_name
+        path.write_bytes(content + b"\0")
+        if path.suffix != ".fvecs":
+            with pytest.raises(InputDataError):
+                list(open_embeddings(path).blocks())
+
+
+def test_the_name_does_not_matter(write, read_all, file_format, vectors, texts):
+    if file_format.name in {"fvecs", "csv-lists", "csv-columns"}:
+        pytest.skip("told by its name")
+    path = write(file_format, vectors, texts)
+    renamed = path.rename(path.with_name("embeddings"))
+    read_vectors, _ = read_all(open_embeddings(renamed))
+    np.testing.assert_array_equal(read_vectors, vectors)
+
+
+def test_no_rows_is_refused(write, file_format, vectors):
+    with pytest.raises(InputDataError, match=r"no vectors|empty|cannot be read|without"):
+        list(open_embeddings(write(file_format, vectors[:0], [])).blocks())
