@@ -186,7 +186,7 @@ ERROR_KINDS: tuple[ErrorKind, ...] = (
     ErrorKind(
         "init_failed",
         999,
-        r"(cuda|hip) error: unknown error|error 999|cudaErrorUnknown|hipErrorUnknown",
+        r"(cuda|hip) (error: )?unknown error|error 999|cudaErrorUnknown|hipErrorUnknown",
         "the driver failed without saying why (error 999)",
         "Reload the driver's kernel modules or reboot: it is often left so by a suspend or an"
         " update.",

@@ -106,6 +106,7 @@ class AcceleratorPlan:
             CUDA.
         precision: One of Lightning's names, such as ``"32-true"``.
         strategy: One of Lightning's names; ``"auto"`` after a fallback.
+        on_unusable: ``"fallback"``, ``"raise"`` or ``"force"``: what ``"auto"`` came to mean here.
         reports: One per device that was looked at; empty if nothing had to be.
         reasons: Why the plan differs from what was asked, in sentences; empty if it does not.
         advice: What to do to get what was asked, in sentences.
@@ -121,6 +122,7 @@ class AcceleratorPlan:
     devices: int | list[int]
     precision: str
     strategy: str
+    on_unusable: str
     reports: tuple[DeviceReport, ...] = ()
     reasons: tuple[str, ...] = ()
     advice: tuple[str, ...] = ()

@@ -71,8 +71,25 @@ def resolve_accelerator(
         ConfigError: If a value is none of those that exist.
         AcceleratorError: If what was asked for cannot be used and may not be replaced.
     """
-    began = time.monotonic()
     request = parse_request(accelerator, devices, precision, strategy, on_unusable)
+    plan, needs_attention = decide(request, use_cache=cache, look=look, probe=probe)
+    _tell(plan, needs_attention=needs_attention)
+    return plan
+
+
+def decide(
+    request: Request,
+    *,
+    use_cache: bool = True,
+    look: Callable[[], Machine] = look_at_machine,
+    probe: Probe = probe_devices,
+) -> tuple[AcceleratorPlan, bool]:
+    """The plan for a request, and whether a person should be warned of what it says.
+
+    Raises:
+        AcceleratorError: If what was asked for cannot be used and may not be replaced.
+    """
+    began = time.monotonic()
     surveys: list[Survey] = []
     if request.accelerator == "cpu":
         choice = choose_cpu(request, surveys)
@@ -81,12 +98,10 @@ def resolve_accelerator(
         choice = _first_choice(
             request,
             _backends(request, machine),
-            lambda backend: survey(machine, backend, use_cache=cache, probe=probe),
+            lambda backend: survey(machine, backend, use_cache=use_cache, probe=probe),
             surveys,
         )
-    plan = _plan(request, choice, surveys, began)
-    _tell(plan, choice)
-    return plan
+    return _plan(request, choice, surveys, began), choice.needs_attention
 
 
 def forget_verdicts(*, look: Callable[[], Machine] = look_at_machine) -> None:
@@ -149,6 +164,7 @@ def _plan(
         devices=choice.devices,
         precision=choice.precision,
         strategy=choice.strategy,
+        on_unusable=request.mode,
         reports=tuple(report for found in surveys for report in found.reports),
         reasons=choice.reasons,
         advice=choice.advice,
@@ -159,14 +175,14 @@ def _plan(
     )
 
 
-def _tell(plan: AcceleratorPlan, choice: Choice) -> None:
+def _tell(plan: AcceleratorPlan, *, needs_attention: bool) -> None:
     """Log the plan once a node, as a warning if it is not what a person would expect."""
     where = plan.accelerator if plan.accelerator != "cuda" else f"cuda {plan.devices}"
     message = f"Running on {where} with precision {plan.precision}"
     if plan.reasons:
         message += f": {'; '.join(plan.reasons)}. {' '.join(plan.advice)}".rstrip()
     first_rank = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0"
-    if choice.needs_attention and first_rank:
+    if needs_attention and first_rank:
         log.warning("%s", message)
     else:
         log.info("%s", message)
