@@ -18,6 +18,7 @@ from lightweight_decoder.accelerator import nvml
 from lightweight_decoder.accelerator.child_process import ChildOutcome, run_child
 from lightweight_decoder.accelerator.cuda_errors import NO_DEVICE
 from lightweight_decoder.accelerator.diagnosis import diagnose, explain, identify, judge_report
+from lightweight_decoder.accelerator.machine import Gpu
 from lightweight_decoder.accelerator.plan import DeviceReport
 from lightweight_decoder.accelerator.visibility import read_visibility
 
@@ -131,17 +132,26 @@ def _whole_backend(
     verdict = diagnose(verdict, scout, machine)
     if any(message["kind"] == "backend" for message in scout.messages):
         verdict = explain(verdict, NO_DEVICE, machine)
-    visibility = read_visibility(machine.variables, hip=machine.hip_version is not None)
-    if verdict.error_code == NO_DEVICE.code and visibility.setting:
-        verdict = replace(
-            verdict,
-            verdict="hidden",
-            reason=f"no GPU is left: {visibility.reason}",
-            advice=f"Correct or unset {visibility.setting.partition('=')[0]}.",
-        )
-    if backend != "cuda" or not machine.gpus:
+    if backend != "cuda":
         return (verdict,)
-    return tuple(replace(verdict, uuid=gpu.uuid, name=gpu.name) for gpu in machine.gpus)
+    verdict = _blame_visibility(verdict, machine)
+    gpus = machine.gpus or (Gpu(None, None),)
+    return tuple(replace(verdict, uuid=gpu.uuid, name=gpu.name) for gpu in gpus)
+
+
+def _blame_visibility(verdict: DeviceReport, machine: Machine) -> DeviceReport:
+    """Name the variable that restricts what CUDA may see, where it can be what went wrong."""
+    visibility = read_visibility(machine.variables, hip=machine.hip_version is not None)
+    if visibility.setting is None:
+        return verdict
+    if verdict.error_code != NO_DEVICE.code:
+        return replace(verdict, reason=f"{verdict.reason}, while {visibility.setting} is set")
+    return replace(
+        verdict,
+        verdict="hidden",
+        reason=f"no GPU is left: {visibility.reason}",
+        advice=f"Correct or unset {visibility.setting.partition('=')[0]}.",
+    )
 
 
 def _hidden(
