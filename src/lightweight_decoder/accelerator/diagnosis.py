@@ -1,0 +1,180 @@
+"""From what a probe's child said, or failed to say, to a verdict with a reason and advice."""
+
+from __future__ import annotations
+
+import re
+import signal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from lightweight_decoder.accelerator.advice import driver_advice, wheel_advice
+from lightweight_decoder.accelerator.cuda_errors import ErrorKind, classify
+from lightweight_decoder.accelerator.plan import DeviceReport
+from lightweight_decoder.accelerator.rules import judge
+
+if TYPE_CHECKING:
+    from lightweight_decoder.accelerator.child_process import ChildOutcome
+    from lightweight_decoder.accelerator.machine import Machine
+    from lightweight_decoder.accelerator.plan import Backend
+    from lightweight_decoder.accelerator.rules import Verdict
+
+# Less than this left on a device after its context was made is no room for any training.
+FREE_MEMORY_FLOOR_BYTES = 512 << 20
+_KERNEL_LOG = "See the kernel log (dmesg) for messages of the driver."
+_QUOTE_CHARACTERS = 200
+
+
+def identify(message: dict[str, Any], machine: Machine, backend: Backend) -> DeviceReport:
+    """A report with a device's identity and no verdict yet.
+
+    Raises:
+        KeyError, TypeError, ValueError: If the record is not what a probe writes.
+    """
+    capability = message.get("capability")
+    report = DeviceReport(
+        verdict="unknown",
+        reason="nothing was run on it",
+        backend=backend,
+        index=int(message["index"]),
+        uuid=_text(message.get("uuid")),
+        name=_text(message.get("name")),
+        capability=(int(capability[0]), int(capability[1])) if capability else None,
+        gcn_arch=_text(message.get("gcn_arch")),
+        total_memory_bytes=_number(message.get("total_memory_bytes")),
+        driver_cuda_version=machine.driver_cuda_version if backend == "cuda" else None,
+    )
+    return replace(report, static_answer=judge_report(report, machine).answer)
+
+
+def judge_report(report: DeviceReport, machine: Machine) -> Verdict:
+    """What the static rules say about a device."""
+    return judge(
+        machine.arch_list,
+        capability=report.capability,
+        gcn_arch=report.gcn_arch,
+        cuda_version=machine.cuda_version,
+        driver_cuda_version=machine.driver_cuda_version,
+    )
+
+
+def diagnose(report: DeviceReport, outcome: ChildOutcome, machine: Machine) -> DeviceReport:
+    """Complete a report with the verdict of the device's child."""
+    report = replace(report, probe_ms=round(outcome.elapsed_s * 1000, 1))
+    by_kind = {message["kind"]: message for message in outcome.messages}
+    stage = _text(by_kind.get("step", {}).get("name")) or "the start"
+    free = _number(by_kind.get("memory", {}).get("free_memory_bytes"))
+    report = replace(report, free_memory_bytes=free)
+    if "error" in by_kind:
+        return _failed(report, by_kind["error"], machine)
+    if "wrong" in by_kind:
+        reason = f"kernels ran but gave wrong values ({_text(by_kind['wrong'].get('stage'))})"
+        return replace(report, verdict="wrong_values", reason=reason, advice=_KERNEL_LOG)
+    if "done" in by_kind:
+        return _worked(report, by_kind["done"])
+    return _silent(report, outcome, stage, machine)
+
+
+def _worked(report: DeviceReport, done: dict[str, Any]) -> DeviceReport:
+    """Every step ran with the right values."""
+    support = done.get("precision_support")
+    if isinstance(support, dict):
+        support = {str(name): value is True for name, value in support.items()}
+        report = replace(report, precision_support=support)
+    free = report.free_memory_bytes
+    if free is not None and free < FREE_MEMORY_FLOOR_BYTES:
+        return replace(
+            report,
+            verdict="out_of_memory",
+            reason=f"kernels run, but only {free >> 20} MiB of its memory are free",
+            advice="End the process that fills it (nvidia-smi names it), or use another device.",
+        )
+    return replace(report, verdict="usable", reason="every kernel ran and gave the right values")
+
+
+def _failed(report: DeviceReport, error: dict[str, Any], machine: Machine) -> DeviceReport:
+    """The child caught an exception."""
+    text = f"{error.get('type')}: {error.get('text')}"
+    kind = classify(text)
+    if kind is not None:
+        return explain(report, kind, machine)
+    reason = f"it failed at the step {_text(error.get('stage'))!r}: {quote(text)}"
+    return replace(report, verdict="unknown", reason=reason, advice=_KERNEL_LOG)
+
+
+def _silent(
+    report: DeviceReport, outcome: ChildOutcome, stage: str, machine: Machine
+) -> DeviceReport:
+    """The child ended, or had to be ended, without an answer."""
+    if outcome.ended == "time":
+        return replace(
+            report,
+            verdict="hung",
+            reason=f"it did not answer within {outcome.elapsed_s:.0f} s (at {stage})",
+            advice=f"{_KERNEL_LOG} A hung driver needs a reboot.",
+        )
+    if outcome.ended == "flood":
+        reason = "the probe printed more than 1 MiB and was stopped"
+        return replace(report, verdict="crashed", reason=reason, advice=_KERNEL_LOG)
+    code = outcome.exit_code
+    kind = classify(outcome.error_text)
+    if kind is not None and code != 0:  # old ROCm aborts where CUDA raises
+        return explain(report, kind, machine)
+    if code is not None and code < 0:
+        reason = f"the probe was ended by {_signal_name(-code)} (at {stage})"
+        return replace(report, verdict="crashed", reason=reason, advice=_KERNEL_LOG)
+    reason = f"the probe ended with status {code} and no readable answer (at {stage})"
+    return replace(report, verdict="unknown", reason=reason, advice=_KERNEL_LOG)
+
+
+def explain(report: DeviceReport, kind: ErrorKind, machine: Machine) -> DeviceReport:
+    """A report with the verdict, reason and advice of a known kind of error."""
+    reason, advice = kind.reason, kind.advice
+    if kind.verdict == "no_kernels":
+        reason, advice = _explain_no_kernels(report, kind, machine)
+    elif kind.code == 35:  # noqa: PLR2004 - CUDA's number
+        advice = driver_advice(machine)
+    return replace(report, verdict=kind.verdict, reason=reason, advice=advice, error_code=kind.code)
+
+
+def _explain_no_kernels(report: DeviceReport, kind: ErrorKind, machine: Machine) -> tuple[str, str]:
+    """Why a build has no kernels for a device: its list, a variable, or something else."""
+    reason, advice = kind.reason, kind.advice
+    static = judge_report(report, machine)
+    overrides = [
+        f"{name}={value}"
+        for name, value in machine.variables.items()
+        if name.startswith(("CUDA_FORCE", "CUDA_DISABLE", "HSA_OVERRIDE"))
+    ]
+    if static.answer == "no":
+        reason = static.reason
+    elif overrides:
+        reason += f" while {' and '.join(overrides)} is set"
+        return reason, advice or f"Unset {overrides[0].partition('=')[0]}."
+    elif static.answer == "yes":
+        reason += ", although its architecture list covers it"
+    wheel = wheel_advice(machine, capability=report.capability, gcn_arch=report.gcn_arch)
+    return reason, advice or wheel
+
+
+def quote(text: str) -> str:
+    """The first line of an error, short, and without anything that looks like a path."""
+    line = text.strip().partition("\n")[0]
+    line = re.sub(r"(?:[A-Za-z]:)?(?:[\\/][^\s'\":,;()]+)+", "<path>", line)
+    return line[:_QUOTE_CHARACTERS]
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _text(value: object) -> str | None:
+    """A text of bounded length, or None for anything else."""
+    return value[:_QUOTE_CHARACTERS] if isinstance(value, str) else None
+
+
+def _number(value: object) -> int | None:
+    """A whole number, or None for anything else."""
+    return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -1,0 +1,147 @@
+"""Facts about the torch build and the machine that can be read without waking a device."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import platform
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+VISIBILITY_VARIABLES = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
+# Variables that change which kernels run, or on what.
+OVERRIDE_VARIABLES = (
+    "CUDA_FORCE_PTX_JIT",
+    "CUDA_FORCE_JIT",
+    "CUDA_DISABLE_PTX_JIT",
+    "CUDA_DISABLE_JIT",
+    "CUDA_DEVICE_ORDER",
+    "HSA_OVERRIDE_GFX_VERSION",
+    "LD_LIBRARY_PATH",
+)
+
+_NVIDIA_PROC = Path("/proc/driver/nvidia/gpus")
+_KFD = Path("/dev/kfd")
+_KFD_NODES = Path("/sys/class/kfd/kfd/topology/nodes")
+# The last ones are Jetson's and WSL's.
+_NVIDIA_DEVICE_FILES = ("nvidia[0-9]*", "nvidiactl", "nvgpu", "nvhost-gpu", "nvmap", "dxg")
+_LIBCUDA = {"win32": "nvcuda.dll"}.get(sys.platform, "libcuda.so.1")
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU that the operating system lists, whether or not torch may use it."""
+
+    uuid: str | None
+    name: str | None
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What decides, before any device is touched, whether a probe is worth starting.
+
+    Attributes:
+        torch_version: Such as ``"2.14.1+cu130"``.
+        cuda_version: CUDA version of a CUDA build, else None.
+        hip_version: HIP version of a ROCm build, else None.
+        mps_built: Whether the build supports Apple GPUs.
+        xpu_built: Whether the build supports Intel GPUs.
+        arch_list: What the build has kernels for.
+        driver_loads: Whether the driver's user library can be loaded.
+        driver_cuda_version: Newest CUDA version that the driver supports, such as ``"13.0"``.
+        device_files: Whether the kernel driver offers device files.
+        device_access: Whether this user may open them.
+        gpus: What the kernel driver lists.
+        variables: The visibility and override variables that are set.
+        system: Operating system and CPU, such as ``"Linux x86_64"``.
+    """
+
+    torch_version: str
+    cuda_version: str | None = None
+    hip_version: str | None = None
+    mps_built: bool = False
+    xpu_built: bool = False
+    arch_list: tuple[str, ...] = ()
+    driver_loads: bool = False
+    driver_cuda_version: str | None = None
+    device_files: bool = False
+    device_access: bool = True
+    gpus: tuple[Gpu, ...] = ()
+    variables: dict[str, str] = field(default_factory=dict)
+    system: str = ""
+
+    @property
+    def driver_present(self) -> bool:
+        """Whether there is any trace of a driver for NVIDIA or AMD GPUs."""
+        return self.driver_loads or self.device_files
+
+
+def look_at_machine() -> Machine:
+    """Read the facts: milliseconds, no CUDA initialization, no NVML."""
+    import torch  # noqa: PLC0415 - importing this package must stay cheap
+
+    hip = torch.version.hip
+    flags = getattr(torch._C, "_cuda_getArchFlags", None)  # noqa: SLF001 - no public way that needs no device
+    driver_version = None if hip else _driver_cuda_version()
+    return Machine(
+        torch_version=str(torch.__version__),
+        cuda_version=torch.version.cuda,
+        hip_version=hip,
+        mps_built=torch.backends.mps.is_built(),
+        xpu_built=getattr(torch.version, "xpu", None) is not None,
+        arch_list=tuple((flags() or "").split()) if flags else (),
+        driver_loads=driver_version is not None,
+        driver_cuda_version=driver_version,
+        device_files=_KFD.exists() if hip else _has_nvidia_files(),
+        device_access=os.access(_KFD, os.R_OK | os.W_OK) if hip and _KFD.exists() else True,
+        gpus=_amd_gpus() if hip else _nvidia_gpus(),
+        variables={
+            name: value
+            for name, value in sorted(os.environ.items())
+            if name in (*VISIBILITY_VARIABLES, *OVERRIDE_VARIABLES)
+            or name.startswith("HSA_OVERRIDE_GFX_VERSION_")
+        },
+        system=f"{platform.system()} {platform.machine()}",
+    )
+
+
+def _driver_cuda_version() -> str | None:
+    """CUDA version of the installed driver; asking does not initialize it."""
+    number = ctypes.c_int()
+    try:
+        if ctypes.CDLL(_LIBCUDA).cuDriverGetVersion(ctypes.byref(number)) != 0:
+            return None
+    except (OSError, AttributeError):
+        return None
+    return f"{number.value // 1000}.{number.value % 1000 // 10}"
+
+
+def _has_nvidia_files() -> bool:
+    """Whether /dev has anything of an NVIDIA driver."""
+    dev = Path("/dev")
+    return any(next(dev.glob(pattern), None) is not None for pattern in _NVIDIA_DEVICE_FILES)
+
+
+def _nvidia_gpus() -> tuple[Gpu, ...]:
+    """GPUs in the kernel driver's own list; empty where the system has no such list."""
+    gpus = []
+    with contextlib.suppress(OSError):
+        for information in sorted(_NVIDIA_PROC.glob("*/information")):
+            lines = (line.partition(":") for line in information.read_text().splitlines())
+            facts = {key.strip(): value.strip() for key, _, value in lines}
+            gpus.append(Gpu(uuid=facts.get("GPU UUID"), name=facts.get("Model")))
+    return tuple(gpus)
+
+
+def _amd_gpus() -> tuple[Gpu, ...]:
+    """GPUs among the kernel driver's nodes (CPUs are nodes too, without a graphics version)."""
+    gpus = []
+    with contextlib.suppress(OSError):
+        for properties in sorted(_KFD_NODES.glob("*/properties")):
+            facts = dict(line.split(maxsplit=1) for line in properties.read_text().splitlines())
+            if int(facts.get("gfx_target_version", 0)):
+                unique = int(facts.get("unique_id", 0))
+                gpus.append(Gpu(uuid=f"GPU-{unique:x}" if unique else None, name=None))
+    return tuple(gpus)

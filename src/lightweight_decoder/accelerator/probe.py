@@ -1,0 +1,178 @@
+"""Prove each device in a fresh process of its own, so that none can harm this one or another.
+
+The parent never initializes CUDA: it would make every later fork fail. A scout lists the devices
+and proves the first one; each further device has its own process, all at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightweight_decoder.accelerator import nvml
+from lightweight_decoder.accelerator.child_process import ChildOutcome, run_child
+from lightweight_decoder.accelerator.cuda_errors import NO_DEVICE
+from lightweight_decoder.accelerator.diagnosis import diagnose, explain, identify, judge_report
+from lightweight_decoder.accelerator.machine import Gpu
+from lightweight_decoder.accelerator.plan import DeviceReport
+from lightweight_decoder.accelerator.visibility import read_visibility
+
+if TYPE_CHECKING:
+    from lightweight_decoder.accelerator.machine import Machine
+    from lightweight_decoder.accelerator.plan import Backend
+
+PROBE_VERSION = 1  # part of the cache key: raise it when the probe's work changes
+TIME_LIMIT_S = 60.0
+COMPILING_TIME_LIMIT_S = 900.0  # the driver compiles PTX kernel by kernel, minutes in all
+_CHILD_PROGRAM = Path(__file__).with_name("probe_child.py")
+_MOST_CHILDREN = 16
+_MOST_DEVICES = 64  # torch's own limit
+
+
+def probe_devices(
+    machine: Machine,
+    backend: Backend,
+    *,
+    time_limit_s: float = TIME_LIMIT_S,
+    program: Path = _CHILD_PROGRAM,
+) -> tuple[DeviceReport, ...]:
+    """Run real kernels on every device of a backend and report on each.
+
+    Args:
+        machine: Facts about the build and the driver.
+        backend: ``"cuda"`` (also for ROCm builds) or ``"mps"``.
+        time_limit_s: Seconds for each device; builds whose code the driver must compile first get
+            15 minutes.
+        program: The child program.
+
+    Returns:
+        Reports in torch's own order, then hidden devices. If the backend fails as a whole, one
+        report for each GPU that the operating system lists, without index. Never empty.
+    """
+    devices: dict[int, DeviceReport] = {}
+    workers: dict[int, Future[ChildOutcome]] = {}
+    with ThreadPoolExecutor(_MOST_CHILDREN) as pool:
+
+        def meet(message: dict[str, Any]) -> float | None:
+            report = _introduced(message, machine, backend)
+            if report is None or report.index is None or report.index in devices:
+                return None
+            devices[report.index] = report
+            limit_s = _limit_s(report, machine, time_limit_s)
+            if report.index == 0:
+                return limit_s
+            command = _command(program, backend, report.index)
+            workers[report.index] = pool.submit(
+                run_child, command, environment=_environment(), time_limit_s=limit_s
+            )
+            return None
+
+        scout = run_child(
+            _command(program, backend, 0, announcing=True),
+            environment=_environment(),
+            time_limit_s=time_limit_s,
+            on_message=meet,
+        )
+        outcomes = {0: scout} | {index: worker.result() for index, worker in workers.items()}
+    if not devices:
+        return _whole_backend(scout, machine, backend)
+    reports = [diagnose(devices[index], outcomes[index], machine) for index in sorted(devices)]
+    return (*reports, *_hidden(reports, machine, backend))
+
+
+def _command(program: Path, backend: str, index: int, *, announcing: bool = False) -> list[str]:
+    """The child's command line; isolated mode keeps files beside it from shadowing modules."""
+    paths = json.dumps([path for path in sys.path if path])
+    return [sys.executable, "-I", str(program), backend, str(index), str(int(announcing)), paths]
+
+
+def _environment() -> dict[str, str]:
+    """This process's environment, without what makes torch count devices instead of asking them."""
+    environment = dict(os.environ)
+    # Set by Lightning: with it, is_available() is True whatever the state of the driver.
+    environment.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
+    return environment
+
+
+def _introduced(message: dict[str, Any], machine: Machine, backend: Backend) -> DeviceReport | None:
+    """The device that a record introduces; None for other records and for nonsense."""
+    if message["kind"] != "device":
+        return None
+    try:
+        report = identify(message, machine, backend)
+    except (IndexError, KeyError, TypeError, ValueError):
+        return None
+    return report if report.index in range(_MOST_DEVICES) else None
+
+
+def _limit_s(report: DeviceReport, machine: Machine, time_limit_s: float) -> float:
+    """Longer where the driver must compile each kernel before it runs."""
+    forced = machine.variables.get("CUDA_FORCE_PTX_JIT") == "1" and any(
+        entry.startswith("compute_") for entry in machine.arch_list
+    )
+    compiling = forced or judge_report(report, machine).compiled_at_load
+    return max(time_limit_s, COMPILING_TIME_LIMIT_S) if compiling else time_limit_s
+
+
+def _whole_backend(
+    scout: ChildOutcome, machine: Machine, backend: Backend
+) -> tuple[DeviceReport, ...]:
+    """One verdict for all GPUs, as the backend failed before it could tell them apart."""
+    verdict = DeviceReport(
+        verdict="unknown",
+        reason="",
+        backend=backend,
+        driver_cuda_version=machine.driver_cuda_version if backend == "cuda" else None,
+    )
+    verdict = diagnose(verdict, scout, machine)
+    if any(message["kind"] == "backend" for message in scout.messages):
+        verdict = explain(verdict, NO_DEVICE, machine)
+    if backend != "cuda":
+        return (verdict,)
+    verdict = _blame_visibility(verdict, machine)
+    gpus = machine.gpus or (Gpu(None, None),)
+    return tuple(replace(verdict, uuid=gpu.uuid, name=gpu.name) for gpu in gpus)
+
+
+def _blame_visibility(verdict: DeviceReport, machine: Machine) -> DeviceReport:
+    """Name the variable that restricts what CUDA may see, where it can be what went wrong."""
+    visibility = read_visibility(machine.variables, hip=machine.hip_version is not None)
+    if visibility.setting is None:
+        return verdict
+    if verdict.error_code != NO_DEVICE.code:
+        return replace(verdict, reason=f"{verdict.reason}, while {visibility.setting} is set")
+    return replace(
+        verdict,
+        verdict="hidden",
+        reason=f"no GPU is left: {visibility.reason}",
+        advice=f"Correct or unset {visibility.setting.partition('=')[0]}.",
+    )
+
+
+def _hidden(
+    reports: list[DeviceReport], machine: Machine, backend: Backend
+) -> tuple[DeviceReport, ...]:
+    """Devices that the driver lists and torch does not show."""
+    if backend != "cuda" or machine.hip_version:
+        return ()
+    visibility = read_visibility(machine.variables)
+    if visibility.setting is None:
+        return ()
+    shown = {report.uuid for report in reports}
+    return tuple(
+        DeviceReport(
+            verdict="hidden",
+            reason=visibility.reason,
+            advice="Unset CUDA_VISIBLE_DEVICES to use it.",
+            uuid=gpu.uuid,
+            name=gpu.name,
+            driver_cuda_version=machine.driver_cuda_version,
+        )
+        for gpu in nvml.list_gpus()
+        if gpu.uuid not in shown
+    )
