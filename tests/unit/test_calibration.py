@@ -53,7 +53,7 @@ def test_confidence_is_the_true_probability(calibration):
 
 
 def test_temperature_scaling_is_found_where_it_is_the_truth():
-    values, right, _ = ranked_queries(0, num_queries=20_000)
+    values, right, _ = ranked_queries(0, num_queries=8000)
 
     calibration = fit_calibration(values, right)
 
