@@ -1,0 +1,245 @@
+"""How far confidence can be trusted: calibration, telling right from wrong, and abstention.
+
+Shapes: q queries, b bins. ``right`` says of each query whether its first phrase is right. A query
+without a right phrase in the bank is never right.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.metrics import roc_auc_score, roc_curve
+
+from lightweight_decoder.datatypes import FloatArray
+from lightweight_decoder.errors import ConfigError, InputDataError
+
+BoolArray = npt.NDArray[np.bool_]
+Float64Array = npt.NDArray[np.float64]
+AnyFloatArray = FloatArray | Float64Array
+
+NUM_BINS = 15
+
+
+@dataclass(frozen=True, slots=True)
+class ReliabilityBins:
+    """What a reliability diagram shows, one entry for each of b bins of equal width over [0, 1].
+
+    Attributes:
+        edges: (b + 1,) float64. A bin holds its lower edge; the last holds 1 too.
+        counts: (b,) int64 queries in the bin.
+        confidence: (b,) float64 mean confidence, NaN in an empty bin.
+        accuracy: (b,) float64 share of right first phrases, NaN in an empty bin.
+    """
+
+    edges: Float64Array
+    counts: npt.NDArray[np.int64]
+    confidence: Float64Array
+    accuracy: Float64Array
+
+
+def reliability_bins(
+    confidence: AnyFloatArray, right: BoolArray, *, num_bins: int = NUM_BINS
+) -> ReliabilityBins:
+    """Mean confidence and accuracy in bins of equal width.
+
+    Raises:
+        ConfigError: ``num_bins`` is below 1.
+        InputDataError: No queries, lengths that differ, or confidence outside [0, 1].
+    """
+    if num_bins < 1:
+        raise ConfigError("too few bins", where="num_bins", expected="at least 1", found=num_bins)
+    _check_confidence(confidence, right)
+    edges = np.linspace(0, 1, num_bins + 1)
+    places = np.clip(np.searchsorted(edges, confidence, side="right") - 1, 0, num_bins - 1)
+    counts = np.bincount(places, minlength=num_bins)
+
+    def means(values: npt.NDArray[np.generic]) -> Float64Array:
+        sums = np.bincount(places, weights=values.astype(np.float64), minlength=num_bins)
+        result = np.full(num_bins, np.nan)
+        np.divide(sums, counts, out=result, where=counts > 0)
+        return result
+
+    return ReliabilityBins(edges, counts, means(confidence), means(right))
+
+
+def expected_calibration_error(
+    confidence: AnyFloatArray, right: BoolArray, *, num_bins: int = NUM_BINS
+) -> float:
+    """ECE, L1 norm: mean over queries of their bin's distance between confidence and accuracy.
+
+    Bins are of equal width. Source: Guo et al., "On Calibration of Modern Neural Networks", 2017.
+
+    Returns:
+        A number in [0, 1], lower is better.
+
+    Raises:
+        ConfigError: ``num_bins`` is below 1.
+        InputDataError: No queries, lengths that differ, or confidence outside [0, 1].
+    """
+    bins = reliability_bins(confidence, right, num_bins=num_bins)
+    filled = bins.counts > 0
+    gaps = np.abs(bins.confidence[filled] - bins.accuracy[filled])
+    return float(gaps @ bins.counts[filled] / len(right))
+
+
+def brier_values(confidence: AnyFloatArray, right: BoolArray) -> Float64Array:
+    """(q,) float64 squared distance between confidence and what was right (1) or wrong (0).
+
+    The mean is the Brier score: in [0, 1], lower is better.
+
+    Raises:
+        InputDataError: No queries, lengths that differ, or confidence outside [0, 1].
+    """
+    _check_confidence(confidence, right)
+    values: Float64Array = np.square(confidence.astype(np.float64) - right)
+    return values
+
+
+def auroc(values: AnyFloatArray, positive: BoolArray) -> float:
+    """Probability that a positive query has a higher value than a negative one, ties half.
+
+    Args:
+        values: (q,) finite floats, higher for positive; confidence or any ranking value.
+        positive: (q,) bool: right against wrong, or in-bank against out-of-bank.
+
+    Raises:
+        InputDataError: No queries, lengths that differ, values not finite, or one class only.
+    """
+    _check_classes(values, positive)
+    return float(roc_auc_score(positive, values))
+
+
+def fpr_at_tpr(values: AnyFloatArray, positive: BoolArray, *, tpr: float = 0.95) -> float:
+    """Least share of negatives let through by a threshold that keeps ``tpr`` of the positives.
+
+    Args:
+        values: (q,) finite floats, higher for positive.
+        positive: (q,) bool.
+        tpr: Share of positives to keep at least, in (0, 1].
+
+    Returns:
+        A number in [0, 1], lower is better.
+
+    Raises:
+        ConfigError: ``tpr`` is outside (0, 1].
+        InputDataError: No queries, lengths that differ, values not finite, or one class only.
+    """
+    if not 0 < tpr <= 1:
+        raise ConfigError("tpr is not a share", expected="above 0, at most 1", found=tpr)
+    _check_classes(values, positive)
+    false_rates, true_rates, _ = roc_curve(positive, values, drop_intermediate=False)
+    return float(false_rates[true_rates >= tpr].min())
+
+
+def risk_coverage_curve(
+    values: AnyFloatArray, right: BoolArray
+) -> tuple[Float64Array, Float64Array]:
+    """Selective risk where only the most confident queries are answered.
+
+    Queries of equal value count with their mean error, so their order carries nothing.
+
+    Args:
+        values: (q,) finite floats, higher is surer; confidence or any ranking value.
+        right: (q,) bool.
+
+    Returns:
+        coverage: (q,) float64, the share of answered queries: 1/q, 2/q ... 1.
+        risk: (q,) float64, the share of wrong answers among them.
+
+    Raises:
+        InputDataError: No queries, lengths that differ, or values not finite.
+    """
+    _check_values(values, right)
+    _, groups = np.unique(-values, return_inverse=True)
+    group_errors = np.bincount(groups, weights=~right) / np.bincount(groups)
+    errors = group_errors[np.sort(groups)]
+    num_answered = np.arange(1, len(values) + 1)
+    return num_answered / len(values), np.cumsum(errors) / num_answered
+
+
+def aurc(values: AnyFloatArray, right: BoolArray) -> float:
+    """Area under the risk-coverage curve: mean selective risk over all coverages.
+
+    Source: Geifman, Uziel and El-Yaniv, "Bias-Reduced Uncertainty Estimation for Deep Neural
+    Classifiers", 2019, arXiv 1805.08206.
+
+    Returns:
+        A number in [0, 1], lower is better.
+
+    Raises:
+        InputDataError: No queries, lengths that differ, or values not finite.
+    """
+    return float(risk_coverage_curve(values, right)[1].mean())
+
+
+def confidence_metrics(
+    confidence: AnyFloatArray, right: BoolArray, *, in_bank: BoolArray | None = None
+) -> dict[str, float]:
+    """Every figure about confidence, by the name it is logged under.
+
+    Args:
+        confidence: (q,) floats in [0, 1].
+        right: (q,) bool.
+        in_bank: (q,) bool, whether a right phrase of the query is in the bank at all; None where
+            every query has one.
+
+    Returns:
+        ``ece``, ``brier``, ``aurc``; ``auroc_right`` where some first phrases are right and some
+        wrong; ``auroc_in_bank`` and ``fpr95_in_bank`` where some queries are out of the bank. What
+        cannot be computed is left out.
+
+    Raises:
+        InputDataError: No queries, lengths that differ, or confidence outside [0, 1].
+    """
+    metrics = {
+        "ece": expected_calibration_error(confidence, right),
+        "brier": float(brier_values(confidence, right).mean()),
+        "aurc": aurc(confidence, right),
+    }
+    if right.any() and not right.all():
+        metrics["auroc_right"] = auroc(confidence, right)
+    if in_bank is not None and in_bank.any() and not in_bank.all():
+        metrics["auroc_in_bank"] = auroc(confidence, in_bank)
+        metrics["fpr95_in_bank"] = fpr_at_tpr(confidence, in_bank)
+    return metrics
+
+
+def _check_values(values: AnyFloatArray, flags: BoolArray) -> None:
+    """Refuse values that are not finite, and flags that do not go with them."""
+    if flags.shape != values.shape or flags.dtype != np.bool_ or values.ndim != 1:
+        raise InputDataError(
+            "values and flags do not go together",
+            expected="(q,) floats and (q,) bool",
+            found=f"{values.shape} {values.dtype} and {flags.shape} {flags.dtype}",
+        )
+    if len(values) == 0:
+        raise InputDataError("there are no queries to evaluate")
+    bad = np.flatnonzero(~np.isfinite(values))
+    if len(bad) > 0:
+        raise InputDataError("a value is not finite", at=f"row {bad[0]}", found=values[bad[0]])
+
+
+def _check_confidence(confidence: AnyFloatArray, right: BoolArray) -> None:
+    """Refuse what is not a probability."""
+    _check_values(confidence, right)
+    bad = np.flatnonzero((confidence < 0) | (confidence > 1))
+    if len(bad) > 0:
+        raise InputDataError(
+            "confidence is not a probability",
+            at=f"row {bad[0]}",
+            expected="0 to 1",
+            found=confidence[bad[0]],
+        )
+
+
+def _check_classes(values: AnyFloatArray, positive: BoolArray) -> None:
+    """Refuse a comparison with nothing on one side."""
+    _check_values(values, positive)
+    if positive.all() == positive.any():
+        raise InputDataError(
+            "there is one class only",
+            expected="positive and negative queries",
+            found=f"{len(positive)} {'positive' if positive.all() else 'negative'} ones",
+        )

@@ -1,0 +1,294 @@
+"""The table of predictions: a row for each query, and all that metrics, slices and report need.
+
+It is a pyarrow Table with the columns of ``SCHEMA``, in any order, and free metadata columns beside
+them (frequency, number of vectors, seen in training ...) which evaluation slices by. On disk it is
+``predictions.parquet``. Shapes: q queries, k candidates.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from lightweight_decoder.errors import InputDataError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from lightweight_decoder.datatypes import FloatArray, IntArray
+
+SCHEMA = pa.schema(
+    [
+        pa.field("query", pa.int64(), nullable=False),
+        pa.field("text", pa.string()),
+        pa.field("targets", pa.list_(pa.string()), nullable=False),
+        pa.field("in_bank", pa.bool_(), nullable=False),
+        pa.field("rank", pa.int64(), nullable=False),
+        pa.field("target_ranks", pa.list_(pa.int64())),
+        pa.field("baseline_rank", pa.int64(), nullable=False),
+        pa.field("baseline_target_ranks", pa.list_(pa.int64())),
+        pa.field("baseline_value", pa.float32()),
+        pa.field("phrases", pa.list_(pa.string()), nullable=False),
+        pa.field("values", pa.list_(pa.float32()), nullable=False),
+        pa.field("confidence", pa.float32()),
+        pa.field("abstained", pa.bool_(), nullable=False),
+    ]
+)
+"""Columns of a predictions table.
+
+- query: row of the query in its file. text: what was encoded, where it is known.
+- targets: the right texts; at least one where ``in_bank``.
+- in_bank: whether a right phrase is in the bank.
+- rank, baseline_rank: of the best right phrase over the whole bank, from 1; 0 exactly where not
+  ``in_bank``. target_ranks, baseline_target_ranks: of every right phrase in the bank, where known.
+- baseline_value: the best value of plain search, where known.
+- phrases, values: the decoder's first phrases and their values, best first, at least one.
+- confidence: probability that the first phrase is right; null in all rows where not calibrated.
+- abstained: whether the answer was "no phrase".
+"""
+
+
+def build_predictions(
+    *,
+    query: IntArray,
+    targets: Sequence[Sequence[str]],
+    rank: IntArray,
+    baseline_rank: IntArray,
+    phrases: Sequence[Sequence[str]],
+    values: FloatArray,
+    abstained: npt.NDArray[np.bool_],
+    text: Sequence[str] | None = None,
+    target_ranks: Sequence[Sequence[int]] | None = None,
+    baseline_target_ranks: Sequence[Sequence[int]] | None = None,
+    baseline_value: FloatArray | None = None,
+    confidence: FloatArray | None = None,
+    metadata: Mapping[str, Sequence[Any] | npt.NDArray[Any]] | None = None,
+) -> pa.Table:
+    """A checked predictions table from plain arrays; see ``SCHEMA`` for what each column means.
+
+    Args:
+        query: (q,) int64.
+        targets: q lists of right texts.
+        rank: (q,) int64 from 1; 0 says that no right phrase is in the bank.
+        baseline_rank: (q,) int64, likewise.
+        phrases: q lists of k texts, best first.
+        values: (q, k) float32.
+        abstained: (q,) bool.
+        text: q query texts.
+        target_ranks: q lists of ranks, one for each right phrase in the bank.
+        baseline_target_ranks: q lists, likewise.
+        baseline_value: (q,) float32.
+        confidence: (q,) float32 in [0, 1].
+        metadata: Further columns to slice by: name to q numbers, booleans or texts.
+
+    Raises:
+        InputDataError: A column has another length, a wrong kind, or values that cannot be.
+    """
+    columns: dict[str, Any] = {
+        "query": query,
+        "text": text,
+        "targets": targets,
+        "in_bank": rank > 0,
+        "rank": rank,
+        "target_ranks": target_ranks,
+        "baseline_rank": baseline_rank,
+        "baseline_target_ranks": baseline_target_ranks,
+        "baseline_value": baseline_value,
+        "phrases": phrases,
+        "values": list(values),
+        "confidence": confidence,
+        "abstained": abstained,
+    }
+    arrays = {
+        field.name: _column(field.name, columns[field.name], field.type, len(query))
+        for field in SCHEMA
+    }
+    for name, column in (metadata or {}).items():
+        if name in arrays:
+            raise InputDataError("a metadata column has a name of ours", where=name)
+        arrays[name] = _column(name, column, None, len(query))
+    table = pa.table(arrays)
+    check_predictions(table)
+    return table
+
+
+def write_predictions(predictions: pa.Table, path: Path) -> None:
+    """Checks and writes a predictions table as Parquet; a failed write leaves no file behind.
+
+    Raises:
+        InputDataError: The table is not one of predictions, or the file cannot be written.
+    """
+    check_predictions(predictions)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(handle)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    try:
+        pq.write_table(predictions, name, compression="zstd")
+        Path(name).replace(path)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            Path(name).unlink()
+
+
+def read_predictions(path: Path) -> pa.Table:
+    """Reads and checks a predictions table.
+
+    Raises:
+        InputDataError: The file is missing, is not Parquet, or is not a table of predictions.
+    """
+    try:
+        predictions = pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise InputDataError(
+            "the predictions cannot be read",
+            where=path,
+            expected="a Parquet file that evaluation wrote",
+            found=str(error).splitlines()[0],
+            advice="Evaluate the run again.",
+        ) from error
+    check_predictions(predictions, where=path)
+    return predictions
+
+
+def check_predictions(predictions: pa.Table, *, where: object = "predictions") -> None:
+    """Refuses a table that is not one of predictions.
+
+    Args:
+        predictions: The table.
+        where: What to call it in errors, such as its file.
+
+    Raises:
+        InputDataError: A column is missing or of another type, a value is missing, a query of the
+            bank has no target, ranks and ``in_bank`` disagree, phrases and values do not pair, or
+            confidence is not a probability.
+    """
+    for field in SCHEMA:
+        _check_column(predictions, field, where)
+    if len(predictions) == 0:
+        raise InputDataError("there are no predictions", where=where)
+    in_bank = predictions["in_bank"]
+    _refuse(
+        pc.and_(in_bank, pc.less(pc.list_value_length(predictions["targets"]), 1)),
+        "a query has no target",
+        where=where,
+        expected="at least one text in targets, or in_bank false",
+    )
+    for name in ("rank", "baseline_rank"):
+        ranks = predictions[name]
+        agree = pc.equal(pc.greater(ranks, 0), in_bank)
+        _refuse(
+            pc.or_(pc.less(ranks, 0), pc.invert(agree)),
+            f"{name} and in_bank disagree",
+            where=where,
+            expected="ranks from 1 for queries in the bank, 0 for the others",
+        )
+    lengths = pc.list_value_length(predictions["phrases"])
+    pair = pc.equal(lengths, pc.list_value_length(predictions["values"]))
+    _refuse(
+        pc.or_(pc.less(lengths, 1), pc.invert(pair)),
+        "phrases and values do not pair",
+        where=where,
+        expected="one or more phrases, and a value for each",
+    )
+    _check_confidence(predictions["confidence"], where)
+
+
+def first_values(predictions: pa.Table) -> FloatArray:
+    """(q,) float32, the value of each query's first phrase."""
+    return np.asarray(pc.list_element(predictions["values"], 0).to_numpy(), dtype=np.float32)
+
+
+def is_calibrated(predictions: pa.Table) -> bool:
+    """Whether the predictions have confidence."""
+    return bool(predictions["confidence"].null_count == 0)
+
+
+def metadata_columns(predictions: pa.Table) -> list[str]:
+    """Names of the columns that are not of the schema, in the order of the table."""
+    return [name for name in predictions.column_names if name not in SCHEMA.names]
+
+
+def _column(name: str, values: Any, kind: pa.DataType | None, length: int) -> pa.Array:  # noqa: ANN401
+    """An Arrow column; nulls where there is nothing."""
+    if values is None:
+        return pa.nulls(length, kind)
+    if len(values) != length:
+        raise InputDataError(
+            "a column has another length", where=name, expected=length, found=len(values)
+        )
+    try:
+        return pa.array(values, type=kind)
+    except (pa.ArrowException, TypeError) as error:
+        raise InputDataError(
+            "a column is of the wrong kind", where=name, expected=kind, found=error
+        ) from error
+
+
+def _check_column(predictions: pa.Table, field: pa.Field, where: object) -> None:
+    """Refuse a column that is missing, of another type, or with holes."""
+    if field.name not in predictions.column_names:
+        raise InputDataError(
+            "a column is missing",
+            where=where,
+            expected=field.name,
+            found=", ".join(predictions.column_names),
+        )
+    column = predictions[field.name]
+    if column.type != field.type:
+        raise InputDataError(
+            f"column {field.name} has another type",
+            where=where,
+            expected=field.type,
+            found=column.type,
+        )
+    if not field.nullable:
+        _refuse(pc.is_null(column), f"column {field.name} has no value", where=where)
+
+
+def _check_confidence(confidence: pa.ChunkedArray, where: object) -> None:
+    """Refuse confidence that some queries lack, or that is not a probability."""
+    if confidence.null_count == len(confidence):
+        return
+    _refuse(
+        pc.is_null(confidence, nan_is_null=True),
+        "some queries have confidence and this one has none",
+        where=where,
+    )
+    _refuse(
+        pc.or_(pc.less(confidence, 0), pc.greater(confidence, 1)),
+        "confidence is not a probability",
+        where=where,
+        expected="0 to 1",
+    )
+
+
+def _refuse(
+    is_bad: pa.ChunkedArray, summary: str, *, where: object, expected: str | None = None
+) -> None:
+    """Raise for the first row that is bad, if there is one."""
+    row = pc.index(is_bad, value=True).as_py()
+    if row >= 0:
+        raise InputDataError(summary, where=where, at=f"row {row}", expected=expected)
+
+
+def _unwritable(path: Path, error: OSError) -> InputDataError:
+    """The error for a file that cannot be written."""
+    return InputDataError(
+        "the predictions cannot be written",
+        where=path,
+        found=error.strerror or str(error),
+        advice="Free some space or name another folder.",
+    )

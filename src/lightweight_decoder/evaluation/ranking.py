@@ -1,0 +1,252 @@
+"""How high the right phrases stand in the ranking of the whole bank.
+
+Everything here works on ranks, never on ranking values, so negative values need no care. Shapes:
+q queries, m right phrases of the query that has the most.
+
+A rank counts from 1 (best). Rank 0 (``NO_RANK``) means that there is nothing to find: in ``(q,)``
+ranks the query has no right phrase in the bank; in ``(q, m)`` ranks it fills the rows of queries
+with fewer than m right phrases. A query without a right phrase scores 0 in every mean, is counted
+in ``num_queries``, and is worse than any rank for the median.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from lightweight_decoder.errors import ConfigError, InputDataError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lightweight_decoder.datatypes import IntArray
+
+Float64Array = npt.NDArray[np.float64]
+
+NO_RANK = 0
+"""The rank of a right phrase that is not in the bank, and the filling of short rows of ranks."""
+
+
+def recall_at_k(ranks: IntArray, k: int) -> float:
+    """Share of queries whose best right phrase is among the first k (the hit rate at k).
+
+    Args:
+        ranks: (q,) or (q, m) int64 ranks from 1; 0 is no target. Of several, the best counts.
+        k: How far down to look, at least 1.
+
+    Raises:
+        ConfigError: ``k`` is below 1.
+        InputDataError: ``ranks`` is empty, negative or not of whole numbers.
+    """
+    return float(hits_at_k(ranks, k).mean())
+
+
+def mrr(ranks: IntArray, k: int | None = None) -> float:
+    """Mean over queries of 1 / rank of the best right phrase, 0 past k and without a target.
+
+    Args:
+        ranks: (q,) or (q, m) int64 ranks from 1; 0 is no target. Of several, the best counts.
+        k: How far down to look, at least 1; None looks all the way.
+
+    Raises:
+        ConfigError: ``k`` is below 1.
+        InputDataError: ``ranks`` is empty, negative or not of whole numbers.
+    """
+    return float(reciprocal_ranks(ranks, k).mean())
+
+
+def map_at_k(ranks: IntArray, k: int) -> float:
+    """Mean average precision over the first k; see ``average_precision_at_k``."""
+    return float(average_precision_at_k(ranks, k).mean())
+
+
+def ndcg_at_k(ranks: IntArray, k: int) -> float:
+    """Mean normalised discounted cumulative gain over the first k; see ``ndcg_values_at_k``."""
+    return float(ndcg_values_at_k(ranks, k).mean())
+
+
+def median_rank(ranks: IntArray) -> float:
+    """Median over queries of the rank of the best right phrase.
+
+    A query without a target is worse than any rank, so the median is infinite where half of the
+    queries or more have none.
+
+    Raises:
+        InputDataError: ``ranks`` is empty, negative or not of whole numbers.
+    """
+    best = best_ranks(ranks).astype(np.float64)
+    best[best == NO_RANK] = np.inf
+    return float(np.median(best))
+
+
+def ranking_metrics(
+    ranks: IntArray,
+    *,
+    recall_at: Sequence[int] = (1, 10, 100),
+    mrr_at: Sequence[int] = (),
+    map_at: Sequence[int] = (),
+    ndcg_at: Sequence[int] = (),
+) -> dict[str, float]:
+    """Every ranking figure of a run, by the name it is logged under.
+
+    Args:
+        ranks: (q,) or (q, m) int64 ranks from 1; 0 is no target. ``map@k`` and ``ndcg@k`` of
+            queries with several right phrases need all their ranks, (q, m).
+        recall_at: The k of each ``recall@k``.
+        mrr_at: The k of each ``mrr@k``.
+        map_at: The k of each ``map@k``.
+        ndcg_at: The k of each ``ndcg@k``.
+
+    Returns:
+        ``recall@k`` for each k, ``mrr``, ``median_rank`` and ``num_queries``, then the optional
+        ``mrr@k``, ``map@k`` and ``ndcg@k``.
+
+    Raises:
+        ConfigError: A k is below 1.
+        InputDataError: ``ranks`` is empty, negative or not of whole numbers.
+
+    Example:
+        >>> ranking_metrics(np.array([1, 4, 0]), recall_at=(1, 10))["recall@10"]
+        0.6666666666666666
+    """
+    values = ranking_values(
+        ranks, recall_at=recall_at, mrr_at=mrr_at, map_at=map_at, ndcg_at=ndcg_at
+    )
+    metrics = {name: float(value.mean()) for name, value in values.items()}
+    metrics["median_rank"] = median_rank(ranks)
+    metrics["num_queries"] = float(len(ranks))
+    return metrics
+
+
+def ranking_values(
+    ranks: IntArray,
+    *,
+    recall_at: Sequence[int] = (1, 10, 100),
+    mrr_at: Sequence[int] = (),
+    map_at: Sequence[int] = (),
+    ndcg_at: Sequence[int] = (),
+) -> dict[str, Float64Array]:
+    """The (q,) float64 values in [0, 1] whose means ``ranking_metrics`` gives, by the same names.
+
+    These are what a bootstrap resamples. Arguments and errors are those of ``ranking_metrics``.
+    """
+    values = {f"recall@{k}": hits_at_k(ranks, k) for k in recall_at}
+    values["mrr"] = reciprocal_ranks(ranks)
+    values |= {f"mrr@{k}": reciprocal_ranks(ranks, k) for k in mrr_at}
+    values |= {f"map@{k}": average_precision_at_k(ranks, k) for k in map_at}
+    values |= {f"ndcg@{k}": ndcg_values_at_k(ranks, k) for k in ndcg_at}
+    return values
+
+
+def best_ranks(ranks: IntArray) -> IntArray:
+    """(q,) int64 rank of each query's best right phrase, 0 where it has none.
+
+    Args:
+        ranks: (q,) or (q, m) int64 ranks from 1; 0 is no target. Not changed.
+
+    Raises:
+        InputDataError: ``ranks`` is empty, negative or not of whole numbers.
+    """
+    _check_ranks(ranks)
+    if ranks.ndim == 1:
+        return ranks
+    far = np.iinfo(np.int64).max
+    best = np.where(ranks == NO_RANK, far, ranks).min(axis=1)
+    return np.where(best == far, NO_RANK, best)
+
+
+def hits_at_k(ranks: IntArray, k: int) -> Float64Array:
+    """(q,) float64, 1 where the best right phrase is among the first k, else 0."""
+    _check_k(k)
+    best = best_ranks(ranks)
+    return np.where((best != NO_RANK) & (best <= k), 1.0, 0.0)
+
+
+def reciprocal_ranks(ranks: IntArray, k: int | None = None) -> Float64Array:
+    """(q,) float64, 1 / rank of the best right phrase; 0 past k and without a target."""
+    best = best_ranks(ranks)
+    hits = best != NO_RANK if k is None else hits_at_k(best, k) > 0
+    values = np.zeros(len(best))
+    np.divide(1.0, best, out=values, where=hits)
+    return values
+
+
+def average_precision_at_k(ranks: IntArray, k: int) -> Float64Array:
+    """(q,) float64 average precision over the first k, as trec_eval's ``map_cut`` defines it.
+
+    The precision at the rank of each right phrase within the first k, summed and divided by the
+    number of all right phrases (those past k included).
+
+    Args:
+        ranks: (q,) or (q, m) int64 distinct ranks from 1 of all right phrases; 0 fills short rows.
+        k: How far down to look, at least 1.
+    """
+    _check_k(k)
+    ordered, counts = _ordered_ranks(ranks)
+    found = np.arange(1, ordered.shape[1] + 1)
+    precisions = np.where(ordered <= k, found / ordered, 0.0)
+    return _shares(precisions.sum(axis=1), counts)
+
+
+def ndcg_values_at_k(ranks: IntArray, k: int) -> Float64Array:
+    """(q,) float64 nDCG over the first k; a right phrase gains 1, discounted by log2(1 + rank).
+
+    The ideal puts all right phrases first. Source: Järvelin and Kekäläinen, "Cumulated gain-based
+    evaluation of IR techniques", 2002, with the discount that scikit-learn and trec_eval use.
+
+    Args:
+        ranks: (q,) or (q, m) int64 distinct ranks from 1 of all right phrases; 0 fills short rows.
+        k: How far down to look, at least 1.
+    """
+    _check_k(k)
+    ordered, counts = _ordered_ranks(ranks)
+    gains = np.where(ordered <= k, 1 / np.log2(1 + ordered), 0.0).sum(axis=1)
+    ideal_gains = np.cumsum(1 / np.log2(1 + np.arange(1, k + 1)))
+    ideals = np.where(counts > 0, ideal_gains[np.clip(counts, 1, k) - 1], 0.0)
+    return _shares(gains, ideals)
+
+
+def _ordered_ranks(ranks: IntArray) -> tuple[Float64Array, IntArray]:
+    """(q, m) float64 ranks in rising order, infinite where there is none; (q,) their counts."""
+    _check_ranks(ranks)
+    rows = ranks[:, None] if ranks.ndim == 1 else ranks
+    ordered = np.where(rows == NO_RANK, np.inf, rows)
+    ordered.sort(axis=1)
+    return ordered, np.count_nonzero(rows, axis=1)
+
+
+def _shares(parts: Float64Array, wholes: Float64Array | IntArray) -> Float64Array:
+    """``parts / wholes``, 0 where the whole is 0."""
+    shares = np.zeros(len(parts))
+    np.divide(parts, wholes, out=shares, where=wholes > 0)
+    return shares
+
+
+def _check_ranks(ranks: IntArray) -> None:
+    """Refuse ranks of the wrong shape or kind, and negative ones."""
+    if ranks.ndim not in {1, 2} or not np.issubdtype(ranks.dtype, np.integer):
+        raise InputDataError(
+            "ranks have the wrong form",
+            expected="(q,) or (q, m) whole numbers",
+            found=f"{ranks.shape} {ranks.dtype}",
+        )
+    if ranks.size == 0:
+        raise InputDataError(
+            "there are no ranks", advice="Evaluate at least one query with one target."
+        )
+    if ranks.min() < 0:
+        row = int(np.argwhere(ranks < 0)[0][0])
+        raise InputDataError(
+            "a rank is negative",
+            at=f"row {row}",
+            expected="ranks from 1, 0 for no target",
+            found=int(ranks.min()),
+        )
+
+
+def _check_k(k: int) -> None:
+    """Refuse a k that looks at nothing."""
+    if k < 1:
+        raise ConfigError("k is too small", expected="at least 1", found=k)

@@ -1,0 +1,235 @@
+"""All metrics of a table of predictions, under the names of ``metrics.json``.
+
+Figures are over the queries that have a right phrase in the bank, except those that say otherwise:
+``num_out_of_bank``, ``auroc_in_bank``, ``fpr95_in_bank`` and ``answered_out_of_bank`` (the share of
+queries without a right phrase that the decoder did not abstain from).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lightweight_decoder.errors import InputDataError
+from lightweight_decoder.evaluation.bootstrap import (
+    mean_intervals,
+    median_interval,
+    paired_bootstrap,
+)
+from lightweight_decoder.evaluation.confidence import (
+    aurc,
+    auroc,
+    brier_values,
+    confidence_metrics,
+    fpr_at_tpr,
+)
+from lightweight_decoder.evaluation.predictions import (
+    check_predictions,
+    first_values,
+    is_calibrated,
+)
+from lightweight_decoder.evaluation.ranking import (
+    average_precision_at_k,
+    median_rank,
+    ndcg_values_at_k,
+    ranking_values,
+)
+from lightweight_decoder.evaluation.text_overlap import text_overlap_values
+
+if TYPE_CHECKING:
+    from lightweight_decoder.datatypes import FloatArray, IntArray
+
+Float64Array = npt.NDArray[np.float64]
+System = Literal["baseline", "decoder"]
+
+RECALL_AT = (1, 3, 5, 10, 25, 100)
+
+
+def summarize_predictions(
+    predictions: pa.Table,
+    *,
+    split: str = "test",
+    num_resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Every metric of the baseline and the decoder, with bootstrap intervals and a paired test.
+
+    Args:
+        predictions: See ``evaluation.predictions``; not changed.
+        split: First part of every name.
+        num_resamples: Bootstrap resamples.
+        level: Of the intervals.
+        seed: Of the bootstrap.
+
+    Returns:
+        ``{split}/baseline/{metric}`` and ``{split}/decoder/{metric}``, with ``…/low`` and
+        ``…/high`` for every mean and the median rank; ``{split}/difference/{metric}`` (decoder
+        minus baseline) with ``…/low``, ``…/high`` and ``…/p_value``. Figures that the table has
+        nothing for (confidence of a decoder that was not calibrated, average precision without all
+        ranks) are left out. All finite.
+
+    Raises:
+        InputDataError: The table is not one of predictions, or no query is in the bank.
+    """
+    check_predictions(predictions)
+    in_bank = predictions["in_bank"].to_numpy()
+    if not in_bank.any():
+        raise InputDataError("no query has a right phrase in the bank", where="predictions")
+    inside = predictions.filter(pa.array(in_bank))
+    values = {system: query_values(inside, system) for system in ("baseline", "decoder")}
+    figures = {
+        "baseline": _baseline_figures(inside),
+        "decoder": _decoder_figures(inside) | _out_of_bank_figures(predictions),
+    }
+    bootstrap = _Bootstrap(num_resamples=num_resamples, level=level, seed=seed)
+    summary: dict[str, float] = {}
+    for system in ("baseline", "decoder"):
+        named = bootstrap.summarize(values[system], best_rank(inside, system)) | figures[system]
+        summary |= {f"{split}/{system}/{name}": figure for name, figure in named.items()}
+    differences = bootstrap.compare(values["baseline"], values["decoder"])
+    return summary | {f"{split}/difference/{name}": v for name, v in differences.items()}
+
+
+def query_values(predictions: pa.Table, system: System) -> dict[str, Float64Array]:
+    """The (q,) float64 values of each metric that is a mean over queries, for one system.
+
+    These are what bootstrap and paired tests draw from.
+
+    Args:
+        predictions: A checked table; see ``evaluation.predictions``.
+        system: Whose ranks to take. Text overlap and Brier values are the decoder's only.
+    """
+    values = ranking_values(best_rank(predictions, system), recall_at=RECALL_AT, mrr_at=(25,))
+    ranks = all_ranks(predictions, system)
+    if ranks is not None:
+        values["map@25"] = average_precision_at_k(ranks, 25)
+        values["ndcg@10"] = ndcg_values_at_k(ranks, 10)
+    if system == "decoder":
+        decoded = pc.list_element(predictions["phrases"], 0).to_pylist()
+        values |= text_overlap_values(decoded, predictions["targets"].to_pylist())
+        if is_calibrated(predictions):
+            confidence = predictions["confidence"].to_numpy()
+            values["brier"] = brier_values(confidence, best_rank(predictions, system) == 1)
+    return values
+
+
+def best_rank(predictions: pa.Table, system: System) -> IntArray:
+    """(q,) int64 ranks of the best right phrase; 0 where none is in the bank."""
+    name = "rank" if system == "decoder" else "baseline_rank"
+    return np.asarray(predictions[name].to_numpy(), dtype=np.int64)
+
+
+def all_ranks(predictions: pa.Table, system: System) -> IntArray | None:
+    """(q, m) int64 ranks of all right phrases, 0 at the end of short rows; None where not known.
+
+    Where each query has one target, its rank is all there is to know.
+    """
+    name = "target_ranks" if system == "decoder" else "baseline_target_ranks"
+    if predictions[name].null_count == 0:
+        return _padded(predictions[name].combine_chunks())
+    if pc.max(pc.list_value_length(predictions["targets"])).as_py() > 1:
+        return None
+    return best_rank(predictions, system)[:, None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Bootstrap:
+    """The same draws for every figure of a summary."""
+
+    num_resamples: int
+    level: float
+    seed: int
+
+    def summarize(self, values: dict[str, Float64Array], ranks: IntArray) -> dict[str, float]:
+        """Means and median rank with their intervals."""
+        intervals = mean_intervals(
+            values, num_resamples=self.num_resamples, level=self.level, seed=self.seed
+        )
+        intervals["median_rank"] = median_interval(
+            ranks.astype(np.float64),
+            num_resamples=self.num_resamples,
+            level=self.level,
+            seed=self.seed,
+        )
+        figures = {name: float(column.mean()) for name, column in values.items()}
+        figures |= {"median_rank": median_rank(ranks), "num_queries": float(len(ranks))}
+        for name, (low, high) in intervals.items():
+            figures |= {f"{name}/low": low, f"{name}/high": high}
+        return figures
+
+    def compare(
+        self, before: dict[str, Float64Array], after: dict[str, Float64Array]
+    ) -> dict[str, float]:
+        """Paired differences of the metrics that both systems have."""
+        shared = [name for name in before if name in after]
+        results = paired_bootstrap(
+            {name: before[name] for name in shared},
+            {name: after[name] for name in shared},
+            num_resamples=self.num_resamples,
+            level=self.level,
+            seed=self.seed,
+        )
+        figures: dict[str, float] = {}
+        for name, result in results.items():
+            figures[name] = result.difference
+            figures[f"{name}/low"], figures[f"{name}/high"] = result.low, result.high
+            figures[f"{name}/p_value"] = result.p_value
+        return figures
+
+
+def _baseline_figures(inside: pa.Table) -> dict[str, float]:
+    """How far the baseline's own best value tells right from wrong, where it is known."""
+    if inside["baseline_value"].null_count > 0:
+        return {}
+    return _sureness(inside["baseline_value"].to_numpy(), best_rank(inside, "baseline") == 1)
+
+
+def _decoder_figures(inside: pa.Table) -> dict[str, float]:
+    """Calibration and abstention; where not calibrated, what the first value is worth."""
+    right = best_rank(inside, "decoder") == 1
+    if not is_calibrated(inside):
+        return _sureness(first_values(inside), right)
+    figures = confidence_metrics(inside["confidence"].to_numpy(), right)
+    answered = ~inside["abstained"].to_numpy()
+    figures["coverage"] = float(answered.mean())
+    if answered.any():
+        figures["precision"] = float(right[answered].mean())
+    return figures
+
+
+def _out_of_bank_figures(predictions: pa.Table) -> dict[str, float]:
+    """How far queries that no phrase answers are told apart; nothing where there are none."""
+    in_bank = predictions["in_bank"].to_numpy()
+    if in_bank.all():
+        return {}
+    is_known = is_calibrated(predictions)
+    values = predictions["confidence"].to_numpy() if is_known else first_values(predictions)
+    answered = ~predictions["abstained"].to_numpy()
+    return {
+        "num_out_of_bank": float(np.count_nonzero(~in_bank)),
+        "auroc_in_bank": auroc(values, in_bank),
+        "fpr95_in_bank": fpr_at_tpr(values, in_bank),
+        "answered_out_of_bank": float(answered[~in_bank].mean()),
+    }
+
+
+def _sureness(values: FloatArray, right: npt.NDArray[np.bool_]) -> dict[str, float]:
+    """What a ranking value that is no probability can be measured by."""
+    figures = {"aurc": aurc(values, right)}
+    if right.any() and not right.all():
+        figures["auroc_right"] = auroc(values, right)
+    return figures
+
+
+def _padded(ranks: pa.ListArray) -> IntArray:
+    """(q, m) int64, each list a row, 0 at the end of short ones."""
+    lengths = pc.list_value_length(ranks).to_numpy()
+    padded = np.zeros((len(ranks), max(int(lengths.max()), 1)), dtype=np.int64)
+    padded[np.arange(padded.shape[1]) < lengths[:, None]] = ranks.flatten().to_numpy()
+    return padded
