@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lightweight_decoder.datatypes import NO_ID
-from lightweight_decoder.errors import EmbeddingError
+from lightweight_decoder.errors import ConfigError, EmbeddingError
 
 
 def normal(seed, *shape):
@@ -147,7 +147,7 @@ def test_a_query_of_another_width_is_refused(make_table, make_backend, shape):
 
 
 def test_k_below_one_is_refused(make_table, make_backend):
-    with pytest.raises(ValueError, match="k must be at least 1, got 0"):
+    with pytest.raises(ConfigError, match=r"k: .*expected at least 1, found 0"):
         make_backend(make_table(normal(0, 10, 6))).search(torch.ones(1, 6), 0)
 
 

@@ -55,7 +55,7 @@ class NpyWriter:
         self._num_rows += len(rows)
         stored = np.ascontiguousarray(rows, dtype=self._dtype)
         with reporting_full_disk(self.path, stored.nbytes):
-            self._file.write(stored.data.cast("B"))
+            self._file.write(stored.data)
 
     def __exit__(
         self,
@@ -63,15 +63,19 @@ class NpyWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if error_type is not None:
+        try:
+            if error_type is None:
+                self._finish()
+        finally:
             with contextlib.suppress(OSError):  # the first error is the one to report
                 self._file.close()
-            return
+
+    def _finish(self) -> None:
+        """Write the header, whose shape is known only now."""
         with reporting_full_disk(self.path, _HEADER_BYTES):
             self._file.seek(0)
             self._file.write(_header((self._num_rows, *self._row_shape), self._dtype))
             flush_to_disk(self._file)
-            self._file.close()
 
 
 def _header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:

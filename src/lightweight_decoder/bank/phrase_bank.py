@@ -165,10 +165,7 @@ class PhraseBank:
         """
         ids = np.asarray(phrase_ids, dtype=np.int64).reshape(-1)
         for row in np.flatnonzero((ids < NO_ID) | (ids >= self.num_phrases))[:1]:
-            expected = f"a phrase id from 0 to {self.num_phrases - 1}"
-            raise BankError(
-                "there is no such phrase", at=f"row {row}", expected=expected, found=ids[row]
-            )
+            raise self._no_such("phrase", self.num_phrases, row, ids[row])
         sorted_owners, order = self._vectors_by_phrase
         first = np.searchsorted(sorted_owners, ids, side="left")
         count = np.searchsorted(sorted_owners, ids, side="right") - first
@@ -188,9 +185,11 @@ class PhraseBank:
             (q, k, d) float32 on the device of ``vector_ids``.
 
         Raises:
-            IndexError: If an id is below ``NO_ID`` or not below n.
+            BankError: If an id is below ``NO_ID`` or not below n.
         """
         flat = vector_ids.reshape(-1).cpu()
+        for place in ((flat < NO_ID) | (flat >= self.num_vectors)).nonzero()[:1]:
+            raise self._no_such("vector", self.num_vectors, int(place), int(flat[place]))
         rows = torch.from_numpy(self.vectors).index_select(0, flat.clamp(min=0)).float()
         rows[flat == NO_ID] = 0
         return rows.reshape(*vector_ids.shape, self.dim).to(vector_ids.device)
@@ -236,6 +235,16 @@ class PhraseBank:
         for row in np.flatnonzero(counts == 0)[:1]:
             expected = "a phrase that owns at least one vector"
             raise self._altered(PHRASES_NAME, row, expected, f"none in {OWNERS_NAME}")
+
+    def _no_such(self, what: str, count: int, place: int, found: int) -> BankError:
+        """Build the error for an id that is not in the bank."""
+        return BankError(
+            f"there is no such {what}",
+            where=self.path,
+            at=f"entry {place}",
+            expected=f"a {what} id from 0 to {count - 1}",
+            found=found,
+        )
 
     def _altered(self, name: str, row: int, expected: str, found: object) -> BankError:
         """Build the error for a row that a build would not have written."""

@@ -163,15 +163,16 @@ class PhraseWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if error_type is None:
-            self._finish()
-            return
-        # The first error is the one to report; closing may well hit the same full disk again.
-        with contextlib.suppress(OSError, pa.ArrowException):
-            if self._writer is not None:
-                self._writer.close()
-        with contextlib.suppress(OSError):
-            self._file.close()
+        try:
+            if error_type is None:
+                self._finish()
+        finally:
+            # The first error is the one to report; closing may well hit the same full disk again.
+            with contextlib.suppress(OSError, pa.ArrowException):
+                if self._writer is not None:
+                    self._writer.close()
+            with contextlib.suppress(OSError):
+                self._file.close()
 
     def _finish(self) -> None:
         """Write what is left and the file's footer."""
@@ -181,7 +182,6 @@ class PhraseWriter:
             if self._writer is not None:
                 self._writer.close()
             flush_to_disk(self._file)
-            self._file.close()
 
 
 def _checked_text(text: object, row: int) -> str:

@@ -44,7 +44,8 @@ class PhraseTable:
             self._batches = [
                 self._reader.get_batch(i) for i in range(self._reader.num_record_batches)
             ]
-        except (pa.ArrowException, OSError) as error:
+            self._names: list[str] = self._reader.schema.names
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise _damaged(path, "an Arrow IPC file", str(error).splitlines()[0]) from error
         self._starts = np.cumsum([0, *(batch.num_rows for batch in self._batches)])
         self._check(num_phrases)
@@ -55,14 +56,15 @@ class PhraseTable:
         index = schema.get_field_index(TEXT_COLUMN)
         if index < 0 or schema.field(index).type != TEXT_TYPE:
             expected = f"one column {TEXT_COLUMN!r} of {TEXT_TYPE}"
-            raise _damaged(self._path, expected, ", ".join(map(str, schema)))
+            found = ", ".join(f"{field.name}: {field.type}" for field in schema)
+            raise _damaged(self._path, expected, found)
         if self._starts[-1] != num_phrases:
             raise _damaged(self._path, f"{num_phrases} rows", f"{self._starts[-1]} rows")
 
     @property
     def column_names(self) -> tuple[str, ...]:
         """Names of the metadata columns."""
-        return tuple(name for name in self._reader.schema.names if name != TEXT_COLUMN)
+        return tuple(name for name in self._names if name != TEXT_COLUMN)
 
     def texts(self, phrase_ids: IntArray) -> npt.NDArray[np.object_]:
         """Look up the texts of phrases, an array of str in the shape of ``phrase_ids``.
@@ -96,7 +98,7 @@ class PhraseTable:
                 expected=f"one of {', '.join(self.column_names) or '(the bank has none)'}",
                 found=name,
             )
-        chunks = [self._batch(i).column(name) for i in range(len(self._batches))]
+        chunks = [self._batch(i).column(self._names.index(name)) for i in range(len(self._batches))]
         return pa.chunked_array(chunks).to_numpy()  # type: ignore[no-any-return]
 
     def find(self, texts: Sequence[str]) -> IntArray:

@@ -35,6 +35,6 @@ class SearchBackend(Protocol):
         Raises:
             EmbeddingError: If the queries have another width than the bank, or if one of them is
                 NaN, infinite or all zero; the message names the row.
-            ValueError: If k is below 1.
+            ConfigError: If k is below 1.
         """
         ...

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lightweight_decoder.bank import unit_rows
 from lightweight_decoder.datatypes import NO_ID, Candidates
-from lightweight_decoder.errors import EmbeddingError
+from lightweight_decoder.errors import BankError, ConfigError, EmbeddingError
 from lightweight_decoder.search.precision import full_float32
 from lightweight_decoder.search.ranking import (
     first_k_phrases,
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from lightweight_decoder.datatypes import IntArray
 
 DEFAULT_BLOCK_BYTES = 64 * 2**20
+"""Fewer blocks leave less to merge; larger ones no longer pay (2,048 queries x 50,000 x 384 on one
+core: 16 MiB 1.32 s, 64 MiB 1.21 s, 128 MiB 1.35 s; torch's matmul and topk 1.17 s)."""
 
 _QUERY_ROWS = 256
 _PAIRS_AT_ONCE = 16_384
@@ -93,7 +95,7 @@ class ExactSearch:
         max_block_bytes: Size of the largest block of values, and of vectors converted at once.
 
     Raises:
-        EmbeddingError: If an owner is not a phrase.
+        BankError: If an owner is not a phrase.
     """
 
     def __init__(
@@ -137,7 +139,8 @@ class ExactSearch:
             max_block_bytes: Size of the largest block of values, and of vectors converted at once.
 
         Raises:
-            EmbeddingError: If a row is not of unit length, or if an owner is not a phrase.
+            EmbeddingError: If a row is not of unit length.
+            BankError: If an owner is not a phrase.
         """
         rows = torch.as_tensor(vectors)
         _check_unit_rows(rows)
@@ -177,7 +180,7 @@ class ExactSearch:
     def _check(self, queries: Tensor, k: int, exclude_vectors: Tensor | None) -> None:
         """Refuse what has the wrong shape."""
         if k < 1:
-            raise ValueError(f"k must be at least 1, got {k}")
+            raise ConfigError("too few candidates", where="k", expected="at least 1", found=k)
         if queries.ndim != 2 or queries.shape[1] != self.dim:  # noqa: PLR2004
             raise EmbeddingError(
                 "the queries have another width than the bank",
@@ -277,8 +280,10 @@ class ExactSearch:
 
     def _blocks(self, vectors: Tensor, dtype: torch.dtype) -> Iterator[tuple[int, Tensor]]:
         """Yield blocks of vectors, converted, each with the row it starts at."""
-        width = max(self.dim, _QUERY_ROWS) * dtype.itemsize
-        for rows in _slices(self.num_vectors, max(1, self._max_block_bytes // width)):
+        row_bytes = max(self.dim, _QUERY_ROWS) * dtype.itemsize
+        most_rows = max(1, self._max_block_bytes // row_bytes)
+        num_blocks = math.ceil(self.num_vectors / most_rows)
+        for rows in _slices(self.num_vectors, math.ceil(self.num_vectors / num_blocks)):
             yield rows.start, vectors[rows].to(dtype)
 
     @cached_property
@@ -350,7 +355,7 @@ def _check_owners(owners: Tensor, num_phrases: int) -> None:
     for rows in _slices(len(owners), 2**20):
         outside = (owners[rows] < 0) | (owners[rows] >= num_phrases)
         for row in outside.nonzero()[:1, 0].tolist():
-            raise EmbeddingError(
+            raise BankError(
                 "a vector belongs to no phrase",
                 at=f"row {rows.start + row}",
                 expected=f"a phrase id from 0 to {num_phrases - 1}",

@@ -36,9 +36,9 @@ def value_of_kth_phrase(values: Tensor, phrases: Tensor, k: int) -> Tensor:
 def rounded_cosines(cosines: Tensor) -> Tensor:
     """Round float64 cosines to multiples of 2**-30, then to float32.
 
-    Cosines that are equal in real numbers differ in the last bits of float64, according to the order
-    of the sum; rounded, they are equal again. Float32 alone would not do: near zero it has as many
-    digits as float64 has errors. The grid is far below what float32 vectors can tell apart.
+    Cosines that are equal in real numbers differ in the last bits of float64, according to the
+    order of the sum; rounded, they are equal again. Float32 alone would not do: near zero it would
+    keep those bits. The grid is far below what float32 vectors can tell apart.
     """
     return (cosines * _GRID).round_().div_(_GRID).float()
 
