@@ -13,13 +13,13 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from lightweight_decoder.errors import InputDataError
 from lightweight_decoder.evaluation.confidence import (
     NUM_BINS,
     reliability_bins,
     risk_coverage_curve,
 )
 from lightweight_decoder.evaluation.ranking import best_ranks
+from lightweight_decoder.evaluation.speed import latency_metrics
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -142,15 +142,12 @@ def plot_latency(latencies_ms: npt.NDArray[np.floating]) -> Figure:
     Raises:
         InputDataError: There are no latencies, or they are not all finite and above 0.
     """
-    if latencies_ms.size == 0 or not (np.isfinite(latencies_ms) & (latencies_ms > 0)).all():
-        raise InputDataError(
-            "latencies cannot be drawn", expected="one or more finite numbers above 0"
-        )
+    percentiles = latency_metrics(latencies_ms)
     figure, axes = _figure("Time of one query (ms)", "Queries")
     shown = latencies_ms[latencies_ms <= np.quantile(latencies_ms, 0.995)]
     axes.hist(shown, bins=40, color=SOFT)
     for share, height in ((50, 0.97), (95, 0.85), (99, 0.73)):
-        value = float(np.percentile(latencies_ms, share))
+        value = percentiles[f"latency_p{share}_ms"]
         axes.axvline(value, color=STRONG, linewidth=1.5)
         axes.annotate(
             f"p{share} {value:.3g} ms",

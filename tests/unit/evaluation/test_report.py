@@ -42,8 +42,12 @@ class Page(HTMLParser):
 
 
 @pytest.fixture
-def page(make_predictions):
-    def render(*, title="A run", facts=None, latencies_ms=None, max_examples=100, **changes):
+def page(make_predictions, monkeypatch):
+    def render(
+        *, title="A run", facts=None, latencies_ms=None, max_examples=100, draw=False, **changes
+    ):
+        if not draw:  # figures take most of the time
+            monkeypatch.setattr("lightweight_decoder.evaluation.report._drawings", lambda *_: [])
         predictions = make_predictions(**changes)
         metrics = summarize_predictions(predictions, num_resamples=100)
         html = render_report(
@@ -91,7 +95,7 @@ def test_a_clear_gain_is_marked_better_and_luck_is_not(page):
 
 
 def test_nothing_is_loaded_from_elsewhere(page):
-    _, parsed, _ = page(latencies_ms=np.linspace(1, 2, 50))
+    _, parsed, _ = page(latencies_ms=np.linspace(1, 2, 50), draw=True)
 
     loading = [
         (tag, name, value)
@@ -146,7 +150,7 @@ def test_more_examples_than_fit_are_drawn_evenly_and_said(page):
 
 
 def test_without_calibration_there_is_no_reliability_diagram(page):
-    html, parsed, _ = page(calibrated=False, baseline_value=None)
+    html, parsed, _ = page(calibrated=False, baseline_value=None, draw=True)
 
     assert "Reliability" not in html
     assert parsed.tags.count("svg") == 3
@@ -154,7 +158,7 @@ def test_without_calibration_there_is_no_reliability_diagram(page):
 
 
 def test_figures_follow_the_colors_of_the_page(page):
-    html, *_ = page()
+    html, *_ = page(draw=True)
 
     svg = "".join(re.findall(r"<svg.*?</svg>", html, re.DOTALL))
     assert "var(--strong)" in svg

@@ -10,6 +10,7 @@
     node.append(...children);
     return node;
   };
+  const collator = new Intl.Collator("en", { numeric: true });
   const percent = (share) => (100 * share).toFixed(1) + "%";
   const decimal = (value, digits = 3) => (value === null ? "" : value.toFixed(digits));
   const rankText = (rank) => (rank === 0 ? "–" : rank.toLocaleString("en"));
@@ -27,7 +28,7 @@
       if (x === y) return 0;
       if (x === null || x === undefined) return 1;
       if (y === null || y === undefined) return -1;
-      const order = typeof x === "string" ? x.localeCompare(y, "en", { numeric: true }) : x - y;
+      const order = typeof x === "string" ? collator.compare(x, y) : x - y;
       return sort.sign * order;
     };
     const draw = () => {
