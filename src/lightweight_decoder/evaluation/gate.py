@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from lightweight_decoder.errors import ConfigError, InputDataError
 from lightweight_decoder.evaluation.bootstrap import PairedDifference, paired_bootstrap
+from lightweight_decoder.evaluation.metric_names import MetricInfo, metric_info, metric_key
 from lightweight_decoder.evaluation.predictions import check_predictions
 from lightweight_decoder.evaluation.summary import query_values
 
@@ -15,15 +16,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-_HIGHER_IS_BETTER = (
-    *("recall", "mrr", "map", "ndcg", "auroc_right", "auroc_in_bank"),
-    *("bleu", "chrf", "rouge_l", "precision", "coverage"),
-)
-_LOWER_IS_BETTER = (
-    *("median_rank", "ece", "brier", "aurc", "fpr95_in_bank", "answered_out_of_bank"),
-)
 _COUNTS = ("num_queries", "num_out_of_bank")
-_RELATIVE = ("median_rank",)
 _OPTIONAL = ("auroc_right", "precision")  # undefined where all are right, all wrong, none answered
 
 
@@ -53,7 +46,7 @@ class MetricChange:
         """One line for people."""
         verdict = "fell" if self.fell else "held"
         line = f"{self.name} {verdict}: {self.before:.4f} -> {self.now:.4f} (loss {self.loss:+.4f}"
-        if metric_of(self.name) in _RELATIVE:
+        if _info(self.name).relative:
             line += " of the earlier value"
         return line + (f", p = {self.paired.p_value:.3f})" if self.paired else ")")
 
@@ -96,32 +89,25 @@ def compare_metrics(
     _check_counts(now, before, where)
     paired = _paired_differences(*predictions, where, seed) if predictions else {}
     changes = [
-        _change(name, before[name], now[name], tolerance, paired.get(_metric_key(name)))
+        _change(name, before[name], now[name], tolerance, paired.get(metric_key(name)))
         for name in names
     ]
     return sorted(changes, key=lambda change: (not change.fell, -change.loss))
 
 
-def metric_of(name: str) -> str:
-    """The metric in a full name, without its k: ``recall`` of ``test/decoder/recall@10``."""
-    return _metric_key(name).partition("@")[0]
-
-
-def higher_is_better(name: str) -> bool | None:
-    """The better direction of a metric; None for what has none, such as a count or a time."""
-    if metric_of(name) in _HIGHER_IS_BETTER:
-        return True
-    return False if metric_of(name) in _LOWER_IS_BETTER else None
-
-
-def _metric_key(name: str) -> str:
-    """The metric in a full name, with its k."""
-    return name.rpartition("/")[2]
-
-
 def _is_compared(name: str) -> bool:
     """Whether the name is of a decoder's metric with a better direction."""
-    return name.split("/")[-2:-1] == ["decoder"] and higher_is_better(name) is not None
+    info = metric_info(name)
+    is_decoders = name.split("/")[-2:-1] == ["decoder"]
+    return is_decoders and info is not None and info.higher_is_better is not None
+
+
+def _info(name: str) -> MetricInfo:
+    """What is known of a metric that is compared."""
+    info = metric_info(name)
+    if info is None:
+        raise InputDataError("not a metric of ours", found=name)
+    return info
 
 
 def _shared_names(
@@ -130,7 +116,7 @@ def _shared_names(
     """Names of what is compared; both sides must have the same, but for optional ones."""
     names, earlier = ([n for n in metrics if _is_compared(n)] for metrics in (now, before))
     shared = [name for name in names if name in earlier]
-    others = {name for name in {*names, *earlier} - {*shared} if metric_of(name) not in _OPTIONAL}
+    others = {name for name in {*names, *earlier} - {*shared} if metric_key(name) not in _OPTIONAL}
     if shared and not others:
         return shared
     raise InputDataError(
@@ -145,7 +131,7 @@ def _shared_names(
 def _check_counts(now: Mapping[str, float], before: Mapping[str, float], where: object) -> None:
     """Refuse evaluations of other numbers of queries."""
     for name in {*now, *before}:
-        if metric_of(name) in _COUNTS and now.get(name) != before.get(name):
+        if metric_key(name) in _COUNTS and now.get(name) != before.get(name):
             raise InputDataError(
                 "the two evaluations are of other queries",
                 where=where,
@@ -160,8 +146,9 @@ def _change(
     name: str, before: float, now: float, tolerance: float, paired: PairedDifference | None
 ) -> MetricChange:
     """The change of one metric."""
-    loss = before - now if higher_is_better(name) else now - before
-    if metric_of(name) in _RELATIVE:
+    info = _info(name)
+    loss = before - now if info.higher_is_better else now - before
+    if info.relative:
         loss /= max(before, 1.0)
     return MetricChange(name, before, now, loss, loss > tolerance, paired)
 

@@ -7,10 +7,6 @@ them (frequency, number of vectors, seen in training ...) which evaluation slice
 
 from __future__ import annotations
 
-import contextlib
-import os
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,9 +16,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lightweight_decoder.errors import InputDataError
+from lightweight_decoder.evaluation.files import whole_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from lightweight_decoder.datatypes import FloatArray, IntArray
 
@@ -128,19 +126,8 @@ def write_predictions(predictions: pa.Table, path: Path) -> None:
         InputDataError: The table is not one of predictions, or the file cannot be written.
     """
     check_predictions(predictions)
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        os.close(handle)
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    try:
-        pq.write_table(predictions, name, compression="zstd")
-        Path(name).replace(path)
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            Path(name).unlink()
+    with whole_file(path) as temporary:
+        pq.write_table(predictions, temporary, compression="zstd")
 
 
 def read_predictions(path: Path) -> pa.Table:
@@ -204,6 +191,7 @@ def check_predictions(predictions: pa.Table, *, where: object = "predictions") -
         expected="one or more phrases, and a value for each",
     )
     _check_confidence(predictions["confidence"], where)
+    _check_finite(predictions["values"].combine_chunks(), where)
 
 
 def first_values(predictions: pa.Table) -> FloatArray:
@@ -275,6 +263,15 @@ def _check_confidence(confidence: pa.ChunkedArray, where: object) -> None:
     )
 
 
+def _check_finite(values: pa.ListArray, where: object) -> None:
+    """Refuse a value that no ranking has, which JSON could not carry either."""
+    is_bad = pc.invert(pc.is_finite(pc.fill_null(values.flatten(), float("nan"))))
+    place = pc.index(is_bad, value=True).as_py()
+    if place >= 0:
+        row = pc.list_parent_indices(values)[place].as_py()
+        raise InputDataError("a value is not finite", where=where, at=f"row {row}")
+
+
 def _refuse(
     is_bad: pa.ChunkedArray, summary: str, *, where: object, expected: str | None = None
 ) -> None:
@@ -282,13 +279,3 @@ def _refuse(
     row = pc.index(is_bad, value=True).as_py()
     if row >= 0:
         raise InputDataError(summary, where=where, at=f"row {row}", expected=expected)
-
-
-def _unwritable(path: Path, error: OSError) -> InputDataError:
-    """The error for a file that cannot be written."""
-    return InputDataError(
-        "the predictions cannot be written",
-        where=path,
-        found=error.strerror or str(error),
-        advice="Free some space or name another folder.",
-    )

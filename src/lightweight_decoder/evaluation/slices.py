@@ -131,12 +131,22 @@ def _group_numbers(
     """By value where there are few, else by quantiles; equal values stay together."""
     distinct = np.unique(values)
     if len(distinct) <= _NUM_VALUES:
-        return [f"{value:.6g}" for value in distinct], np.searchsorted(distinct, values)
+        return [_number(value) for value in distinct], np.searchsorted(distinct, values)
     shares = np.linspace(0, 1, num_groups + 1)[1:]
     tops = np.unique(np.quantile(values, shares, method="inverted_cdf"))
     codes = np.searchsorted(tops, values)
     members = [values[codes == code] for code in range(len(tops))]
-    return [f"{group.min():.4g} to {group.max():.4g}" for group in members], codes
+    return [_range(group.min(), group.max()) for group in members], codes
+
+
+def _range(low: float, high: float) -> str:
+    """A range as people read it; one number where both ends are."""
+    return _number(low) if low == high else f"{_number(low)} to {_number(high)}"
+
+
+def _number(value: float) -> str:
+    """A number short enough for a label."""
+    return f"{value:,}" if isinstance(value, int | np.integer) else f"{value:.3g}"
 
 
 def _group_texts(texts: pa.ChunkedArray) -> tuple[list[str], npt.NDArray[np.int64]]:

@@ -1,0 +1,194 @@
+"""Figures of an evaluation, drawn with matplotlib and no display.
+
+Each function gives a ``Figure`` of its own; nothing is registered with pyplot, so there is nothing
+to close. Shapes: q queries.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from lightweight_decoder.evaluation.confidence import (
+    NUM_BINS,
+    reliability_bins,
+    risk_coverage_curve,
+)
+from lightweight_decoder.evaluation.ranking import best_ranks
+from lightweight_decoder.evaluation.speed import latency_metrics
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from matplotlib.axes import Axes
+
+    from lightweight_decoder.datatypes import IntArray
+    from lightweight_decoder.evaluation.confidence import AnyFloatArray, BoolArray
+
+INK, GRID, MUTED, STRONG, SOFT = "#1b2430", "#dfe4ea", "#8b96a5", "#0b7285", "#99d0d9"
+"""The only colors in any figure; the report puts its own in their place."""
+
+_SIZE = (5.2, 3.4)  # inches
+_RANK_EDGES = (1, 2, 4, 11, 31, 101, 1001)
+_RANK_LABELS = ("1", "2-3", "4-10", "11-30", "31-100", "101-1000", "> 1000")
+_MAX_POINTS = 500  # of a curve: more cannot be seen
+
+
+def plot_recall(ranks: Mapping[str, IntArray], *, max_k: int = 100) -> Figure:
+    """Recall@k over k, one line for each system.
+
+    Args:
+        ranks: System to (q,) int64 ranks from 1, 0 for none; the last is drawn strongest.
+        max_k: Where the lines end.
+    """
+    figure, axes = _figure("First k phrases", "Queries with a right phrase")
+    steps = np.arange(1, max_k + 1)
+    for (name, each), color in zip(ranks.items(), _colors(len(ranks)), strict=True):
+        best = best_ranks(each)
+        counts = np.bincount(np.clip(best, 0, max_k + 1), minlength=max_k + 2)[1:-1]
+        axes.plot(steps, np.cumsum(counts) / len(best), color=color, linewidth=2, label=name)
+    axes.set_xscale("log")
+    ticks = [k for k in (1, 3, 10, 30, 100, 300, 1000) if k <= max_k]
+    axes.set_xticks(ticks, [str(k) for k in ticks])
+    axes.minorticks_off()
+    axes.set_ylim(0, 1)
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    _legend(axes)
+    return figure
+
+
+def plot_rank_histogram(ranks: Mapping[str, IntArray]) -> Figure:
+    """Share of queries by the rank of their best right phrase; queries without one are left out.
+
+    Args:
+        ranks: System to (q,) int64 ranks from 1, 0 for none.
+    """
+    figure, axes = _figure("Rank of the best right phrase", "Queries")
+    width = 0.8 / len(ranks)
+    places = np.arange(len(_RANK_EDGES))
+    for shift, ((name, each), color) in enumerate(
+        zip(ranks.items(), _colors(len(ranks)), strict=True)
+    ):
+        found = best_ranks(each)
+        found = found[found > 0]
+        bins = np.searchsorted(_RANK_EDGES, found, side="right") - 1
+        shares = np.bincount(bins, minlength=len(places)) / max(len(found), 1)
+        left = places + (shift - (len(ranks) - 1) / 2) * width
+        axes.bar(left, shares, width * 0.92, color=color, label=name)
+    axes.set_xticks(places, _RANK_LABELS, fontsize=8)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.grid(visible=False, axis="x")
+    _legend(axes)
+    return figure
+
+
+def plot_reliability(
+    confidence: AnyFloatArray, right: BoolArray, *, num_bins: int = NUM_BINS
+) -> Figure:
+    """Reliability diagram: accuracy over confidence, and the number of queries in each bin.
+
+    Args:
+        confidence: (q,) in [0, 1].
+        right: (q,) bool.
+        num_bins: Bins of equal width.
+    """
+    bins = reliability_bins(confidence, right, num_bins=num_bins)
+    figure = Figure(figsize=_SIZE, layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+    _style(above, "", "Right first phrases")
+    _style(below, "Confidence", "Queries")
+    centers, width = (bins.edges[:-1] + bins.edges[1:]) / 2, 0.92 / num_bins
+    above.plot([0, 1], [0, 1], color=MUTED, linewidth=1.5, linestyle=(0, (4, 3)), label="ideal")
+    above.bar(centers, np.nan_to_num(bins.accuracy), width, color=SOFT)
+    above.plot(bins.confidence, bins.accuracy, "o-", color=STRONG, markersize=4, label="measured")
+    below.bar(centers, bins.counts, width, color=MUTED)
+    above.set_xlim(0, 1)
+    above.set_ylim(0, 1)
+    for axis in (above.yaxis, below.xaxis):
+        axis.set_major_formatter(PercentFormatter(1))
+    _legend(above)
+    return figure
+
+
+def plot_risk_coverage(systems: Mapping[str, tuple[AnyFloatArray, BoolArray]]) -> Figure:
+    """Selective risk over coverage, one line for each system.
+
+    Args:
+        systems: Name to (q,) values, higher is surer, and (q,) bool of what was right.
+    """
+    figure, axes = _figure("Queries answered, surest first", "Wrong answers among them")
+    for (name, (values, right)), color in zip(systems.items(), _colors(len(systems)), strict=True):
+        coverage, risk = risk_coverage_curve(values, right)
+        shown = np.unique(np.linspace(0, len(risk) - 1, _MAX_POINTS).astype(int))
+        axes.plot(coverage[shown], risk[shown], color=color, linewidth=2, label=name)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1.02)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(PercentFormatter(1))
+    _legend(axes, "lower right")
+    return figure
+
+
+def plot_latency(latencies_ms: npt.NDArray[np.floating]) -> Figure:
+    """Histogram of the time of single queries, with p50, p95 and p99; the slowest 0.5% are cut off.
+
+    Args:
+        latencies_ms: (calls,) milliseconds, each above 0.
+
+    Raises:
+        InputDataError: There are no latencies, or they are not all finite and above 0.
+    """
+    percentiles = latency_metrics(latencies_ms)
+    figure, axes = _figure("Time of one query (ms)", "Queries")
+    shown = latencies_ms[latencies_ms <= np.quantile(latencies_ms, 0.995)]
+    axes.hist(shown, bins=40, color=SOFT)
+    for share, height in ((50, 0.97), (95, 0.85), (99, 0.73)):
+        value = percentiles[f"latency_p{share}_ms"]
+        axes.axvline(value, color=STRONG, linewidth=1.5)
+        axes.annotate(
+            f"p{share} {value:.3g} ms",
+            (value, height),
+            xycoords=("data", "axes fraction"),
+            xytext=(4, 0),
+            textcoords="offset points",
+            color=INK,
+            fontsize=9,
+            va="top",
+        )
+    axes.set_xlim(left=0)
+    return figure
+
+
+def _figure(x_label: str, y_label: str) -> tuple[Figure, Axes]:
+    """One empty plot."""
+    figure = Figure(figsize=_SIZE, layout="constrained")
+    axes = figure.subplots()
+    _style(axes, x_label, y_label)
+    return figure, axes
+
+
+def _style(axes: Axes, x_label: str, y_label: str) -> None:
+    """Quiet axes on a clear ground."""
+    axes.figure.patch.set_alpha(0)
+    axes.patch.set_alpha(0)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["bottom", "left"]].set_color(GRID)
+    axes.grid(color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(color=GRID, labelcolor=INK, labelsize=9)
+    axes.set_xlabel(x_label, color=INK, fontsize=10)
+    axes.set_ylabel(y_label, color=INK, fontsize=10)
+
+
+def _legend(axes: Axes, place: Literal["best", "lower right"] = "best") -> None:
+    """Names of the lines, without a box."""
+    axes.legend(frameon=False, labelcolor=INK, fontsize=9, loc=place)
+
+
+def _colors(count: int) -> list[str]:
+    """The last system strong, those before it muted."""
+    return [*([MUTED] * (count - 1)), STRONG]
