@@ -19,6 +19,7 @@ DeviceVerdict = Literal[
     "hidden",
     "unknown",
 ]
+GpuBackend = Literal["cuda", "mps"]
 Backend = Literal["cpu", "cuda", "mps"]
 Source = Literal["probe", "cache", "parent", "none"]
 
@@ -107,6 +108,8 @@ class AcceleratorPlan:
         precision: One of Lightning's names, such as ``"32-true"``.
         strategy: One of Lightning's names; ``"auto"`` after a fallback.
         on_unusable: ``"fallback"``, ``"raise"`` or ``"force"``: what ``"auto"`` came to mean here.
+        environment: Variables that the resolver set, so that CUDA leaves out a GPU whose failure
+            would keep the others from starting; nearly always empty.
         reports: One per device that was looked at; empty if nothing had to be.
         reasons: Why the plan differs from what was asked, in sentences; empty if it does not.
         advice: What to do to get what was asked, in sentences.
@@ -123,6 +126,7 @@ class AcceleratorPlan:
     precision: str
     strategy: str
     on_unusable: str
+    environment: dict[str, str] = field(default_factory=dict)
     reports: tuple[DeviceReport, ...] = ()
     reasons: tuple[str, ...] = ()
     advice: tuple[str, ...] = ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from lightweight_decoder.accelerator import cache, nvml
 from lightweight_decoder.accelerator.advice import wheel_advice
@@ -18,9 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from lightweight_decoder.accelerator.machine import Machine
-    from lightweight_decoder.accelerator.plan import Source
+    from lightweight_decoder.accelerator.plan import GpuBackend, Source
 
-    GpuBackend = Literal["cuda", "mps"]
     Probe = Callable[[Machine, GpuBackend], tuple[DeviceReport, ...]]
 
 _LOCK_PATIENCE_S = TIME_LIMIT_S + 30
