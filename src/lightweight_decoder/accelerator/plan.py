@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 DeviceVerdict = Literal[
     "usable",
@@ -79,9 +79,16 @@ class DeviceReport:
         """The report that :meth:`to_dict` described.
 
         Raises:
-            TypeError: If a field is missing or unknown.
+            KeyError, TypeError, ValueError: If a field is missing, unknown or of another kind.
         """
-        capability = values.get("capability")
+        if (
+            values["verdict"] not in get_args(DeviceVerdict)
+            or not isinstance(values["precision_support"], dict)
+            or not isinstance(values["index"], int | None)
+            or not isinstance(values["uuid"], str | None)
+        ):
+            raise ValueError("not a device report")
+        capability = values["capability"]
         return cls(**{**values, "capability": tuple(capability) if capability else None})
 
 

@@ -75,7 +75,7 @@ def survey(
             if use_cache:
                 cache.store(key, reports)
         if launch is not None:
-            cache.store(launch, found.reports, lasting_only=False)
+            cache.store_launch(launch, found.reports)
     cache.hand_down(key, found.reports)
     return found
 
