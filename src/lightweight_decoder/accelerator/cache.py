@@ -1,7 +1,7 @@
 """Verdicts that outlive a process: a file per user, one probe per machine, agreement of all ranks.
 
-Nothing here is ever fatal: a damaged file is a missing file, and a folder that cannot be written is
-no cache.
+Nothing here is ever fatal: a damaged file is a missing file, and where no folder can be written
+there is no cache.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ HANDED_DOWN_VARIABLE = "LIGHTWEIGHT_DECODER_ACCELERATOR_VERDICT"
 _FORMAT = 1
 _LARGEST_FILE_BYTES = 1 << 20
 _IMPORTED_AT = time.time()
+_LAUNCH_KEPT_S = 86400.0
 # Other verdicts may be gone the next time: a full memory, a busy or a hung device.
 _LASTING_VERDICTS = frozenset({"usable", "no_kernels", "driver_too_old", "hidden"})
 # Who started this rank, and which start it was.
@@ -60,6 +61,20 @@ def cache_directory() -> Path:
     return Path(platformdirs.user_cache_dir("lightweight-decoder", appauthor=False))
 
 
+def _folder() -> Path:
+    """The cache's folder, or a temporary one of this user where that cannot be written."""
+    wanted = cache_directory()
+    user = os.getuid() if hasattr(os, "getuid") else 0
+    for folder in (wanted, Path(tempfile.gettempdir()) / f"lightweight-decoder-{user}"):
+        with contextlib.suppress(OSError):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # Anybody may have made the temporary one before us.
+            mine = folder == wanted or folder.stat().st_uid == user
+            if mine and os.access(folder, os.W_OK):
+                return folder
+    return wanted
+
+
 def load(key: str, *, not_before: float = 0.0) -> tuple[DeviceReport, ...] | None:
     """Stored reports, or None if there are none that can be used.
 
@@ -67,7 +82,7 @@ def load(key: str, *, not_before: float = 0.0) -> tuple[DeviceReport, ...] | Non
         key: Under which they were stored.
         not_before: Time (seconds since 1970) before which they must not have been stored.
     """
-    path = cache_directory() / f"{key}.json"
+    path = _folder() / f"{key}.json"
     try:
         if path.stat().st_size > _LARGEST_FILE_BYTES:
             raise ValueError("too large")  # noqa: TRY301
@@ -91,10 +106,8 @@ def store(key: str, reports: Sequence[DeviceReport], *, lasting_only: bool = Tru
     """
     if lasting_only and not all(report.verdict in _LASTING_VERDICTS for report in reports):
         return
-    folder = cache_directory()
-    temporary = None
+    folder, temporary = _folder(), None
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(
             "w", dir=folder, suffix=".partial", delete=False, encoding="utf-8"
         ) as file:
@@ -112,7 +125,7 @@ def drop(key: str) -> None:
     """Forget stored and handed down reports."""
     os.environ.pop(HANDED_DOWN_VARIABLE, None)
     with contextlib.suppress(OSError):
-        (cache_directory() / f"{key}.json").unlink()
+        (_folder() / f"{key}.json").unlink()
 
 
 def hand_down(key: str, reports: Sequence[DeviceReport]) -> None:
@@ -142,6 +155,15 @@ def launch_key(key: str) -> str | None:
     return "launch-" + hashlib.sha256("\n".join(facts).encode()).hexdigest()[:32]
 
 
+def store_launch(key: str, reports: Sequence[DeviceReport]) -> None:
+    """Keep reports for the other ranks of this launch, and clear away those of past launches."""
+    store(key, reports, lasting_only=False)
+    for path in _folder().glob("launch-*.json"):
+        with contextlib.suppress(OSError):
+            if path.stat().st_mtime < time.time() - _LAUNCH_KEPT_S:
+                path.unlink()
+
+
 def load_launch(key: str) -> tuple[DeviceReport, ...] | None:
     """Reports that another rank stored since this one started; older ones are another launch's."""
     return load(key, not_before=_started_at())
@@ -165,10 +187,8 @@ def alone(key: str, *, patience_s: float) -> Iterator[None]:
     """
     import filelock  # noqa: PLC0415 - a cpu run must not wait for it
 
-    folder = cache_directory()
-    lock = filelock.FileLock(folder / f"{key}.lock", timeout=patience_s)
+    lock = filelock.FileLock(_folder() / f"{key}.lock", timeout=patience_s)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except (OSError, NotImplementedError, filelock.Timeout) as error:
         log.debug("Probing without a lock: %s", error)

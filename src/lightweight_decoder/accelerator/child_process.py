@@ -85,22 +85,20 @@ def run_child(
         messages.append(message)
         return on_message(message) if on_message else None
 
+    exit_code = None
     try:
         ended = _listen(process, chunks, take, began=began, time_limit_s=time_limit_s)
-    except BaseException:
+        if ended == "exit":
+            # Its output is closed: it ends now, or is stuck in its own teardown.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                exit_code = process.wait(_GRACE_S)
+    finally:
         _kill_group(process)
-        raise
-    if ended == "exit":
-        # Its output is closed: it ends now, or is stuck in its own teardown.
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_GRACE_S)
-    exit_code = process.poll()
-    _kill_group(process)
-    _close(process, readers)
+        _close(process, readers)
     return ChildOutcome(
         messages=tuple(messages),
         ended=ended,
-        exit_code=exit_code if ended == "exit" else None,
+        exit_code=exit_code,
         error_text=b"".join(errors)[-_ERROR_TAIL_BYTES:].decode(errors="replace"),
         elapsed_s=time.monotonic() - began,
     )

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from lightweight_decoder.accelerator.machine import Machine
-    from lightweight_decoder.accelerator.plan import AcceleratorPlan, DeviceReport
+    from lightweight_decoder.accelerator.plan import AcceleratorPlan, DeviceReport, GpuBackend
     from lightweight_decoder.accelerator.request import Devices
-    from lightweight_decoder.accelerator.survey import GpuBackend, Probe
+    from lightweight_decoder.accelerator.survey import Probe
 
 _MACHINE_FACTS = ("torch_version", "cuda_version", "hip_version", "arch_list", "system")
 _PATH_VARIABLES = frozenset({"LD_LIBRARY_PATH"})

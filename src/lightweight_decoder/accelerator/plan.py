@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 DeviceVerdict = Literal[
     "usable",
@@ -19,6 +19,7 @@ DeviceVerdict = Literal[
     "hidden",
     "unknown",
 ]
+GpuBackend = Literal["cuda", "mps"]
 Backend = Literal["cpu", "cuda", "mps"]
 Source = Literal["probe", "cache", "parent", "none"]
 
@@ -78,9 +79,16 @@ class DeviceReport:
         """The report that :meth:`to_dict` described.
 
         Raises:
-            TypeError: If a field is missing or unknown.
+            KeyError, TypeError, ValueError: If a field is missing, unknown or of another kind.
         """
-        capability = values.get("capability")
+        if (
+            values["verdict"] not in get_args(DeviceVerdict)
+            or not isinstance(values["precision_support"], dict)
+            or not isinstance(values["index"], int | None)
+            or not isinstance(values["uuid"], str | None)
+        ):
+            raise ValueError("not a device report")
+        capability = values["capability"]
         return cls(**{**values, "capability": tuple(capability) if capability else None})
 
 
@@ -107,6 +115,8 @@ class AcceleratorPlan:
         precision: One of Lightning's names, such as ``"32-true"``.
         strategy: One of Lightning's names; ``"auto"`` after a fallback.
         on_unusable: ``"fallback"``, ``"raise"`` or ``"force"``: what ``"auto"`` came to mean here.
+        environment: Variables that the resolver set, so that CUDA leaves out a GPU whose failure
+            would keep the others from starting; nearly always empty.
         reports: One per device that was looked at; empty if nothing had to be.
         reasons: Why the plan differs from what was asked, in sentences; empty if it does not.
         advice: What to do to get what was asked, in sentences.
@@ -123,6 +133,7 @@ class AcceleratorPlan:
     precision: str
     strategy: str
     on_unusable: str
+    environment: dict[str, str] = field(default_factory=dict)
     reports: tuple[DeviceReport, ...] = ()
     reasons: tuple[str, ...] = ()
     advice: tuple[str, ...] = ()

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,19 +24,20 @@ from lightweight_decoder.accelerator.visibility import read_visibility
 
 if TYPE_CHECKING:
     from lightweight_decoder.accelerator.machine import Machine
-    from lightweight_decoder.accelerator.plan import Backend
+    from lightweight_decoder.accelerator.plan import GpuBackend
 
 PROBE_VERSION = 1  # part of the cache key: raise it when the probe's work changes
 TIME_LIMIT_S = 60.0
 COMPILING_TIME_LIMIT_S = 900.0  # the driver compiles PTX kernel by kernel, minutes in all
 _CHILD_PROGRAM = Path(__file__).with_name("probe_child.py")
 _MOST_CHILDREN = 16
+_ERRORS_OF_THE_DRIVER = frozenset({100, 802, 803, 804})  # no single GPU is at fault
 _MOST_DEVICES = 64  # torch's own limit
 
 
 def probe_devices(
     machine: Machine,
-    backend: Backend,
+    backend: GpuBackend,
     *,
     time_limit_s: float = TIME_LIMIT_S,
     program: Path = _CHILD_PROGRAM,
@@ -51,44 +52,80 @@ def probe_devices(
         program: The child program.
 
     Returns:
-        Reports in torch's own order, then hidden devices. If the backend fails as a whole, one
-        report for each GPU that the operating system lists, without index. Never empty.
+        Reports in torch's own order, then hidden devices. Never empty. If the backend fails as a
+        whole, one report for each GPU that the operating system lists, without index. If it fails
+        because of some GPUs, the others are indexed as if ``CUDA_VISIBLE_DEVICES`` named them.
     """
-    devices: dict[int, DeviceReport] = {}
-    workers: dict[int, Future[ChildOutcome]] = {}
-    with ThreadPoolExecutor(_MOST_CHILDREN) as pool:
-
-        def meet(message: dict[str, Any]) -> float | None:
-            report = _introduced(message, machine, backend)
-            if report is None or report.index is None or report.index in devices:
-                return None
-            devices[report.index] = report
-            limit_s = _limit_s(report, machine, time_limit_s)
-            if report.index == 0:
-                return limit_s
-            command = _command(program, backend, report.index)
-            workers[report.index] = pool.submit(
-                run_child, command, environment=_environment(), time_limit_s=limit_s
-            )
-            return None
-
-        scout = run_child(
-            _command(program, backend, 0, announcing=True),
-            environment=_environment(),
-            time_limit_s=time_limit_s,
-            on_message=meet,
-        )
-        outcomes = {0: scout} | {index: worker.result() for index, worker in workers.items()}
-    if not devices:
-        return _whole_backend(scout, machine, backend)
-    reports = [diagnose(devices[index], outcomes[index], machine) for index in sorted(devices)]
+    prober = _Prober(machine, backend, time_limit_s, program)
+    reports = prober.probe(_environment())
+    if _may_hide_healthy_ones(reports, machine):
+        return prober.probe_one_by_one()
     return (*reports, *_hidden(reports, machine, backend))
 
 
-def _command(program: Path, backend: str, index: int, *, announcing: bool = False) -> list[str]:
-    """The child's command line; isolated mode keeps files beside it from shadowing modules."""
-    paths = json.dumps([path for path in sys.path if path])
-    return [sys.executable, "-I", str(program), backend, str(index), str(int(announcing)), paths]
+@dataclass(frozen=True)
+class _Prober:
+    """What all children of one probe have in common."""
+
+    machine: Machine
+    backend: GpuBackend
+    time_limit_s: float
+    program: Path
+
+    def probe(self, environment: dict[str, str]) -> tuple[DeviceReport, ...]:
+        """Reports on every device that an environment shows."""
+        devices: dict[int, DeviceReport] = {}
+        workers: dict[int, Future[ChildOutcome]] = {}
+        with ThreadPoolExecutor(_MOST_CHILDREN) as pool:
+
+            def meet(message: dict[str, Any]) -> float | None:
+                report = _introduced(message, self.machine, self.backend)
+                if report is None or report.index is None or report.index in devices:
+                    return None
+                devices[report.index] = report
+                limit_s = _limit_s(report, self.machine, self.time_limit_s)
+                if report.index == 0:
+                    return limit_s
+                workers[report.index] = pool.submit(
+                    run_child,
+                    self._command(report.index),
+                    environment=environment,
+                    time_limit_s=limit_s,
+                )
+                return None
+
+            scout = run_child(
+                self._command(0, announcing=True),
+                environment=environment,
+                time_limit_s=self.time_limit_s,
+                on_message=meet,
+            )
+            outcomes = {0: scout} | {index: worker.result() for index, worker in workers.items()}
+        if not devices:
+            return _whole_backend(scout, self.machine, self.backend)
+        return tuple(
+            diagnose(devices[index], outcomes[index], self.machine) for index in sorted(devices)
+        )
+
+    def probe_one_by_one(self) -> tuple[DeviceReport, ...]:
+        """Reports on GPUs that are each shown alone, the usable ones first and numbered."""
+
+        def alone(gpu: Gpu) -> DeviceReport:
+            prober = replace(self, machine=replace(self.machine, gpus=(gpu,)))
+            report = prober.probe({**_environment(), "CUDA_VISIBLE_DEVICES": str(gpu.uuid)})[0]
+            return replace(report, index=None, uuid=gpu.uuid, name=gpu.name or report.name)
+
+        with ThreadPoolExecutor(_MOST_CHILDREN) as pool:
+            reports = list(pool.map(alone, self.machine.gpus))
+        usable = [report for report in reports if report.usable]
+        failed = [report for report in reports if not report.usable]
+        return (*(replace(one, index=index) for index, one in enumerate(usable)), *failed)
+
+    def _command(self, index: int, *, announcing: bool = False) -> list[str]:
+        """A child's command line; isolated mode keeps files beside it from shadowing modules."""
+        paths = json.dumps([path for path in sys.path if path])
+        options = [self.backend, str(index), str(int(announcing)), paths]
+        return [sys.executable, "-I", str(self.program), *options]
 
 
 def _environment() -> dict[str, str]:
@@ -99,7 +136,23 @@ def _environment() -> dict[str, str]:
     return environment
 
 
-def _introduced(message: dict[str, Any], machine: Machine, backend: Backend) -> DeviceReport | None:
+def _may_hide_healthy_ones(reports: tuple[DeviceReport, ...], machine: Machine) -> bool:
+    """Whether a backend failed as a whole although some of its GPUs may work alone."""
+    first = reports[0]
+    return (
+        first.index is None
+        and machine.cuda_version is not None
+        and first.verdict in {"init_failed", "crashed", "hung", "unknown"}
+        and first.error_code not in _ERRORS_OF_THE_DRIVER
+        and len(machine.gpus) > 1
+        and all(gpu.uuid for gpu in machine.gpus)
+        and not read_visibility(machine.variables).setting
+    )
+
+
+def _introduced(
+    message: dict[str, Any], machine: Machine, backend: GpuBackend
+) -> DeviceReport | None:
     """The device that a record introduces; None for other records and for nonsense."""
     if message["kind"] != "device":
         return None
@@ -120,7 +173,7 @@ def _limit_s(report: DeviceReport, machine: Machine, time_limit_s: float) -> flo
 
 
 def _whole_backend(
-    scout: ChildOutcome, machine: Machine, backend: Backend
+    scout: ChildOutcome, machine: Machine, backend: GpuBackend
 ) -> tuple[DeviceReport, ...]:
     """One verdict for all GPUs, as the backend failed before it could tell them apart."""
     verdict = DeviceReport(
@@ -155,7 +208,7 @@ def _blame_visibility(verdict: DeviceReport, machine: Machine) -> DeviceReport:
 
 
 def _hidden(
-    reports: list[DeviceReport], machine: Machine, backend: Backend
+    reports: tuple[DeviceReport, ...], machine: Machine, backend: GpuBackend
 ) -> tuple[DeviceReport, ...]:
     """Devices that the driver lists and torch does not show."""
     if backend != "cuda" or machine.hip_version:

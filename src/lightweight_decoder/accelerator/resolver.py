@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from lightweight_decoder.accelerator.machine import Machine
+    from lightweight_decoder.accelerator.plan import GpuBackend
     from lightweight_decoder.accelerator.request import Devices, Request
-    from lightweight_decoder.accelerator.survey import GpuBackend, Probe
+    from lightweight_decoder.accelerator.survey import Probe
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,8 @@ def resolve_accelerator(
     """Decide where to run, by running kernels on each device in a process of its own.
 
     This process never initializes CUDA and stays free to fork. ``accelerator="cpu"`` returns at
-    once and touches nothing.
+    once and touches nothing. If a broken GPU keeps CUDA from starting on the healthy ones, this
+    sets ``CUDA_VISIBLE_DEVICES`` to leave it out, and the plan says so.
 
     Args:
         accelerator: ``"auto"``, ``"cpu"``, ``"gpu"``, ``"cuda"``, ``"rocm"`` (CUDA's name in ROCm
@@ -73,6 +75,7 @@ def resolve_accelerator(
     """
     request = parse_request(accelerator, devices, precision, strategy, on_unusable)
     plan, needs_attention = decide(request, use_cache=cache, look=look, probe=probe)
+    os.environ.update(plan.environment)
     _tell(plan, needs_attention=needs_attention)
     return plan
 
@@ -165,6 +168,7 @@ def _plan(
         precision=choice.precision,
         strategy=choice.strategy,
         on_unusable=request.mode,
+        environment=_leaving_out(surveys) if choice.accelerator == "cuda" else {},
         reports=tuple(report for found in surveys for report in found.reports),
         reasons=choice.reasons,
         advice=choice.advice,
@@ -173,6 +177,14 @@ def _plan(
         probe_ms=sum(found.probe_ms for found in surveys),
         resolved_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def _leaving_out(surveys: Sequence[Survey]) -> dict[str, str]:
+    """What shows CUDA the numbered GPUs only, if there are others that it fails over."""
+    reports = surveys[-1].reports
+    numbered = [str(report.uuid) for report in reports if report.index is not None]
+    failed = any(report.index is None and report.verdict != "hidden" for report in reports)
+    return {"CUDA_VISIBLE_DEVICES": ",".join(numbered)} if numbered and failed else {}
 
 
 def _tell(plan: AcceleratorPlan, *, needs_attention: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from lightweight_decoder.accelerator import cache, nvml
 from lightweight_decoder.accelerator.advice import wheel_advice
@@ -18,9 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from lightweight_decoder.accelerator.machine import Machine
-    from lightweight_decoder.accelerator.plan import Source
+    from lightweight_decoder.accelerator.plan import GpuBackend, Source
 
-    GpuBackend = Literal["cuda", "mps"]
     Probe = Callable[[Machine, GpuBackend], tuple[DeviceReport, ...]]
 
 _LOCK_PATIENCE_S = TIME_LIMIT_S + 30
@@ -62,23 +61,37 @@ def survey(
     if reports is not None:
         return Survey(backend, reports, source="parent")
     launch = cache.launch_key(key)
-    began = time.monotonic()
-    with cache.alone(key, patience_s=_LOCK_PATIENCE_S):
-        if launch is not None and (reports := cache.load_launch(launch)) is not None:
-            return Survey(backend, reports, source="parent")
-        cached = cache.load(key) if use_cache else None
-        if cached is not None and _still_true(cached):
-            found = Survey(backend, cached, source="cache")
-        else:
-            reports = probe(machine, backend)
-            probe_ms = round((time.monotonic() - began) * 1000, 1)
-            found = Survey(backend, reports, source="probe", probe_ms=probe_ms)
-            if use_cache:
-                cache.store(key, reports)
-        if launch is not None:
-            cache.store(launch, found.reports, lasting_only=False)
+    # Alone, a cached verdict needs no lock; ranks take turns, so that they cannot disagree on it.
+    found = _cached(key, backend) if use_cache and launch is None else None
+    if found is None:
+        with cache.alone(key, patience_s=_LOCK_PATIENCE_S):
+            if launch is not None and (reports := cache.load_launch(launch)) is not None:
+                return Survey(backend, reports, source="parent")
+            found = (_cached(key, backend) if use_cache else None) or _probed(
+                machine, backend, probe
+            )
+            if use_cache and found.source == "probe":
+                cache.store(key, found.reports)
+            if launch is not None:
+                cache.store_launch(launch, found.reports)
     cache.hand_down(key, found.reports)
     return found
+
+
+def _cached(key: str, backend: GpuBackend) -> Survey | None:
+    """The survey of an earlier run, if it is still true."""
+    reports = cache.load(key)
+    if reports is None or not _still_true(reports):
+        return None
+    return Survey(backend, reports, source="cache")
+
+
+def _probed(machine: Machine, backend: GpuBackend, probe: Probe) -> Survey:
+    """A survey by running kernels."""
+    began = time.monotonic()
+    reports = probe(machine, backend)
+    probe_ms = round((time.monotonic() - began) * 1000, 1)
+    return Survey(backend, reports, source="probe", probe_ms=probe_ms)
 
 
 def machine_key(machine: Machine, backend: GpuBackend) -> str:

@@ -68,8 +68,8 @@ def _of_ordinals(setting: str, elements: list[str]) -> Visibility:
     """Numbers, read up to the first that is none; text after a number is ignored."""
     ordinals: list[int] = []
     for element in elements:
-        match = re.match(r"[+]?\d+", element)
-        if match is None:
+        match = re.match(r"[+-]?\d+", element)
+        if match is None or int(match[0]) < 0:
             break
         ordinals.append(int(match[0]))
     twice = _first_repeated(ordinals)

@@ -81,11 +81,9 @@ print(json.dumps({"plan": plan, "refused": refused, "initialized": torch.cuda.is
 def stub_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("stub")
     (folder / "stub.c").write_text(STUB)
+    flags = ["-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-ldl"]
     subprocess.run(
-        ["gcc", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o", "libcuda.so.1", "stub.c"]
-        + ["-ldl"],
-        cwd=folder,
-        check=True,
+        [str(shutil.which("gcc")), "-o", "libcuda.so.1", "stub.c", *flags], cwd=folder, check=True
     )
     return folder
 
@@ -111,30 +109,28 @@ def resolve(stub_folder, tmp_path, **settings):
 
 
 @pytest.mark.parametrize(
-    ("settings", "verdict", "code", "reason", "advice"),
+    ("settings", "finding", "texts"),
     [
-        ({"STUB_DRIVER": "12040"}, "driver_too_old", 35, "too old", "supports 12.4"),
-        ({"STUB_INIT": "2"}, "out_of_memory", 2, "memory is full", "process that fills it"),
-        ({"STUB_INIT": "46"}, "busy", 46, "another process", "nvidia-smi -c DEFAULT"),
-        ({"STUB_INIT": "100"}, "init_failed", 100, "finds no device", "nvidia-smi lists"),
-        ({"STUB_INIT": "214"}, "init_failed", 214, "could not correct", "Reset the device"),
-        ({"STUB_INIT": "802"}, "init_failed", 802, "fabric is not up", "nvidia-fabricmanager"),
-        ({"STUB_INIT": "803"}, "init_failed", 803, "different versions", "driver update"),
-        ({"STUB_INIT": "804"}, "init_failed", 804, "compatibility package", "LD_LIBRARY_PATH"),
-        ({"STUB_INIT": "999"}, "init_failed", 999, "without saying why", "reboot"),
+        ({"STUB_DRIVER": "12040"}, ("driver_too_old", 35), ("too old", "supports 12.4")),
+        ({"STUB_INIT": "2"}, ("out_of_memory", 2), ("memory is full", "process that fills it")),
+        ({"STUB_INIT": "46"}, ("busy", 46), ("another process", "nvidia-smi -c DEFAULT")),
+        ({"STUB_INIT": "100"}, ("init_failed", 100), ("finds no device", "nvidia-smi lists")),
+        ({"STUB_INIT": "214"}, ("init_failed", 214), ("could not correct", "Reset the device")),
+        ({"STUB_INIT": "802"}, ("init_failed", 802), ("fabric is not up", "nvidia-fabricmanager")),
+        ({"STUB_INIT": "803"}, ("init_failed", 803), ("different versions", "driver update")),
+        ({"STUB_INIT": "804"}, ("init_failed", 804), ("compatibility package", "LD_LIBRARY_PATH")),
+        ({"STUB_INIT": "999"}, ("init_failed", 999), ("without saying why", "reboot")),
     ],
     ids=lambda value: "-".join(value.values()) if isinstance(value, dict) else None,
 )
-def test_each_failure_has_its_own_verdict(
-    stub_folder, tmp_path, settings, verdict, code, reason, advice
-):
+def test_each_failure_has_its_own_verdict(stub_folder, tmp_path, settings, finding, texts):
     found, stderr = resolve(stub_folder, tmp_path, **settings)
 
     plan = found["plan"]
     (report,) = plan["reports"]
-    assert (report["verdict"], report["error_code"]) == (verdict, code)
-    assert reason in report["reason"]
-    assert advice in report["advice"]
+    assert (report["verdict"], report["error_code"]) == finding
+    assert texts[0] in report["reason"]
+    assert texts[1] in report["advice"]
     assert plan["accelerator"] == "cpu"
     assert stderr.count("Running on cpu") == 1
     assert report["reason"] in found["refused"]
