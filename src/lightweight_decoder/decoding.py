@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from lightweight_decoder.bank import PhraseBank
+from lightweight_decoder.bank import PhraseBank, unit_rows
 from lightweight_decoder.calibration import Calibration
-from lightweight_decoder.datatypes import NO_ID, Candidates, Decoded
+from lightweight_decoder.datatypes import Candidates, Decoded
 from lightweight_decoder.errors import CheckpointError, ConfigError, EmbeddingError
 from lightweight_decoder.rerank import ListwiseReranker, QueryAdapter, phrase_features
-from lightweight_decoder.search import ExactSearch
+from lightweight_decoder.search import ExactSearch, phrase_ranks
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 CHECKPOINT_VERSION = 1
 _BATCH_SIZE = 1024
+_RANKS_FROM_SEARCH = 128
 
 
 class PhraseBankDecoder:
@@ -127,46 +128,38 @@ class PhraseBankDecoder:
             ``reranker.num_candidates`` keep the order of the search. The values are cosines, or
             logits where there is a reranker.
         """
-        adapted = self.adapt(queries)
-        wanted = k if self.reranker is None else max(k, self.reranker.num_candidates)
-        found = self.search.search(adapted, wanted, exclude_vectors=exclude_vectors)
-        if self.reranker is not None:
-            found = self.rerank(queries, found)
-        return _first(found, k)
+        return self._find(queries, k, exclude_vectors)[1]
 
     def adapt(self, queries: Tensor) -> Tensor:
         """Returns queries (q, query_dim) moved into the bank's space (q, d)."""
-        return queries if self.adapter is None else self.adapter(queries)
+        if self.adapter is None:
+            return queries
+        adapted: Tensor = self.adapter(queries)
+        return adapted
 
-    def rerank(self, queries: Tensor, found: Candidates) -> Candidates:
-        """Returns the first ``reranker.num_candidates`` columns of ``found`` in their new order.
+    def logits(self, queries: Tensor, adapted: Tensor, found: Candidates) -> Tensor:
+        """Returns the reranker's logits (q, k) float32 for candidates of the search.
 
-        Later columns stay behind them, in the order of the search, at logits below the last.
+        Args:
+            queries: (q, query_dim) float32.
+            adapted: (q, d) float32 of unit length.
+            found: What the search found for them.
         """
-        if self.reranker is None:
-            return found
-        head = _first(found, self.reranker.num_candidates)
-        logits = self.logits(queries, head)
-        order = logits.argsort(dim=1, descending=True, stable=True)
-        reranked = Candidates(
-            phrase_ids=head.phrase_ids.gather(1, order),
-            vector_ids=head.vector_ids.gather(1, order),
-            values=logits.gather(1, order),
-            kind="logit",
-        )
-        return _append_tail(reranked, found)
-
-    def logits(self, queries: Tensor, found: Candidates) -> Tensor:
-        """Returns the reranker's logits (q, k) for candidates of the search."""
-        assert self.reranker is not None
+        assert self.reranker is not None, "the decoder has no reranker"
         vectors = self.bank.gather(found.vector_ids)
-        return self.reranker(queries, vectors, found.values, self.features[found.phrase_ids])
+        features = self.features[found.phrase_ids]
+        logits: Tensor = self.reranker(
+            queries, adapted, found.phrase_ids, vectors, found.values, features
+        )
+        return logits
 
     @property
     def features(self) -> Tensor:
         """(p, f) float32 features of the bank's phrases, computed at first use."""
-        if self._features is None or self._features.device != self.device:
-            self._features = phrase_features(self.bank).to(self.device)
+        if self._features is None:
+            self._features = phrase_features(self.bank)
+        if self._features.device != self.device:
+            self._features = self._features.to(self.device)
         return self._features
 
     @torch.no_grad()
@@ -183,15 +176,13 @@ class PhraseBankDecoder:
             targets: (q, m) int64 right phrases of each query, filled up with ``NO_ID``.
             exclude_vectors: As in ``candidates``.
         """
-        adapted = self.adapt(queries)
-        ranks = phrase_ranks(self.bank, adapted, targets, exclude_vectors=exclude_vectors)
-        if self.reranker is None:
-            return ranks
-        head = self.candidates(
-            queries, self.reranker.num_candidates, exclude_vectors=exclude_vectors
+        depth = _RANKS_FROM_SEARCH if self.reranker is None else self.reranker.num_candidates
+        head = self.candidates(queries, depth, exclude_vectors=exclude_vectors)
+        below = phrase_ranks(
+            self.bank, self.adapt(queries), targets, exclude_vectors=exclude_vectors
         )
-        found = (head.phrase_ids[:, None, :] == targets[:, :, None]) & (ranks > 0)[:, :, None]
-        return torch.where(found.any(-1), found.int().argmax(-1) + 1, ranks)
+        found = head.phrase_ids[:, None, :] == targets[:, :, None]
+        return torch.where(found.any(-1) & (below > 0), found.int().argmax(-1) + 1, below)
 
     def recipe(self) -> dict[str, Any]:
         """Returns what ``from_checkpoint`` needs besides the weights, as plain values."""
@@ -245,6 +236,20 @@ class PhraseBankDecoder:
             opened, adapter=adapter, reranker=reranker, calibration=calibration, device=device
         )
 
+    def _find(
+        self, queries: Tensor, k: int, exclude_vectors: Tensor | None = None
+    ) -> tuple[Tensor, Candidates]:
+        """The best cosine (q,) of the search, and the k best candidates after reranking."""
+        adapted = self.adapt(queries)
+        wanted = k if self.reranker is None else max(k, self.reranker.num_candidates)
+        found = self.search.search(adapted, wanted, exclude_vectors=exclude_vectors)
+        similarity = found.values[:, 0]
+        if self.reranker is not None:
+            head = _first(found, self.reranker.num_candidates)
+            logits = self.logits(queries, adapted, head)
+            found = _append_tail(_reordered(head, logits), found)
+        return similarity, _first(found, k)
+
     def _queries(self, embeddings: npt.ArrayLike | Tensor) -> Tensor:
         """The embeddings as checked (q, query_dim) float32 on the decoder's device."""
         queries = torch.as_tensor(embeddings).to(device=self.device, dtype=torch.float32)
@@ -257,16 +262,16 @@ class PhraseBankDecoder:
                 found=tuple(torch.as_tensor(embeddings).shape),
                 advice="Encode the queries with the encoder that the decoder was made for.",
             )
-        check_queries(queries)
-        return queries
+        return unit_rows(queries)
 
     def _decode_batch(self, queries: Tensor, top_k: int, abstain_below: float) -> Decoded:
         """Decodes one batch of checked queries."""
-        wanted = max(top_k, self.calibration.num_values if self.calibration else 0)
-        found = self.candidates(queries, wanted)
+        wanted = max(top_k, self.calibration.num_candidates if self.calibration else 0)
+        similarity, found = self._find(queries, wanted)
         confidence = None
         if self.calibration is not None:
-            confidence = self.calibration.confidence(found.values.cpu().numpy())
+            values, nearest = found.values.cpu().numpy(), similarity.cpu().numpy()
+            confidence = self.calibration.confidence(values, nearest)
         found = _first(found, top_k)
         phrase_ids = found.phrase_ids.cpu().numpy()
         abstained = np.zeros(len(phrase_ids), dtype=bool)
@@ -287,6 +292,17 @@ def _first(found: Candidates, k: int) -> Candidates:
         phrase_ids=found.phrase_ids[:, :k],
         vector_ids=found.vector_ids[:, :k],
         values=found.values[:, :k],
+    )
+
+
+def _reordered(found: Candidates, logits: Tensor) -> Candidates:
+    """The candidates by falling logit, ties in the order of the search."""
+    order = logits.argsort(dim=1, descending=True, stable=True)
+    return Candidates(
+        phrase_ids=found.phrase_ids.gather(1, order),
+        vector_ids=found.vector_ids.gather(1, order),
+        values=logits.gather(1, order),
+        kind="logit",
     )
 
 

@@ -10,16 +10,17 @@ import inspect
 import json
 import logging
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ForwardRef
 
 import lightning as L  # noqa: N812 - the name everyone uses
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
-from hydra_zen import builds, instantiate
-from hydra_zen.third_party.pydantic import pydantic_parser
+from hydra_zen import builds
 from omegaconf import DictConfig, OmegaConf
+from pydantic import TypeAdapter, ValidationError
+from pydantic.errors import PydanticUserError
 from rich.console import Console
 
 from lightweight_decoder.accelerator import AcceleratorPlan, resolve_accelerator
@@ -29,7 +30,7 @@ from lightweight_decoder.data.labelled_text import LabelledText
 from lightweight_decoder.data.pairs import Pairs
 from lightweight_decoder.data.reverse_dictionary import ReverseDictionary
 from lightweight_decoder.decoding import PhraseBankDecoder
-from lightweight_decoder.embeddings.text_encoder import TextEncoder
+from lightweight_decoder.embeddings import TextEncoder, default_cache_dir
 from lightweight_decoder.errors import ConfigError, LightweightDecoderError
 from lightweight_decoder.rerank import ListwiseReranker, QueryAdapter
 from lightweight_decoder.training.module import DecoderModule
@@ -44,8 +45,6 @@ from lightweight_decoder.training.tracking import open_trackers, open_wandb
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from lightweight_decoder.bank import PhraseBank
-
 logger = logging.getLogger(__name__)
 
 _SCHEMAS: dict[str, Callable[..., object]] = {
@@ -54,7 +53,7 @@ _SCHEMAS: dict[str, Callable[..., object]] = {
     "labelled_text": LabelledText,
     "pairs": Pairs,
     "denoise": Denoise,
-    "datamodule": DecoderDataModule,
+    "batches": DecoderDataModule,
     "query_adapter": QueryAdapter,
     "listwise_reranker": ListwiseReranker,
     "decoder_module": DecoderModule,
@@ -62,17 +61,26 @@ _SCHEMAS: dict[str, Callable[..., object]] = {
     "trainer": L.Trainer,
     "wandb": open_wandb,
 }
-_FILLED_IN_HERE = frozenset(
-    {"bank", "bank_dim", "decoder", "device", "encoder", "query_dim", "run_dir", "source"}
-)
-_PLAN_KEYS = frozenset({"accelerator", "devices", "precision", "strategy"})
+_PLANNED = frozenset({"accelerator", "devices", "precision", "strategy"})
+_FILLED_IN_HERE: dict[str, frozenset[str]] = {
+    "text_encoder": frozenset({"device", "cache_dir"}),
+    "reverse_dictionary": frozenset({"encoder"}),
+    "labelled_text": frozenset({"encoder"}),
+    "batches": frozenset({"source", "seed"}),
+    "query_adapter": frozenset({"query_dim", "bank_dim"}),
+    "listwise_reranker": frozenset({"query_dim", "bank_dim", "num_phrases"}),
+    "decoder_module": frozenset({"decoder", "seed"}),
+    "accelerator": _PLANNED | {"look", "probe"},
+    "trainer": frozenset({"callbacks", "default_root_dir", "logger"}),
+    "wandb": frozenset({"run_dir"}),
+}
 
 
 def register_schemas() -> None:
     """Makes the signatures of everything that can be configured known to Hydra."""
     store = ConfigStore.instance()
     for name, target in _SCHEMAS.items():
-        excluded = _FILLED_IN_HERE & set(inspect.signature(target).parameters)
+        excluded = _FILLED_IN_HERE.get(name, frozenset())
         schema = builds(target, populate_full_signature=True, zen_exclude=excluded)
         store.store(group="schema", name=name, node=schema)
 
@@ -82,45 +90,181 @@ register_schemas()
 
 @contextmanager
 def reported_errors() -> Iterator[None]:
-    """Ends the program with our message, and without a traceback, when an error of ours is raised."""
+    """Ends the program with our message, and no traceback, when an error of ours is raised."""
     try:
         yield
     except LightweightDecoderError as error:
-        logger.error("%s: %s", type(error).__name__, error)  # noqa: TRY400 - no traceback wanted
+        logger.error("%s", error)  # noqa: TRY400 - the message is for people, who need no traceback
         raise SystemExit(1) from None
 
 
 def train(config: DictConfig) -> float:
-    """Trains and tests one decoder in Hydra's run folder; returns its best ``val/decoder/mrr``."""
-    _require_complete(config)
+    """Trains and tests one decoder in Hydra's run folder; returns its best ``val/decoder/mrr``.
+
+    Raises:
+        LightweightDecoderError: Anything that the configuration or the files it names have wrong.
+    """
+    check(config)
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     L.seed_everything(config.seed, workers=True, verbose=False)
     plan = resolve(config)
     _write_run_record(run_dir, config, plan)
     datamodule = _build_datamodule(config, plan)
     module = _build_module(config, datamodule, plan)
-    with open_trackers(run_dir, _plain(config.logger).get("wandb")) as trackers:
+    with open_trackers(run_dir, _plain(config.logger.wandb)) as trackers:
         for tracker in trackers:
             tracker.log_hyperparams({**_plain(config), "accelerator_plan": plan.to_dict()})
-        options = _plain(config.trainer) | {key: getattr(plan, key) for key in _PLAN_KEYS}
-        trainer = _call(build_trainer, run_dir=run_dir, trackers=trackers, patience=config.patience, **options)
+        trainer = build_trainer(
+            run_dir,
+            trackers=trackers,
+            patience=config.patience,
+            **_arguments(config.trainer) | plan.trainer_arguments(),
+        )
         metrics = fit_and_test(trainer, module, datamodule, ckpt_path=config.ckpt_path)
         if trainer.is_global_zero:
             write_metrics(metrics, run_dir)
     if trainer.is_global_zero:
         Console().print(comparison_table(metrics))
         logger.info("Run folder: %s", run_dir)
-    return module.best_val_mrr
+    return module.best_mrr
 
 
 def resolve(config: DictConfig) -> AcceleratorPlan:
     """Returns the accelerator that works, out of what ``config.trainer`` asks for."""
-    asked = {key: value for key, value in _plain(config.trainer).items() if key in _PLAN_KEYS}
-    plan = resolve_accelerator(**asked, **_plain(config.accelerator))
-    for reason in plan.reasons:
-        logger.info("Accelerator %s: %s", plan.accelerator, reason)
-    return plan
+    asked = {key: value for key, value in _plain(config.trainer).items() if key in _PLANNED}
+    return _build(config.accelerator, **asked)
 
 
-def build_bank(config: DictConfig) -> PhraseBank:
-    """Builds the phrase bank ``config.output`` from ``config.input``, encoded or with vectors."""
+def check(config: DictConfig) -> None:
+    """Finds everything that is wrong with a composed configuration, before any work starts.
+
+    Raises:
+        ConfigError: A value is missing, has the wrong type, or is none of those that exist; the
+            message lists all of them.
+    """
+    problems = [f"{key}: no value was given" for key in sorted(OmegaConf.missing_keys(config))]
+    if not problems:
+        problems = list(_wrong_values(config, ""))
+    if problems:
+        raise ConfigError(
+            "the configuration cannot be used:\n  " + "\n  ".join(problems) + "\n",
+            advice="Give values as key=value; --help lists all keys",
+        )
+
+
+def _build_datamodule(config: DictConfig, plan: AcceleratorPlan) -> DecoderDataModule:
+    """The configured source, with its bank built, in batches."""
+    encoder = {}
+    if "encoder" in inspect.signature(_target(config.data)).parameters:
+        encoder = {"encoder": _build_encoder(config, plan)}
+    source = _build(config.data, **encoder)
+    datamodule: DecoderDataModule = _build(config.batches, source=source, seed=config.seed)
+    datamodule.prepare_data()
+    return datamodule
+
+
+def _build_encoder(config: DictConfig, plan: AcceleratorPlan) -> TextEncoder:
+    """The configured text encoder on the device that works, with the cache of this user."""
+    cache_dir = default_cache_dir() if config.cache else None
+    encoder: TextEncoder = _build(config.embeddings, device=_device(plan), cache_dir=cache_dir)
+    return encoder
+
+
+def _build_module(
+    config: DictConfig, datamodule: DecoderDataModule, plan: AcceleratorPlan
+) -> DecoderModule:
+    """The decoder with its learned parts, ready to be trained."""
+    bank = datamodule.bank
+    dims = {"query_dim": datamodule.split("train").queries.shape[1], "bank_dim": bank.dim}
+    adapter = _build(config.rerank.adapter, **dims)
+    reranker = _build(config.rerank.reranker, num_phrases=bank.num_phrases, **dims)
+    decoder = PhraseBankDecoder(bank, adapter=adapter, reranker=reranker, device=_device(plan))
+    module: DecoderModule = _build(config.training, decoder=decoder, seed=config.seed)
+    return module
+
+
+def _device(plan: AcceleratorPlan) -> str:
+    """Torch's name for the plan's first device."""
+    if plan.accelerator == "cuda" and isinstance(plan.devices, list):
+        return f"cuda:{plan.devices[0]}"
+    return plan.accelerator
+
+
+def _write_run_record(run_dir: Path, config: DictConfig, plan: AcceleratorPlan) -> None:
+    """Writes the resolved configuration and the accelerator plan into the run folder."""
+    OmegaConf.save(OmegaConf.create(_plain(config)), run_dir / "config.yaml")
+    plan_text = json.dumps(plan.to_dict(), indent=2) + "\n"
+    (run_dir / "accelerator.json").write_text(plan_text, encoding="utf-8")
+
+
+def _build(config: DictConfig | None, **more: Any) -> Any:  # noqa: ANN401 - whatever is configured
+    """Builds what a part of the configuration describes; None where it is switched off."""
+    return None if config is None else _target(config)(**_arguments(config), **more)
+
+
+def _target(config: DictConfig) -> Callable[..., Any]:
+    """What a part of the configuration builds: one of the schemas, never any other code."""
+    path: str = config["_target_"]
+    return next(
+        target
+        for target in _SCHEMAS.values()
+        if f"{target.__module__}.{target.__qualname__}" == path
+    )
+
+
+def _arguments(config: DictConfig) -> dict[str, Any]:
+    """A part of the configuration as keyword arguments, converted to the types they should have."""
+    types = _types(_target(config))
+    return {
+        name: types[name].validate_python(value) if name in types else value
+        for name, value in _plain(config).items()
+        if not name.startswith("_")
+    }
+
+
+def _wrong_values(config: DictConfig, prefix: str) -> Iterator[str]:
+    """Each value that does not have the type that its schema's signature gives it."""
+    types = _types(_target(config)) if "_target_" in config else {}
+    for name, value in config.items():
+        if isinstance(value, DictConfig):
+            yield from _wrong_values(value, f"{prefix}{name}.")
+        elif name in types:
+            try:
+                types[str(name)].validate_python(_plain_value(value))
+            except ValidationError as error:
+                expected = error.errors()[0]["msg"].removeprefix("Input should be ")
+                yield f"{prefix}{name}: expected {expected}, found {value!r}"
+
+
+@cache
+def _types(target: Callable[..., Any]) -> dict[str, TypeAdapter[Any]]:
+    """What checks each argument, where its annotation can be evaluated outside a type checker."""
+    types = {}
+    for name, parameter in inspect.signature(target).parameters.items():
+        annotation = parameter.annotation
+        if isinstance(annotation, str):
+            annotation = ForwardRef(annotation, module=target.__module__)
+        try:
+            types[name] = TypeAdapter(annotation)
+            types[name].rebuild(raise_errors=True)
+        except (PydanticUserError, NameError, TypeError):
+            types.pop(name, None)
+    return types
+
+
+def _plain(config: DictConfig | None) -> Any:  # noqa: ANN401 - a container of plain values, or None
+    """A part of the configuration as plain Python, interpolations resolved, paths as text."""
+    if config is None:
+        return None
+    return _plain_value(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
+
+
+def _plain_value(value: Any) -> Any:  # noqa: ANN401 - values of any type
+    """The same value with lists, dictionaries and texts only."""
+    if OmegaConf.is_config(value):
+        return _plain(value)
+    if isinstance(value, dict):
+        return {key: _plain_value(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain_value(item) for item in value]
+    return str(value) if isinstance(value, Path) else value

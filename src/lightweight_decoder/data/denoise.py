@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +13,6 @@ from lightweight_decoder.data.base import SPLIT_NAMES, Split, SplitName, no_own_
 from lightweight_decoder.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pathlib import Path
 
     from lightweight_decoder.datatypes import IntArray
 

@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightweight_decoder.data.base import SPLIT_NAMES, Split, SplitName, no_own_vectors, pad_ids
@@ -16,7 +17,6 @@ from lightweight_decoder.errors import ConfigError, InputDataError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from lightweight_decoder.bank import PhraseBank
     from lightweight_decoder.data.base import Encoder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +17,6 @@ from lightweight_decoder.embeddings import open_embeddings
 from lightweight_decoder.errors import InputDataError
 
 if TYPE_CHECKING:
-    from pathlib import Path
 
     from lightweight_decoder.datatypes import FloatArray, IntArray
 

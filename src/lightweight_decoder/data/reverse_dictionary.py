@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from lightweight_decoder.data.base import SPLIT_NAMES, Split, SplitName, no_own_vectors, pad_ids
@@ -15,7 +16,6 @@ from lightweight_decoder.datatypes import NO_ID
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from lightweight_decoder.bank import PhraseBank
     from lightweight_decoder.data.base import Encoder

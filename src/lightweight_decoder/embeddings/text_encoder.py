@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +26,6 @@ from lightweight_decoder.errors import EncoderError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
     from lightweight_decoder.datatypes import FloatArray, IntArray
 

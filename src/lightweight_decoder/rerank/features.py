@@ -1,4 +1,4 @@
-"""Cheap features of a phrase that need no query."""
+"""Features of a phrase that need no query."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from lightweight_decoder.datatypes import NO_ID
+
 if TYPE_CHECKING:
     from torch import Tensor
 
     from lightweight_decoder.bank import PhraseBank
+    from lightweight_decoder.datatypes import FloatArray
 
 NUM_FEATURES = 5
+_FREQUENCY_COLUMN = "frequency"
+_BLOCK_VECTORS = 8_192
 
 
 def phrase_features(bank: PhraseBank) -> Tensor:
@@ -22,14 +27,66 @@ def phrase_features(bank: PhraseBank) -> Tensor:
     log of the length in characters, log of the length in words, whether the text has an upper-case
     letter, and log of the number of vectors that the phrase owns.
     """
-    texts = bank.text_array
+    texts: list[str] = bank.texts(np.arange(bank.num_phrases))
     columns = [
         np.log1p(_frequency(bank)),
-        np.log(np.fromiter((max(len(text), 1) for text in texts), np.float32, bank.num_phrases)),
-        np.log(np.fromiter((text.count(" ") + 1 for text in texts), np.float32, bank.num_phrases)),
-        np.fromiter((text != text.lower() for text in texts), np.float32, bank.num_phrases),
+        np.log([max(len(text), 1) for text in texts]),
+        np.log([text.count(" ") + 1 for text in texts]),
+        np.array([text != text.lower() for text in texts]),
         np.log(np.bincount(bank.owners, minlength=bank.num_phrases)),
     ]
     features = np.stack(columns, axis=1).astype(np.float32)
     spread = features.std(axis=0)
-    return torch.from_numpy((features - features.mean(axis=0)) / np.where(spread > 0, spread, 1))
+    standardized = (features - features.mean(axis=0)) / np.where(spread > 1e-6, spread, 1)  # noqa: PLR2004
+    return torch.from_numpy(standardized)
+
+
+@torch.no_grad()
+def hubness(bank: PhraseBank, queries: Tensor, targets: Tensor, *, neighbors: int = 10) -> Tensor:
+    """Returns how much each phrase attracts queries that are not its own, (p,) float32, mean 0.
+
+    Some vectors lie near many queries and turn up in their lists without being right. A phrase's
+    hubness is the mean cosine of its vectors' ``neighbors`` nearest queries, best vector first,
+    queries that it is right for left out: a phrase that was trained on must not look different from
+    one that was not. The measure is the correction term of CSLS (Conneau et al., "Word translation
+    without parallel data", 2018, section 2.3).
+
+    Args:
+        bank: The phrases and their vectors.
+        queries: (q, d) float32 unit rows, already adapted.
+        targets: (q, m) int64 right phrases, filled up with ``NO_ID``.
+        neighbors: How many queries count; all where there are fewer.
+    """
+    hub = torch.full((bank.num_phrases,), -torch.inf, device=queries.device)
+    for first in range(0, bank.num_vectors, _BLOCK_VECTORS):
+        rows = slice(first, first + _BLOCK_VECTORS)
+        vectors = torch.from_numpy(bank.vectors[rows]).to(queries)
+        owners = torch.from_numpy(bank.owners[rows]).to(queries.device)
+        cosines = vectors @ queries.T
+        for column in targets.T:
+            cosines.masked_fill_(owners[:, None] == column[None, :], -1.0)
+        nearest = cosines.topk(min(neighbors, len(queries)), dim=1).values.mean(dim=1)
+        hub.scatter_reduce_(0, owners, nearest, "amax")
+    return hub - hub.mean()
+
+
+def _frequency(bank: PhraseBank) -> FloatArray:
+    """(p,) how often each phrase is used, 0 where the bank does not say."""
+    if _FREQUENCY_COLUMN not in bank.column_names:
+        return np.zeros(bank.num_phrases, dtype=np.float32)
+    frequency = bank.column(_FREQUENCY_COLUMN).astype(np.float32)
+    return np.maximum(np.nan_to_num(frequency), 0)
+
+
+def is_right(phrase_ids: Tensor, targets: Tensor) -> Tensor:
+    """Returns which candidates are right, (q, k) bool.
+
+    Args:
+        phrase_ids: (q, k) int64, or (k,) if the candidates are the same for every query.
+        targets: (q, m) int64 right phrases, filled up with ``NO_ID``.
+    """
+    ids = phrase_ids.expand(len(targets), -1)
+    right = torch.zeros(ids.shape, dtype=torch.bool, device=ids.device)
+    for column in targets.T:
+        right |= (ids == column[:, None]) & (ids != NO_ID)
+    return right

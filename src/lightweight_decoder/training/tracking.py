@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import wandb
@@ -12,14 +13,13 @@ from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
 
 def csv_logger(run_dir: Path) -> CSVLogger:
-    """Returns a logger that writes ``run_dir/metrics.csv``."""
-    return CSVLogger(save_dir=run_dir, name="", version="")
+    """Returns a logger that writes ``run_dir/csv/metrics.csv``."""
+    return CSVLogger(save_dir=run_dir, name="", version="csv")
 
 
 @contextmanager

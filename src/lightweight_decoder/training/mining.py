@@ -1,0 +1,127 @@
+"""Mining: the negatives that training compares right phrases with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from lightweight_decoder.datatypes import NO_ID, Candidates
+from lightweight_decoder.rerank import hubness
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lightweight_decoder.data.base import Split
+    from lightweight_decoder.data.datamodule import Batch
+    from lightweight_decoder.decoding import PhraseBankDecoder
+
+_QUERIES_AT_ONCE = 1_024
+_NUM_HUBNESS_QUERIES = 8_192
+
+
+class CandidateMiner:
+    """Keeps what the search finds for training queries, and which phrases may be negatives.
+
+    Memory: 12 bytes times ``num_mined`` times the reranker's candidates (50 MB for 32,768 x 128).
+
+    Args:
+        decoder: Its current adapter is mined with.
+        split: The training queries.
+        num_mined: How many of them to search for at each call of ``mine``.
+        device: Where batches live.
+    """
+
+    def __init__(
+        self, decoder: PhraseBankDecoder, split: Split, *, num_mined: int, device: torch.device
+    ) -> None:
+        self._decoder = decoder
+        self._device = device
+        self._num_mined = min(num_mined, len(split))
+        self._queries = torch.from_numpy(split.queries)
+        self._targets = torch.from_numpy(split.targets)
+        self._own_vectors = torch.from_numpy(split.own_vectors)
+        self._owners = torch.from_numpy(decoder.bank.owners)
+        self._asked_for = torch.zeros(decoder.bank.num_phrases, dtype=torch.bool)
+        self._asked_for[self._targets[self._targets != NO_ID]] = True
+        self._pool = self._asked_for[self._owners].nonzero().squeeze(1)
+        self._place = torch.full((len(split),), NO_ID)
+        self._phrase_ids = self._vector_ids = torch.empty(0, 0, dtype=torch.int64)
+
+    def is_asked_for(self, phrase_ids: Tensor) -> Tensor:
+        """Returns whether some training query asks for each phrase; bool, shaped as given."""
+        return self._asked_for[phrase_ids.cpu()].to(phrase_ids.device) & (phrase_ids != NO_ID)
+
+    def owners(self, vector_ids: Tensor) -> Tensor:
+        """Returns the phrase of each vector; int64, shaped as given."""
+        return self._owners[vector_ids.cpu()].to(vector_ids.device)
+
+    @torch.no_grad()
+    def mine(self, *, seed: int) -> None:
+        """Searches for a random ``num_mined`` of the training queries with the current adapter.
+
+        A query never finds a vector that was made from itself. Also refreshes the reranker's
+        hubness.
+        """
+        reranker = self._decoder.reranker
+        if reranker is None:
+            return
+        generator = torch.Generator().manual_seed(seed)
+        chosen = torch.randperm(len(self._queries), generator=generator)[: self._num_mined]
+        some = chosen[:_NUM_HUBNESS_QUERIES]
+        adapted = self._decoder.adapt(torch.nn.functional.normalize(self._queries[some].to(self._device)))
+        if adapted.shape[1] == self._decoder.bank.dim:
+            hub = hubness(self._decoder.bank, adapted, self._targets[some].to(self._device))
+            reranker.hubness.copy_(hub)
+        found = [self._search(rows, reranker.num_candidates) for rows in chosen.split(_QUERIES_AT_ONCE)]
+        self._phrase_ids = torch.cat([part.phrase_ids.cpu() for part in found])
+        self._vector_ids = torch.cat([part.vector_ids.cpu() for part in found])
+        self._place.fill_(NO_ID)
+        self._place[chosen] = torch.arange(len(chosen))
+
+    def _search(self, rows: Tensor, k: int) -> Candidates:
+        """Candidates of some training queries, none of them made from the query itself."""
+        adapted = self._decoder.adapt(self._queries[rows].to(self._device))
+        own_vectors = self._own_vectors[rows].to(self._device)
+        return self._decoder.search.search(adapted, k, exclude_vectors=own_vectors)
+
+    def candidates(self, batch: Batch, adapted: Tensor) -> tuple[Tensor, Candidates]:
+        """Returns which queries of a batch were mined (b', ) int64, and their candidates (b', k).
+
+        Values and order are those of the queries as they are adapted now.
+        """
+        place = self._place[batch.query_ids.cpu()]
+        mined = (place != NO_ID).nonzero().squeeze(1)
+        vector_ids = self._vector_ids[place[mined]].to(self._device)
+        phrase_ids = self._phrase_ids[place[mined]].to(self._device)
+        mined = mined.to(self._device)
+        vectors = self._decoder.bank.gather(vector_ids)
+        values = torch.einsum("qd,qkd->qk", adapted[mined], vectors)
+        values = values.masked_fill(vector_ids == NO_ID, -torch.inf)
+        values, order = values.sort(dim=1, descending=True)
+        found = Candidates(
+            phrase_ids=phrase_ids.gather(1, order),
+            vector_ids=vector_ids.gather(1, order),
+            values=values,
+            kind="cosine",
+        )
+        return mined, found
+
+    def shared_negatives(self, batch: Batch, num_sampled: int, num_hard: int) -> Tensor:
+        """Returns vectors (r,) int64 to compare a batch with: its right ones, sampled, and mined.
+
+        All of them belong to phrases that some training query asks for.
+
+        Args:
+            batch: The queries.
+            num_sampled: Vectors drawn from all phrases that training queries ask for.
+            num_hard: Of each query's mined candidates, how many of the best join.
+        """
+        sampled = self._pool[torch.randint(len(self._pool), (num_sampled,))]
+        asked = batch.targets.cpu().unique()
+        right = torch.from_numpy(self._decoder.bank.vector_ids_of(asked.numpy())).flatten()
+        place = self._place[batch.query_ids.cpu()]
+        hard = self._vector_ids[place[place != NO_ID], :num_hard].flatten()
+        every = torch.cat([sampled, right, hard]).unique()
+        every = every[every != NO_ID]
+        return every[self._asked_for[self._owners[every]]].to(self._device)

@@ -1,0 +1,230 @@
+"""The LightningModule around decoder, adapter and reranker."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Literal
+
+import lightning as L  # noqa: N812 - the name everyone uses
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lightweight_decoder.decoding import PhraseBankDecoder
+from lightweight_decoder.errors import ConfigError
+from lightweight_decoder.evaluation.ranking import ranking_metrics
+from lightweight_decoder.rerank import is_right, listwise_loss
+from lightweight_decoder.training.mining import CandidateMiner
+
+if TYPE_CHECKING:
+    from lightweight_decoder.data.datamodule import Batch, DecoderDataModule
+
+_START_SCALE = 20.0
+_SCALE_LR = 1e-2
+_WARMUP_STEPS = 50
+
+System = Literal["baseline", "decoder"]
+
+
+class DecoderModule(L.LightningModule):
+    """Trains the learned parts of a decoder, together, with one listwise loss each.
+
+    The adapter learns to tell a query's right phrases from sampled ones, the reranker to tell them
+    from the candidates that the search finds with the current adapter, mined anew every epoch.
+    Phrases that no training query asks for are never negatives: training can only say that they are
+    wrong, and a decoder that believes it fails on every phrase it was not trained on.
+
+    Every epoch draws from its own seed, so a resumed run repeats an uninterrupted one.
+
+    Args:
+        decoder: What is trained, in place.
+        lr: Peak learning rate of AdamW; it rises for 50 steps and falls to 0 linearly.
+        weight_decay: Weight decay of the reranker; the adapter has none.
+        num_negatives: Vectors sampled for each batch as the adapter's negatives.
+        num_hard_negatives: Mined candidates of each query that join them.
+        num_mined: Training queries for which candidates are mined in an epoch; the others train the
+            adapter only.
+        seed: Seed of everything that is drawn while training.
+
+    Raises:
+        ConfigError: A number is out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        decoder: PhraseBankDecoder,
+        lr: float = 1e-3,
+        weight_decay: float = 0.01,
+        num_negatives: int = 1_024,
+        num_hard_negatives: int = 4,
+        num_mined: int = 32_768,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if lr <= 0:
+            raise ConfigError("out of range", where="training.lr", expected="above 0", found=lr)
+        if num_negatives < 1:
+            raise ConfigError(
+                "out of range",
+                where="training.num_negatives",
+                expected="at least 1",
+                found=num_negatives,
+            )
+        self.save_hyperparameters(ignore=["decoder"])
+        self.decoder = decoder
+        self.baseline = PhraseBankDecoder(decoder.bank, search=decoder.search)
+        self.adapter = decoder.adapter
+        self.reranker = decoder.reranker
+        self.log_scale = nn.Parameter(torch.tensor(math.log(_START_SCALE)))
+        self._miner: CandidateMiner | None = None
+        self._ranks: dict[System, list[Tensor]] = {"baseline": [], "decoder": []}
+
+    @property
+    def is_trainable(self) -> bool:
+        """Whether the decoder has any learned part."""
+        return self.adapter is not None or self.reranker is not None
+
+    @property
+    def best_mrr(self) -> float:
+        """The best ``val/decoder/mrr`` of the run in [0, 1]; NaN where nothing was trained."""
+        callback = self.trainer.checkpoint_callback
+        best = getattr(callback, "best_model_score", None)
+        return math.nan if best is None else float(best)
+
+    def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's own union of dictionaries
+        """AdamW with a linear schedule over all steps of the run."""
+        groups = [
+            {"params": _parameters(self.adapter), "weight_decay": 0.0},
+            {"params": _parameters(self.reranker), "weight_decay": self.hparams["weight_decay"]},
+            {"params": [self.log_scale], "weight_decay": 0.0, "lr": _SCALE_LR},
+        ]
+        optimizer = torch.optim.AdamW(
+            [group for group in groups if group["params"]], lr=self.hparams["lr"]
+        )
+        num_steps = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: min(1, (step + 1) / _WARMUP_STEPS) * (1 - step / num_steps)
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def setup(self, stage: str) -> None:
+        """Moves the decoder to the Trainer's device."""
+        self.decoder.to(self.trainer.strategy.root_device)
+        self.baseline.to(self.trainer.strategy.root_device)
+
+    def on_fit_start(self) -> None:
+        """Reads the training queries, which mining needs all at once."""
+        split = self._datamodule.split("train")
+        self._miner = CandidateMiner(
+            self.decoder, split, num_mined=self.hparams["num_mined"], device=self.device
+        )
+        if self.adapter is not None and self.current_epoch == 0:
+            first_targets = torch.from_numpy(split.targets[:, 0])
+            rows = torch.from_numpy(self.decoder.bank.vector_ids_of(first_targets.numpy())[:, 0])
+            vectors = self.decoder.bank.gather(rows[:, None])[:, 0]
+            self.adapter.cpu().fit_projection(torch.from_numpy(split.queries), vectors)
+            self.adapter.to(self.device)
+
+    def on_train_epoch_start(self) -> None:
+        """Starts the epoch's random numbers, and mines with the adapter as it is now."""
+        epoch_seed = self.hparams["seed"] * 1_000_003 + self.current_epoch
+        torch.manual_seed(epoch_seed)
+        self.eval()
+        self.miner.mine(seed=epoch_seed)
+        self.train()
+
+    def training_step(self, batch: Batch) -> Tensor:
+        """Returns the sum of the adapter's and the reranker's loss."""
+        loss = torch.zeros((), device=self.device)
+        adapted = self.decoder.adapt(batch.queries)
+        if self.adapter is not None:
+            adapter_loss = self._adapter_loss(batch, adapted)
+            self.log("train/adapter_loss", adapter_loss, on_step=False, on_epoch=True)
+            loss = loss + adapter_loss
+        if self.reranker is not None:
+            reranker_loss = self._reranker_loss(batch, adapted.detach())
+            self.log("train/reranker_loss", reranker_loss, on_step=False, on_epoch=True)
+            loss = loss + reranker_loss
+        self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True)
+        return loss
+
+    def _adapter_loss(self, batch: Batch, adapted: Tensor) -> Tensor:
+        """The listwise loss over the batch's right vectors, sampled ones, and mined ones."""
+        vector_ids = self.miner.shared_negatives(
+            batch, self.hparams["num_negatives"], self.hparams["num_hard_negatives"]
+        )
+        vectors = self.decoder.bank.gather(vector_ids)
+        logits = self.log_scale.exp() * (adapted @ vectors.T)
+        logits = logits.masked_fill(is_right(vector_ids, batch.own_vectors), -torch.inf)
+        right = is_right(self.miner.owners(vector_ids), batch.targets)
+        return listwise_loss(logits, right, torch.ones_like(right))
+
+    def _reranker_loss(self, batch: Batch, adapted: Tensor) -> Tensor:
+        """The listwise loss over the candidates that were mined for the batch's queries."""
+        mined, found = self.miner.candidates(batch, adapted)
+        logits = self.decoder.logits(batch.queries[mined], adapted[mined], found)
+        right = is_right(found.phrase_ids, batch.targets[mined])
+        return listwise_loss(logits, right, self.miner.is_asked_for(found.phrase_ids))
+
+    def validation_step(self, batch: Batch) -> None:
+        """Ranks the right phrases with the decoder."""
+        self._rank(batch, "decoder")
+
+    def test_step(self, batch: Batch) -> None:
+        """Ranks the right phrases with the decoder, and with plain search."""
+        self._rank(batch, "decoder")
+        if batch.queries.shape[1] == self.decoder.bank.dim:
+            self._rank(batch, "baseline")
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs ``val/decoder/…``."""
+        self._log_metrics("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Logs ``test/baseline/…`` (where query and bank have one width) and ``test/decoder/…``."""
+        self._log_metrics("test")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds what ``PhraseBankDecoder.from_checkpoint`` needs."""
+        checkpoint["decoder"] = self.decoder.recipe()
+
+    @property
+    def miner(self) -> CandidateMiner:
+        """The miner of the running fit."""
+        assert self._miner is not None, "mining starts with fit"
+        return self._miner
+
+    @property
+    def _datamodule(self) -> DecoderDataModule:
+        """The Trainer's data."""
+        datamodule: DecoderDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
+        return datamodule
+
+    def _rank(self, batch: Batch, system: System) -> None:
+        """Keeps query ids and best ranks of a batch, (b, 2)."""
+        decoder = self.decoder if system == "decoder" else self.baseline
+        ranks = decoder.ranks(batch.queries, batch.targets, exclude_vectors=batch.own_vectors)
+        best = ranks.masked_fill(ranks == 0, torch.iinfo(ranks.dtype).max).amin(dim=1)
+        best = best.masked_fill((ranks == 0).all(dim=1), 0)
+        self._ranks[system].append(torch.stack([batch.query_ids, best], dim=1))
+
+    def _log_metrics(self, split: str) -> None:
+        """Logs the metrics of all queries, each counted once however it was sampled."""
+        for system, batches in self._ranks.items():
+            if not batches:
+                continue
+            gathered = self.all_gather(torch.cat(batches)).reshape(-1, 2).cpu().numpy()
+            _, first = np.unique(gathered[:, 0], return_index=True)
+            for name, value in ranking_metrics(gathered[first, 1]).items():
+                metric = f"{split}/{system}/{name}"
+                self.log(metric, float(value), prog_bar=metric == "val/decoder/mrr")
+            batches.clear()
+
+
+def _parameters(part: nn.Module | None) -> list[nn.Parameter]:
+    """The part's parameters, none where it is switched off."""
+    return [] if part is None else list(part.parameters())
