@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import Tensor
 
-    from lightweight_decoder.datatypes import FloatArray, IntArray
     from lightweight_decoder.search import SearchBackend
 
 CHECKPOINT_VERSION = 1
@@ -128,7 +127,26 @@ class PhraseBankDecoder:
             ``reranker.num_candidates`` keep the order of the search. The values are cosines, or
             logits where there is a reranker.
         """
-        return self._find(queries, k, exclude_vectors)[1]
+        return self.search_and_rerank(queries, k, exclude_vectors=exclude_vectors)[1]
+
+    @torch.no_grad()
+    def search_and_rerank(
+        self, queries: Tensor, k: int, *, exclude_vectors: Tensor | None = None
+    ) -> tuple[Tensor, Candidates]:
+        """Returns the best cosine (q,) that the search found, and what ``candidates`` returns.
+
+        Logits say which phrase is best, the cosine whether any phrase is near: calibration needs
+        both.
+        """
+        adapted = self.adapt(queries)
+        wanted = k if self.reranker is None else max(k, self.reranker.num_candidates)
+        found = self.search.search(adapted, wanted, exclude_vectors=exclude_vectors)
+        similarity = found.values[:, 0]
+        if self.reranker is not None:
+            head = _first(found, self.reranker.num_candidates)
+            logits = self.logits(queries, adapted, head)
+            found = _append_tail(_reordered(head, logits), found)
+        return similarity, _first(found, k)
 
     def adapt(self, queries: Tensor) -> Tensor:
         """Returns queries (q, query_dim) moved into the bank's space (q, d)."""
@@ -145,7 +163,7 @@ class PhraseBankDecoder:
             adapted: (q, d) float32 of unit length.
             found: What the search found for them.
         """
-        assert self.reranker is not None, "the decoder has no reranker"
+        assert self.reranker is not None  # noqa: S101 - callers ask first
         vectors = self.bank.gather(found.vector_ids)
         features = self.features[found.phrase_ids]
         logits: Tensor = self.reranker(
@@ -236,20 +254,6 @@ class PhraseBankDecoder:
             opened, adapter=adapter, reranker=reranker, calibration=calibration, device=device
         )
 
-    def _find(
-        self, queries: Tensor, k: int, exclude_vectors: Tensor | None = None
-    ) -> tuple[Tensor, Candidates]:
-        """The best cosine (q,) of the search, and the k best candidates after reranking."""
-        adapted = self.adapt(queries)
-        wanted = k if self.reranker is None else max(k, self.reranker.num_candidates)
-        found = self.search.search(adapted, wanted, exclude_vectors=exclude_vectors)
-        similarity = found.values[:, 0]
-        if self.reranker is not None:
-            head = _first(found, self.reranker.num_candidates)
-            logits = self.logits(queries, adapted, head)
-            found = _append_tail(_reordered(head, logits), found)
-        return similarity, _first(found, k)
-
     def _queries(self, embeddings: npt.ArrayLike | Tensor) -> Tensor:
         """The embeddings as checked (q, query_dim) float32 on the decoder's device."""
         queries = torch.as_tensor(embeddings).to(device=self.device, dtype=torch.float32)
@@ -267,7 +271,7 @@ class PhraseBankDecoder:
     def _decode_batch(self, queries: Tensor, top_k: int, abstain_below: float) -> Decoded:
         """Decodes one batch of checked queries."""
         wanted = max(top_k, self.calibration.num_candidates if self.calibration else 0)
-        similarity, found = self._find(queries, wanted)
+        similarity, found = self.search_and_rerank(queries, wanted)
         confidence = None
         if self.calibration is not None:
             values, nearest = found.values.cpu().numpy(), similarity.cpu().numpy()

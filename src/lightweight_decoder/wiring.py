@@ -23,15 +23,29 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 from rich.console import Console
 
-from lightweight_decoder.accelerator import AcceleratorPlan, resolve_accelerator
+from lightweight_decoder.accelerator import (
+    AcceleratorPlan,
+    forget_verdicts,
+    plan_after,
+    recognize_kernel_failure,
+    resolve_accelerator,
+)
+from lightweight_decoder.answers import answer_table, write_answers
+from lightweight_decoder.bank import EncoderInfo, PhraseBank
+from lightweight_decoder.bank import build_bank as write_bank
 from lightweight_decoder.data.datamodule import DecoderDataModule
 from lightweight_decoder.data.denoise import Denoise
 from lightweight_decoder.data.labelled_text import LabelledText
 from lightweight_decoder.data.pairs import Pairs
+from lightweight_decoder.data.phrase_files import (
+    encoded_rows,
+    read_texts,
+    rows_with_vectors,
+)
 from lightweight_decoder.data.reverse_dictionary import ReverseDictionary
 from lightweight_decoder.decoding import PhraseBankDecoder
-from lightweight_decoder.embeddings import TextEncoder, default_cache_dir
-from lightweight_decoder.errors import ConfigError, LightweightDecoderError
+from lightweight_decoder.embeddings import TextEncoder, default_cache_dir, open_embeddings
+from lightweight_decoder.errors import ConfigError, EncoderError, LightweightDecoderError
 from lightweight_decoder.rerank import ListwiseReranker, QueryAdapter
 from lightweight_decoder.training.module import DecoderModule
 from lightweight_decoder.training.run import (
@@ -43,7 +57,9 @@ from lightweight_decoder.training.run import (
 from lightweight_decoder.training.tracking import open_trackers, open_wandb
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
+
+    from lightning.pytorch.loggers import Logger
 
 logger = logging.getLogger(__name__)
 
@@ -106,27 +122,170 @@ def train(config: DictConfig) -> float:
     """
     check(config)
     run_dir = Path(HydraConfig.get().runtime.output_dir)
-    L.seed_everything(config.seed, workers=True, verbose=False)
     plan = resolve(config)
     _write_run_record(run_dir, config, plan)
-    datamodule = _build_datamodule(config, plan)
-    module = _build_module(config, datamodule, plan)
     with open_trackers(run_dir, _plain(config.logger.wandb)) as trackers:
         for tracker in trackers:
             tracker.log_hyperparams({**_plain(config), "accelerator_plan": plan.to_dict()})
-        trainer = build_trainer(
-            run_dir,
-            trackers=trackers,
-            patience=config.patience,
-            **_arguments(config.trainer) | plan.trainer_arguments(),
-        )
-        metrics = fit_and_test(trainer, module, datamodule, ckpt_path=config.ckpt_path)
-        if trainer.is_global_zero:
-            write_metrics(metrics, run_dir)
+        try:
+            return _train_on(plan, config, run_dir, trackers, ckpt_path=config.ckpt_path)
+        except Exception as error:
+            plan = _plan_after(error, plan)
+            _write_run_record(run_dir, config, plan)
+            last = run_dir / "checkpoints" / "last.ckpt"
+            ckpt_path = last if last.is_file() else config.ckpt_path
+            logger.warning("Going on from %s", ckpt_path or "the start")
+            return _train_on(plan, config, run_dir, trackers, ckpt_path=ckpt_path)
+
+
+def _train_on(
+    plan: AcceleratorPlan,
+    config: DictConfig,
+    run_dir: Path,
+    trackers: Sequence[Logger],
+    *,
+    ckpt_path: str | Path | None,
+) -> float:
+    """Trains, tests and reports on one accelerator; returns the best ``val/decoder/mrr``."""
+    L.seed_everything(config.seed, workers=True, verbose=False)
+    datamodule = _build_datamodule(config, plan)
+    module = _build_module(config, datamodule, plan)
+    trainer = build_trainer(
+        run_dir,
+        trackers=trackers,
+        patience=config.patience,
+        **_arguments(config.trainer) | plan.trainer_arguments(),
+    )
+    metrics = fit_and_test(trainer, module, datamodule, ckpt_path=ckpt_path)
     if trainer.is_global_zero:
+        write_metrics(metrics, run_dir)
         Console().print(comparison_table(metrics))
         logger.info("Run folder: %s", run_dir)
     return module.best_mrr
+
+
+def _plan_after(error: Exception, plan: AcceleratorPlan) -> AcceleratorPlan:
+    """The plan to go on with after a kernel failed in spite of the probe.
+
+    Raises:
+        AcceleratorError: The plan does not allow a fallback.
+        Exception: ``error`` itself, where it is no such failure.
+    """
+    failure = recognize_kernel_failure(error)
+    if failure is None:
+        raise error
+    logger.warning("%s", failure)
+    forget_verdicts()
+    return plan_after(failure, plan)
+
+
+def build_bank(config: DictConfig) -> None:
+    """Builds the bank ``config.output`` from the texts of ``config.input``, and says what it holds.
+
+    Raises:
+        LightweightDecoderError: Anything that the configuration or the files it names have wrong.
+    """
+    check(config)
+    path = Path(config.input)
+    texts, metadata = read_texts(
+        path, text_column=config.text_column, metadata_columns=list(config.metadata_columns)
+    )
+    if config.vectors is None:
+        encoder = _build_encoder(config, resolve(config))
+        info = EncoderInfo(name=encoder.name, fingerprint=encoder.fingerprint)
+        rows = encoded_rows(texts, metadata, encoder)
+    else:
+        info, vectors = None, Path(config.vectors)
+        rows = rows_with_vectors(texts, metadata, vectors, texts_path=path)
+    bank = write_bank(
+        config.output,
+        rows,
+        encoder=info,
+        dtype=config.dtype,
+        overwrite=config.overwrite,
+        total=len(texts),
+        show_progress=True,
+    )
+    logger.info(
+        "%s: %d phrases, %d vectors of width %d",
+        bank.path,
+        bank.num_phrases,
+        bank.num_vectors,
+        bank.dim,
+    )
+
+
+def decode(config: DictConfig) -> None:
+    """Decodes the sentence ``config.text``, or the embeddings ``config.input``.
+
+    Raises:
+        LightweightDecoderError: Anything that the configuration or the files it names have wrong.
+    """
+    check(config)
+    if (config.text is None) == (config.input is None):
+        raise ConfigError(
+            "one thing to decode is needed",
+            where="text, input",
+            expected='either text="…" or input=FILE',
+            found="both" if config.text is not None else "neither",
+        )
+    if config.input is not None and config.output is None:
+        raise ConfigError("no value was given", where="output", advice="Add output=FILE.jsonl.")
+    plan = resolve(config)
+    decoder = _open_decoder(config, plan)
+    limits = {"top_k": config.top_k, "abstain_below": config.abstain_below}
+    if config.text is not None:
+        queries = _encoder_of(decoder.bank, config, plan).encode([config.text])
+        Console().print(answer_table(decoder.decode(queries, **limits), title=config.text))
+    else:
+        output = Path(config.output)
+        num_queries = write_answers(decoder, open_embeddings(config.input), output, **limits)
+        logger.info("%s: %d queries", output, num_queries)
+
+
+def _open_decoder(config: DictConfig, plan: AcceleratorPlan) -> PhraseBankDecoder:
+    """The decoder of ``config.checkpoint``, or plain search in ``config.bank``."""
+    if config.checkpoint is not None:
+        return PhraseBankDecoder.from_checkpoint(
+            config.checkpoint, bank=config.bank, device=_device(plan)
+        )
+    if config.bank is None:
+        raise ConfigError(
+            "there is nothing to decode with",
+            where="bank, checkpoint",
+            expected="bank=DIR or checkpoint=CKPT",
+            found="neither",
+        )
+    return PhraseBankDecoder(PhraseBank.open(config.bank), device=_device(plan))
+
+
+def _encoder_of(bank: PhraseBank, config: DictConfig, plan: AcceleratorPlan) -> TextEncoder:
+    """The encoder that made a bank's vectors, the very same.
+
+    Raises:
+        EncoderError: The bank does not name one, or it has changed since.
+    """
+    info = bank.manifest.encoder
+    if info is None:
+        raise EncoderError(
+            "the bank does not say which encoder made its vectors",
+            where=bank.path,
+            advice="Encode the text yourself and decode it with input=FILE",
+        )
+    encoder = TextEncoder(
+        model=info.name,
+        device=_device(plan),
+        cache_dir=default_cache_dir() if config.cache else None,
+    )
+    if encoder.fingerprint != info.fingerprint:
+        raise EncoderError(
+            "the encoder is not the one that made the bank's vectors",
+            where=info.name,
+            expected=f"fingerprint {info.fingerprint[:12]}",
+            found=encoder.fingerprint[:12],
+            advice="Install the encoder that the bank was built with, or build the bank again",
+        )
+    return encoder
 
 
 def resolve(config: DictConfig) -> AcceleratorPlan:

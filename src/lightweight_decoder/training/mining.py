@@ -69,11 +69,15 @@ class CandidateMiner:
         generator = torch.Generator().manual_seed(seed)
         chosen = torch.randperm(len(self._queries), generator=generator)[: self._num_mined]
         some = chosen[:_NUM_HUBNESS_QUERIES]
-        adapted = self._decoder.adapt(torch.nn.functional.normalize(self._queries[some].to(self._device)))
+        adapted = self._decoder.adapt(
+            torch.nn.functional.normalize(self._queries[some].to(self._device))
+        )
         if adapted.shape[1] == self._decoder.bank.dim:
             hub = hubness(self._decoder.bank, adapted, self._targets[some].to(self._device))
             reranker.hubness.copy_(hub)
-        found = [self._search(rows, reranker.num_candidates) for rows in chosen.split(_QUERIES_AT_ONCE)]
+        found = [
+            self._search(rows, reranker.num_candidates) for rows in chosen.split(_QUERIES_AT_ONCE)
+        ]
         self._phrase_ids = torch.cat([part.phrase_ids.cpu() for part in found])
         self._vector_ids = torch.cat([part.vector_ids.cpu() for part in found])
         self._place.fill_(NO_ID)
