@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import LambdaCallback
 
 from lightweight_decoder.data.base import Split, no_own_vectors, pad_ids
 from lightweight_decoder.data.datamodule import DecoderDataModule
@@ -59,6 +59,9 @@ class Recorder(LightningModule):
 
 
 def fit(epochs, folder, ckpt_path=None, seed=0):
+    def save(trainer, _):
+        trainer.save_checkpoint(folder / "last.ckpt")
+
     module = Recorder()
     trainer = Trainer(
         accelerator="cpu",
@@ -66,7 +69,8 @@ def fit(epochs, folder, ckpt_path=None, seed=0):
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[ModelCheckpoint(folder, save_last=True)],
+        enable_checkpointing=False,
+        callbacks=[LambdaCallback(on_train_epoch_end=save)],
     )
     data = DecoderDataModule(NumberedSource(), batch_size=4, seed=seed)
     trainer.fit(module, datamodule=data, ckpt_path=ckpt_path)
