@@ -204,3 +204,9 @@ def test_banking77_has_the_size_it_is_known_for(encoder, tmp_path):
     assert bank.num_vectors == 77 + 2_000
     assert len(source.split("test")) == 1_000
     assert Counter(bank.owners.tolist()).total() == bank.column("num_examples").sum() + 77
+
+
+@pytest.mark.parametrize("name", ["num_train", "num_test"])
+def test_drawing_no_rows_is_refused(make_source, name):
+    with pytest.raises(ConfigError, match=rf"data\.{name}: .*at least 1.*found 0"):
+        make_source(**{name: 0}).prepare()

@@ -175,3 +175,8 @@ def test_the_default_task_has_the_size_it_is_known_for(
         ("val", "calib", "test"), 2_000
     )
     assert 27_000 < len(plan.places["train"]) < 29_000
+
+
+def test_an_unknown_size_is_refused(make_source):
+    with pytest.raises(ConfigError, match=r"data\.size: .*small or full, found medium"):
+        make_source(size="medium")
