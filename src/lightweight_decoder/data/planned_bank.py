@@ -47,7 +47,7 @@ class PlannedBank:
         """Hash of everything the bank will hold, besides the vectors."""
         content = hashlib.sha256()
         for part in (self.phrases, self.texts, self.metadata):
-            content.update(json.dumps(part).encode())
+            content.update(json.dumps(part, sort_keys=True).encode())
         return content.hexdigest()
 
     def open(self, bank_root: Path, encoder: Encoder) -> PhraseBank:

@@ -174,7 +174,7 @@ class ReverseDictionary:
         columns: dict[str, dict[str, object]] = {
             "frequency": {phrase: frequency[phrase] for phrase in phrases},
             "num_senses": {phrase: num_senses[phrase] for phrase in phrases},
-            "parts_of_speech": _parts_of_speech(synsets, frozenset(phrases)),
+            "parts_of_speech": _parts_of_speech(synsets, phrases),
             "num_words": {phrase: len(phrase.split()) for phrase in phrases},
         }
         bank = PlannedBank(f"reverse_dictionary-{self._size}", owners, texts, columns)
@@ -208,11 +208,11 @@ def _count_uses(synsets: Sequence[Synset]) -> tuple[Counter[str], Counter[str]]:
     return frequency, num_senses
 
 
-def _parts_of_speech(synsets: Sequence[Synset], phrases: frozenset[str]) -> dict[str, object]:
+def _parts_of_speech(synsets: Sequence[Synset], phrases: Sequence[str]) -> dict[str, object]:
     """Map phrases to the letters of their parts of speech, in the order n v a r."""
     parts: dict[str, dict[str, None]] = {phrase: {} for phrase in phrases}
     for synset in synsets:
-        for phrase in phrases.intersection(synset.phrases):
+        for phrase in parts.keys() & synset.phrases:
             parts[phrase][synset.part_of_speech] = None
     return {phrase: "".join(letters) for phrase, letters in parts.items()}
 

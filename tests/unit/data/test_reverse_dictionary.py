@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -180,3 +184,26 @@ def test_the_default_task_has_the_size_it_is_known_for(
 def test_an_unknown_size_is_refused(make_source):
     with pytest.raises(ConfigError, match=r"data\.size: .*small or full, found medium"):
         make_source(size="medium")
+
+
+def test_nothing_depends_on_the_order_of_sets(wordnet_folder, tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from types import SimpleNamespace\n"
+        "from lightweight_decoder.data.reverse_dictionary import ReverseDictionary\n"
+        "plan = ReverseDictionary(encoder=None, bank_root=Path('banks'), size='full',\n"
+        "    bank_definitions=True, num_test=2, num_val=1, num_calib=1,\n"
+        "    wordnet=Path(sys.argv[1]))._plan\n"
+        "encoder = SimpleNamespace(fingerprint='0' * 64)\n"
+        "print(plan.places, plan.bank.folder(Path('banks'), encoder))\n"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code, str(wordnet_folder)],
+            env={**os.environ, "PYTHONHASHSEED": str(hash_seed)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for hash_seed in (1, 2)
+    }
+    assert len(found) == 1
