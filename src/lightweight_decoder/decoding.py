@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +12,15 @@ import torch
 
 from lightweight_decoder.bank import PhraseBank, unit_rows
 from lightweight_decoder.calibration import Calibration
-from lightweight_decoder.datatypes import Candidates, Decoded
+from lightweight_decoder.datatypes import NO_ID, Candidates, Decoded
 from lightweight_decoder.errors import CheckpointError, ConfigError, EmbeddingError
-from lightweight_decoder.rerank import ListwiseReranker, QueryAdapter, phrase_features
+from lightweight_decoder.rerank import (
+    ListwiseReranker,
+    QueryAdapter,
+    agreement,
+    phrase_features,
+    phrase_sums,
+)
 from lightweight_decoder.search import ExactSearch, phrase_ranks
 
 if TYPE_CHECKING:
@@ -144,7 +151,7 @@ class PhraseBankDecoder:
         similarity = found.values[:, 0]
         if self.reranker is not None:
             head = _first(found, self.reranker.num_candidates)
-            logits = self.logits(queries, adapted, head)
+            logits = self.logits(queries, adapted, head, exclude_vectors=exclude_vectors)
             found = _append_tail(_reordered(head, logits), found)
         return similarity, _first(found, k)
 
@@ -155,21 +162,53 @@ class PhraseBankDecoder:
         adapted: Tensor = self.adapter(queries)
         return adapted
 
-    def logits(self, queries: Tensor, adapted: Tensor, found: Candidates) -> Tensor:
+    def logits(
+        self,
+        queries: Tensor,
+        adapted: Tensor,
+        found: Candidates,
+        *,
+        exclude_vectors: Tensor | None = None,
+    ) -> Tensor:
         """Returns the reranker's logits (q, k) float32 for candidates of the search.
 
         Args:
             queries: (q, query_dim) float32.
             adapted: (q, d) float32 of unit length.
             found: What the search found for them.
+            exclude_vectors: As in ``candidates``.
         """
         assert self.reranker is not None  # noqa: S101 - callers ask first
         vectors = self.bank.gather(found.vector_ids)
-        features = self.features[found.phrase_ids]
         logits: Tensor = self.reranker(
-            queries, adapted, found.phrase_ids, vectors, found.values, features
+            queries,
+            adapted,
+            found.phrase_ids,
+            vectors,
+            found.values,
+            self._agreement(adapted, vectors, found, exclude_vectors),
+            self.features[found.phrase_ids],
         )
         return logits
+
+    def _agreement(
+        self, adapted: Tensor, vectors: Tensor, found: Candidates, excluded: Tensor | None
+    ) -> Tensor:
+        """What all vectors of each candidate's phrase say together, excluded ones left out."""
+        if self._sums is None:
+            return agreement(adapted, vectors, None)
+        sums = self._sums[found.phrase_ids.cpu()].to(adapted.device)
+        if excluded is None or excluded.shape[1] == 0:
+            return agreement(adapted, vectors, sums)
+        owners = torch.from_numpy(self.bank.owners)[excluded.cpu()].to(adapted.device)
+        owners = owners.masked_fill(excluded == NO_ID, NO_ID)
+        counts = (owners[:, :, None] == found.phrase_ids[:, None, :]).float()
+        return agreement(adapted, vectors, sums, self.bank.gather(excluded), counts)
+
+    @cached_property
+    def _sums(self) -> Tensor | None:
+        """(p, d) float32 sum of each phrase's vectors; None where each owns only one."""
+        return phrase_sums(self.bank)
 
     @property
     def features(self) -> Tensor:

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightweight_decoder.data.base import SPLIT_NAMES, Split, SplitName, no_own_vectors, pad_ids
+from lightweight_decoder.data.base import Split, SplitName, encode_splits, no_own_vectors, pad_ids
 from lightweight_decoder.data.holding_out import draw_rows, random_split
 from lightweight_decoder.data.planned_bank import PlannedBank, rows_of_texts
 from lightweight_decoder.data.tables import read_columns
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from lightweight_decoder.bank import PhraseBank
     from lightweight_decoder.data.base import Encoder
-    from lightweight_decoder.datatypes import IntArray
+    from lightweight_decoder.datatypes import FloatArray, IntArray
 
 _log = logging.getLogger(__name__)
 _LABELS_SHOWN = 5
@@ -101,7 +101,6 @@ class LabelledText:
         self._num_train = num_train
         self._num_test = num_test
         self._seed = seed
-        self._splits: dict[SplitName, Split] = {}
 
     def prepare(self) -> None:
         """Build the bank and encode the texts; see :class:`Source`.
@@ -115,8 +114,7 @@ class LabelledText:
         """
         self._warn_of_single_examples()
         self._plan.bank.build(self._bank_root, self._encoder)
-        for name in SPLIT_NAMES:
-            self.split(name)
+        _ = self._queries
 
     def bank(self) -> PhraseBank:
         """Open the bank; see :class:`Source`."""
@@ -124,12 +122,6 @@ class LabelledText:
 
     def split(self, name: SplitName) -> Split:
         """Return a split; see :class:`Source`."""
-        if name not in self._splits:
-            self._splits[name] = self._make_split(name)
-        return self._splits[name]
-
-    def _make_split(self, name: SplitName) -> Split:
-        """Encode a split's texts and look their labels up."""
         plan = self._plan
         rows = plan.rows[name]
         own_vectors = no_own_vectors(len(rows.texts))
@@ -139,11 +131,17 @@ class LabelledText:
             )
         return Split(
             name=name,
-            queries=self._encoder.encode(rows.texts),
+            queries=self._queries[name],
             targets=self.bank().find(rows.labels)[:, None],
             own_vectors=own_vectors,
             texts=rows.texts,
         )
+
+    @cached_property
+    def _queries(self) -> dict[SplitName, FloatArray]:
+        """The vectors of the texts of each split."""
+        texts = {name: rows.texts for name, rows in self._plan.rows.items()}
+        return encode_splits(self._encoder, texts)
 
     @cached_property
     def _plan(self) -> _Plan:
@@ -159,12 +157,23 @@ class LabelledText:
                 advice="With one possible answer there is nothing to learn",
             )
         known, test = self._read_test(every)
-        known = known.take(draw_rows(len(known.texts), self._num_train, seed=self._seed))
-        test = test.take(draw_rows(len(test.texts), self._num_test, seed=self._seed))
+        known = known.take(self._draw("num_train", self._num_train, known))
+        test = test.take(self._draw("num_test", self._num_test, test))
         places = random_split(len(known.texts), fractions=self._fractions, seed=self._seed)
         rows = {name: known.take(of_split) for name, of_split in places.items()}
         rows["test"] = test
         return _Plan(rows, _plan_bank(labels, known), num_labels=len(labels))
+
+    def _draw(self, name: str, wanted: int | None, rows: _Rows) -> IntArray:
+        """Draw as many rows as an argument says."""
+        if wanted is not None and wanted < 1:
+            raise ConfigError(
+                "there are no rows to draw",
+                where=f"data.{name}",
+                expected="at least 1, or null for all rows",
+                found=wanted,
+            )
+        return draw_rows(len(rows.texts), wanted, seed=self._seed)
 
     def _read(self, path: Path) -> _Rows:
         """Read one file."""

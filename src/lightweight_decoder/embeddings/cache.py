@@ -7,20 +7,22 @@ import logging
 import os
 import sqlite3
 import time
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import platformdirs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from lightweight_decoder.datatypes import FloatArray, IntArray
 
 CACHE_VARIABLE = "LIGHTWEIGHT_DECODER_CACHE"
 """Environment variable that names the folder of all caches."""
+
+_T = TypeVar("_T")
 
 _log = logging.getLogger(__name__)
 
@@ -60,9 +62,7 @@ class EmbeddingCache:
 
     def dim(self) -> int | None:
         """Return d, or None while nothing is stored."""
-        with self._open() as connection:
-            return None if connection is None else _read_dim(connection)
-        return None
+        return self._use(_read_dim, otherwise=None)
 
     def get(self, texts: Sequence[str]) -> tuple[IntArray, FloatArray]:
         """Look texts up.
@@ -74,44 +74,36 @@ class EmbeddingCache:
             (f,) int64 places in ``texts`` of those that were found, ascending, and their (f, d)
             float32 vectors; d is 0 where nothing was ever stored.
         """
-        with self._open() as connection:
-            if connection is not None:
-                return _select(connection, [_key(text) for text in texts])
-        return _nothing()
+        keys = [_key(text) for text in texts]
+        return self._use(lambda connection: _select(connection, keys), otherwise=_nothing())
 
     def put(self, texts: Sequence[str], vectors: FloatArray) -> None:
         """Store (b, d) float32 vectors of b texts, all or, if the process is killed, none."""
-        rows = zip(
-            map(_key, texts),
-            (row.tobytes() for row in vectors.astype(_STORED_DTYPE, copy=False)),
-            strict=True,
+        keys = [_key(text) for text in texts]
+        stored = [row.tobytes() for row in vectors.astype(_STORED_DTYPE, copy=False)]
+        self._use(
+            lambda connection: _insert(connection, keys, stored, dim=vectors.shape[1]),
+            otherwise=None,
+            create=True,
         )
-        with self._open(create=True) as connection:
-            if connection is None:
-                return
-            dim = _read_dim(connection)
-            if dim is not None and dim != vectors.shape[1]:
-                raise _UnusableFileError(f"vectors of width {dim}, not {vectors.shape[1]}")
-            with connection:
-                connection.execute("INSERT OR IGNORE INTO width VALUES (0, ?)", vectors.shape[1:])
-                connection.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?)", rows)
 
-    @contextmanager
-    def _open(self, *, create: bool = False) -> Iterator[sqlite3.Connection | None]:
-        """Give a connection, or None without a usable file; then or later failures end the body."""
+    def _use(
+        self, work: Callable[[sqlite3.Connection], _T], *, otherwise: _T, create: bool = False
+    ) -> _T:
+        """Return what work on the file gives, or the other value where there is no usable file."""
         if not self._usable or not (create or self._exists()):
-            yield None
-            return
+            return otherwise
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with closing(sqlite3.connect(self.path, timeout=_BUSY_SECONDS)) as connection:
                 _prepare(connection)
-                yield connection
+                return work(connection)
         except (sqlite3.DatabaseError, _UnusableFileError, OSError) as error:
             if _is_damage(error):
                 self._set_aside(error)
             else:
                 self._give_up(error)
+        return otherwise
 
     def _exists(self) -> bool:
         """Say whether there is a file, as far as one may look."""
@@ -192,6 +184,19 @@ def _select(connection: sqlite3.Connection, keys: list[bytes]) -> tuple[IntArray
     if not np.isfinite(vectors).all():
         raise _UnusableFileError("a vector that is not finite")
     return np.array(places, dtype=np.int64), vectors.astype(np.float32, copy=False)
+
+
+def _insert(
+    connection: sqlite3.Connection, keys: list[bytes], vectors: list[bytes], *, dim: int
+) -> None:
+    """Store vectors in one transaction."""
+    stored_dim = _read_dim(connection)
+    if stored_dim not in (None, dim):
+        raise _UnusableFileError(f"vectors of width {stored_dim}, not {dim}")
+    with connection:
+        connection.execute("INSERT OR IGNORE INTO width VALUES (0, ?)", (dim,))
+        rows = zip(keys, vectors, strict=True)
+        connection.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?)", rows)
 
 
 def _nothing() -> tuple[IntArray, FloatArray]:

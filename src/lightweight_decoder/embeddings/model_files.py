@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -161,4 +162,5 @@ def _write_memo(memo: Path, state: list[list[object]], fingerprint: str) -> None
         partial.write_text(json.dumps({"files": state, "sha256": fingerprint}))
         partial.replace(memo)
     except OSError:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
 
 from lightweight_decoder.embeddings.cache import EmbeddingCache
 from lightweight_decoder.embeddings.model_files import locate_model, model_fingerprint
+from lightweight_decoder.embeddings.progress import report_progress
 from lightweight_decoder.errors import EncoderError
 
 if TYPE_CHECKING:
@@ -132,7 +122,12 @@ class TextEncoder:
         vectors = np.empty((len(texts), self.dim), dtype=np.float32)
         vectors[found] = known if len(found) else 0
         missing = np.setdiff1d(np.arange(len(texts)), found)
-        with self._progress(len(missing)) as advance:
+        with report_progress(
+            "encoding texts",
+            unit="texts",
+            total=len(missing),
+            enabled=self._show_progress and len(missing) >= _TEXTS_WORTH_A_BAR,
+        ) as advance:
             for places, encoded in self._encode_missing(texts, missing, advance):
                 vectors[places] = encoded
         return vectors
@@ -235,27 +230,3 @@ class TextEncoder:
                 found=str(error).strip().splitlines()[0][:200] if str(error).strip() else error,
                 advice="The folder may be incomplete; download or install the model again",
             ) from error
-
-    @contextlib.contextmanager
-    def _progress(self, num_texts: int) -> Iterator[Callable[[int], None]]:
-        """Give a function that moves the progress bar on by some texts."""
-        enabled = self._show_progress and num_texts >= _TEXTS_WORTH_A_BAR
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            _TextsPerSecondColumn(),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, disable=not enabled) as progress:
-            task = progress.add_task("encoding texts", total=num_texts)
-            yield lambda count: progress.advance(task, count)
-
-
-class _TextsPerSecondColumn(ProgressColumn):
-    """Shows a task's speed."""
-
-    def render(self, task: Task) -> Text:
-        """Return the speed, or nothing until it is known."""
-        speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:,.0f} texts/s")

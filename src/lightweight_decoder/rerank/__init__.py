@@ -1,15 +1,23 @@
 """The learned parts: query adapter and listwise reranker."""
 
 from lightweight_decoder.rerank.adapter import QueryAdapter
-from lightweight_decoder.rerank.features import hubness, is_right, phrase_features
+from lightweight_decoder.rerank.features import (
+    agreement,
+    hubness,
+    is_right,
+    phrase_features,
+    phrase_sums,
+)
 from lightweight_decoder.rerank.losses import listwise_loss
 from lightweight_decoder.rerank.reranker import ListwiseReranker
 
 __all__ = [
     "ListwiseReranker",
     "QueryAdapter",
+    "agreement",
     "hubness",
     "is_right",
     "listwise_loss",
     "phrase_features",
+    "phrase_sums",
 ]

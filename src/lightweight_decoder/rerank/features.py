@@ -70,6 +70,44 @@ def hubness(bank: PhraseBank, queries: Tensor, targets: Tensor, *, neighbors: in
     return hub - hub.mean()
 
 
+def phrase_sums(bank: PhraseBank) -> Tensor | None:
+    """Returns the sum of each phrase's vectors, (p, d) float32; None where each owns only one."""
+    if bank.num_vectors == bank.num_phrases:
+        return None
+    sums = torch.zeros(bank.num_phrases, bank.dim)
+    for first in range(0, bank.num_vectors, _BLOCK_VECTORS):
+        rows = slice(first, first + _BLOCK_VECTORS)
+        vectors = torch.from_numpy(bank.vectors[rows]).float()
+        sums.index_add_(0, torch.from_numpy(bank.owners[rows]), vectors)
+    return sums
+
+
+def agreement(
+    adapted: Tensor,
+    vectors: Tensor,
+    sums: Tensor | None,
+    own_vectors: Tensor | None = None,
+    own_counts: Tensor | None = None,
+) -> Tensor:
+    """Returns each query's cosine with all of a candidate's vectors taken together, (q, k) float32.
+
+    A phrase's value is that of its best vector; this says what the others think.
+
+    Args:
+        adapted: (q, d) float32 unit rows.
+        vectors: (q, k, d) float32, each candidate's best vector, its only one where ``sums`` is
+            None.
+        sums: (q, k, d) float32, the sum of each candidate's vectors.
+        own_vectors: (q, w, d) float32 vectors that must not count for a query.
+        own_counts: (q, w, k) float32, 1 where an own vector is part of a candidate's sum, else 0.
+    """
+    together = vectors if sums is None else sums
+    if sums is not None and own_vectors is not None and own_counts is not None:
+        together = sums - torch.einsum("qwk,qwd->qkd", own_counts, own_vectors)
+    unit = torch.nn.functional.normalize(together, dim=-1)
+    return torch.einsum("qkd,qd->qk", unit, adapted)
+
+
 def _frequency(bank: PhraseBank) -> FloatArray:
     """(p,) how often each phrase is used, 0 where the bank does not say."""
     if _FREQUENCY_COLUMN not in bank.column_names:

@@ -9,7 +9,7 @@ from torch.nn import functional as F  # noqa: N812 - the name everyone uses
 from lightweight_decoder.rerank.features import NUM_FEATURES
 
 _START_SCALE = 16.0  # a power of two: scaling values by it is exact, so it cannot create ties
-_NUM_LIST_FEATURES = 6
+_NUM_LIST_FEATURES = 7
 
 
 class ListwiseReranker(nn.Module):
@@ -17,9 +17,10 @@ class ListwiseReranker(nn.Module):
 
     Every candidate is described by low-rank products of query and candidate vector, its search
     value and rank, its cosines with the list's mean and with the list's mean weighted by search
-    value, and its phrase's features. The logit is the scaled search value, less a learned share of
-    the phrase's hubness, plus a correction; share and correction start at zero, so a new reranker
-    ranks exactly as the search does.
+    value, its phrase's features, and what its phrase's vectors say together. The logit is the scaled
+    search value, plus a learned share of that agreement, less a learned share of the phrase's
+    hubness, plus a correction; shares and correction start at zero, so a new reranker ranks exactly
+    as the search does.
 
     Args:
         query_dim: Width of the queries before the adapter.
@@ -72,6 +73,7 @@ class ListwiseReranker(nn.Module):
         self.correction = nn.Linear(hidden_dim, 1, bias=False)
         nn.init.zeros_(self.correction.weight)
         self.relative_scale = nn.Parameter(torch.zeros(()))
+        self.agreement_share = nn.Parameter(torch.zeros(()))
         self.hubness_share = nn.Parameter(torch.zeros(()))
 
     def forward(
@@ -81,6 +83,7 @@ class ListwiseReranker(nn.Module):
         phrase_ids: Tensor,
         vectors: Tensor,
         values: Tensor,
+        agreement: Tensor,
         features: Tensor,
     ) -> Tensor:
         """Returns the candidates' logits (q, k) float32, higher is better, -inf where values are.
@@ -91,6 +94,7 @@ class ListwiseReranker(nn.Module):
             phrase_ids: (q, k) int64.
             vectors: (q, k, d) float32, the bank vector that gave each candidate its value.
             values: (q, k) float32, the search's values, best first; -inf where there is none.
+            agreement: (q, k) float32, from ``features.agreement``.
             features: (q, k, f) float32, from ``phrase_features``.
         """
         known = values.clamp(min=-1.0)
@@ -98,15 +102,16 @@ class ListwiseReranker(nn.Module):
         query = self.query_map(torch.cat([F.normalize(queries, dim=-1), adapted], dim=-1))
         products = self.norm(query[:, None] * self.candidate_map(vectors))
         described = self.describe(
-            torch.cat([products, features, _list_features(vectors, known, hub)], dim=-1)
+            torch.cat([products, features, _list_features(vectors, known, agreement, hub)], dim=-1)
         )
         refined = described + self.refine(described)
         scale = _START_SCALE * (1 + self.relative_scale)
-        return scale * (values - self.hubness_share * hub) + self.correction(refined).squeeze(-1)
+        value = values + self.agreement_share * agreement - self.hubness_share * hub
+        return scale * value + self.correction(refined).squeeze(-1)
 
 
-def _list_features(vectors: Tensor, values: Tensor, hub: Tensor) -> Tensor:
-    """(q, k, 6): value against the best, its softmax, log rank, two cosines with the list, hubness.
+def _list_features(vectors: Tensor, values: Tensor, agreement: Tensor, hub: Tensor) -> Tensor:
+    """(q, k, 7): value against the best, softmax, log rank, two list cosines, agreement, hubness.
 
     The factors bring the columns to a standard deviation of about 1.
     """
@@ -119,6 +124,7 @@ def _list_features(vectors: Tensor, values: Tensor, hub: Tensor) -> Tensor:
         ranks.log().expand_as(values),
         4 * torch.einsum("qkd,qd->qk", vectors, center),
         4 * torch.einsum("qkd,qd->qk", vectors, vectors.mean(dim=1)),
+        _START_SCALE * (agreement - values),
         _START_SCALE * hub,
     ]
     return torch.stack(columns, dim=-1)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _START_SCALE = 20.0
 _SCALE_LR = 1e-2
-_WARMUP_STEPS = 50
+_WARMUP_SHARE = 0.1
 
 System = Literal["baseline", "decoder"]
 
@@ -38,7 +38,8 @@ class DecoderModule(L.LightningModule):
 
     Args:
         decoder: What is trained, in place.
-        lr: Peak learning rate of AdamW; it rises for 50 steps and falls to 0 linearly.
+        lr: Peak learning rate of AdamW; it rises over the first tenth of the
+            steps, then falls to 0 linearly.
         weight_decay: Weight decay of the reranker; the adapter has none.
         num_negatives: Vectors sampled for each batch as the adapter's negatives.
         num_hard_negatives: Mined candidates of each query that join them.
@@ -94,17 +95,19 @@ class DecoderModule(L.LightningModule):
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's own union of dictionaries
         """AdamW with a linear schedule over all steps of the run."""
+        decayed, shares = _matrices(self.reranker), _scalars(self.reranker)
         groups = [
             {"params": _parameters(self.adapter), "weight_decay": 0.0},
-            {"params": _parameters(self.reranker), "weight_decay": self.hparams["weight_decay"]},
-            {"params": [self.log_scale], "weight_decay": 0.0, "lr": _SCALE_LR},
+            {"params": decayed, "weight_decay": self.hparams["weight_decay"]},
+            {"params": [self.log_scale, *shares], "weight_decay": 0.0, "lr": _SCALE_LR},
         ]
         optimizer = torch.optim.AdamW(
             [group for group in groups if group["params"]], lr=self.hparams["lr"]
         )
         num_steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: min(1, (step + 1) / _WARMUP_STEPS) * (1 - step / num_steps)
+            optimizer,
+            lambda step: min((step + 1) / (_WARMUP_SHARE * num_steps), 1 - step / num_steps),
         )
         return {
             "optimizer": optimizer,
@@ -166,7 +169,9 @@ class DecoderModule(L.LightningModule):
     def _reranker_loss(self, batch: Batch, adapted: Tensor) -> Tensor:
         """The listwise loss over the candidates that were mined for the batch's queries."""
         mined, found = self.miner.candidates(batch, adapted)
-        logits = self.decoder.logits(batch.queries[mined], adapted[mined], found)
+        logits = self.decoder.logits(
+            batch.queries[mined], adapted[mined], found, exclude_vectors=batch.own_vectors[mined]
+        )
         right = is_right(found.phrase_ids, batch.targets[mined])
         return listwise_loss(logits, right, self.miner.is_asked_for(found.phrase_ids))
 
@@ -223,6 +228,16 @@ class DecoderModule(L.LightningModule):
                 metric = f"{split}/{system}/{name}"
                 self.log(metric, float(value), prog_bar=metric == "val/decoder/mrr")
             batches.clear()
+
+
+def _scalars(part: nn.Module | None) -> list[nn.Parameter]:
+    """The part's scales and shares, which have a longer way to go than single weights."""
+    return [parameter for parameter in _parameters(part) if parameter.ndim == 0]
+
+
+def _matrices(part: nn.Module | None) -> list[nn.Parameter]:
+    """The part's other parameters."""
+    return [parameter for parameter in _parameters(part) if parameter.ndim > 0]
 
 
 def _parameters(part: nn.Module | None) -> list[nn.Parameter]:

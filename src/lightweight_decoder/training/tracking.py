@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import wandb
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 
 if TYPE_CHECKING:
@@ -43,6 +42,8 @@ def open_wandb(
         group: Runs of one group are shown together, such as the jobs of a sweep.
         tags: Tags of the run.
     """
+    import wandb  # noqa: PLC0415 - half a second that only its users should pay
+
     offline = "WANDB_MODE" not in os.environ and not wandb.login(prompt=False)
     run = wandb.init(
         project=project,

@@ -1,0 +1,60 @@
+"""A progress bar that counts texts, rows or anything else, with their number per second."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+@contextlib.contextmanager
+def report_progress(
+    description: str, *, unit: str, total: int | None, enabled: bool
+) -> Iterator[Callable[[int], None]]:
+    """Show a bar, and give a function that moves it on.
+
+    Args:
+        description: What is being done.
+        unit: What is counted, in the plural.
+        total: How many there are; None: unknown.
+        enabled: Whether to show anything.
+
+    Yields:
+        A function that takes how many more are done.
+    """
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _SpeedColumn(unit),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, disable=not enabled) as progress:
+        task = progress.add_task(description, total=total)
+        yield lambda count: progress.advance(task, count)
+
+
+class _SpeedColumn(ProgressColumn):
+    """Shows how many per second."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self._unit = unit
+
+    def render(self, task: Task) -> Text:
+        """Return the speed, or nothing until it is known."""
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.0f} {self._unit}/s")

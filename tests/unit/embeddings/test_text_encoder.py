@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import pickle
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from lightweight_decoder.embeddings import TextEncoder
+from lightweight_decoder.errors import EncoderError
+
+TEXTS = ["a road", "road", "a wide road for fast traffic", "", "a road", "Straße 🛣"]
+
+
+def expected_vectors(encoder, texts):
+    return np.stack([encoder._model.vector(text) for text in texts])
+
+
+def forbid_loading(encoder):
+    class Forbidden:
+        def __getattr__(self, name):
+            pytest.fail("the model was used")
+
+    encoder.__dict__["_model"] = Forbidden()
+    return encoder
+
+
+def test_vectors_come_in_the_order_of_the_texts(make_encoder):
+    encoder = make_encoder()
+    vectors = encoder.encode(TEXTS)
+    np.testing.assert_array_equal(vectors, expected_vectors(encoder, TEXTS))
+    assert vectors.dtype == np.float32
+
+
+def test_equal_texts_are_encoded_once(make_encoder):
+    encoder = make_encoder(cache_dir=None)
+    encoder.encode(TEXTS)
+    assert sorted(encoder._model.encoded) == sorted(set(TEXTS))
+
+
+def test_a_second_run_encodes_nothing_and_loads_nothing(make_encoder):
+    expected = make_encoder().encode(TEXTS)
+    again = forbid_loading(make_encoder())
+    np.testing.assert_array_equal(again.encode(TEXTS), expected)
+    assert again.dim == 8
+
+
+def test_only_new_texts_are_encoded(make_encoder):
+    make_encoder().encode(TEXTS)
+    encoder = make_encoder()
+    vectors = encoder.encode(["new", *TEXTS, "newer still"])
+    assert encoder._model.encoded == ["new", "newer still"]
+    np.testing.assert_array_equal(
+        vectors, expected_vectors(encoder, ["new", *TEXTS, "newer still"])
+    )
+
+
+def test_a_killed_run_goes_on_where_it_was(make_encoder):
+    texts = [f"text {i}" for i in range(3_000)]
+    killed = make_encoder()
+    killed._model.fail_after = 2_500
+    with pytest.raises(KeyboardInterrupt):
+        killed.encode(texts)
+
+    encoder = make_encoder()
+    np.testing.assert_array_equal(encoder.encode(texts), expected_vectors(encoder, texts))
+    assert len(encoder._model.encoded) == 3_000 - 2 * 1_024
+
+
+def test_a_changed_model_never_reads_old_vectors(make_encoder, model_folder):
+    make_encoder().encode(TEXTS)
+    (model_folder / "model.safetensors").write_bytes(b"other weights")
+    encoder = make_encoder()
+    encoder.encode(TEXTS)
+    assert sorted(encoder._model.encoded) == sorted(set(TEXTS))
+
+
+def test_unnormalized_vectors_have_a_cache_of_their_own(make_encoder):
+    make_encoder().encode(TEXTS)
+    encoder = make_encoder(normalize=False)
+    encoder.encode(TEXTS)
+    assert len(encoder._model.encoded) == len(set(TEXTS))
+
+
+def test_texts_of_equal_length_share_a_batch_that_suits_the_processor(make_encoder):
+    texts = [" ".join(["word"] * (1 + i % 97)) + f" {i}" for i in range(400)]
+    encoder = make_encoder(batch_size=64)
+    encoder.encode(texts)
+    lengths = [
+        [len(ids) for ids in encoder._model.tokenizer(b)["input_ids"]]
+        for b in encoder._model.batches
+    ]
+    assert max(len(batch) * max(batch) for batch in lengths) <= 512
+    flat = [length for batch in lengths for length in batch]
+    assert flat == sorted(flat)
+
+
+def test_a_text_longer_than_any_batch_is_a_batch_of_its_own(make_encoder):
+    encoder = make_encoder()
+    encoder.encode([" ".join(["word"] * 900), "short"])
+    assert [len(batch) for batch in encoder._model.batches] == [1, 1]
+
+
+def test_other_devices_get_full_batches(make_encoder):
+    encoder = make_encoder(device="cuda", batch_size=100)
+    encoder.encode([" ".join(["word"] * 50) + f" {i}" for i in range(250)])
+    assert [len(batch) for batch in encoder._model.batches] == [100, 100, 50]
+
+
+def test_a_model_without_a_plain_tokenizer_is_batched_by_characters(make_encoder):
+    encoder = make_encoder()
+    encoder._model.tokenizer = None
+    np.testing.assert_array_equal(encoder.encode(TEXTS), expected_vectors(encoder, TEXTS))
+
+
+def test_no_texts_give_no_vectors(make_encoder):
+    assert make_encoder().encode([]).shape == (0, 8)
+
+
+def test_a_vector_that_is_not_finite_is_refused_and_not_kept(make_encoder):
+    encoder = make_encoder()
+    encoder._model.not_finite = "road"
+    with pytest.raises(EncoderError, match=r"'road': .*not finite"):
+        encoder.encode(TEXTS)
+    again = make_encoder()
+    again.encode(TEXTS)
+    assert "road" in again._model.encoded
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    encoder = TextEncoder(model=str(tmp_path), cache_dir=None)
+    with pytest.raises(EncoderError, match="cannot be loaded") as raised:
+        encoder.encode(["a"])
+    assert str(tmp_path) in str(raised.value)
+
+
+def test_progress_is_shown_for_long_work_only(make_encoder, capsys):
+    make_encoder(show_progress=True).encode(TEXTS)
+    assert capsys.readouterr().out == ""
+    make_encoder(show_progress=True).encode([f"text {i}" for i in range(1_000)])
+    assert "1000/1000" in capsys.readouterr().out
+
+
+def test_importing_and_constructing_is_light(tmp_path):
+    code = (
+        "import sys; from pathlib import Path;"
+        "from lightweight_decoder.embeddings import TextEncoder;"
+        f"TextEncoder(cache_dir=Path({str(tmp_path)!r})).fingerprint;"
+        "heavy = {'sentence_transformers', 'transformers', 'lightning', 'hydra'};"
+        "print(*heavy.intersection(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+def test_an_encoder_can_be_pickled_before_it_is_used(tmp_path):
+    encoder = TextEncoder(cache_dir=tmp_path)
+    assert pickle.loads(pickle.dumps(encoder)).name == encoder.name  # noqa: S301, our own bytes
+
+
+def test_the_real_model_gives_its_own_vectors_without_a_network(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError("there is no network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    encoder = TextEncoder(cache_dir=tmp_path)
+    vectors = encoder.encode(TEXTS)
+
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(encoder.folder), device="cpu", local_files_only=True)
+    np.testing.assert_allclose(vectors, model.encode(TEXTS), atol=2e-6)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+    assert encoder.dim == 384
+    np.testing.assert_array_equal(TextEncoder(cache_dir=tmp_path).encode(TEXTS), vectors)
