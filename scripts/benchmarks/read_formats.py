@@ -17,6 +17,8 @@ import statistics
 import subprocess
 import tempfile
 import time
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,12 +36,26 @@ import torch
 from lightweight_decoder.embeddings import open_embeddings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from lightweight_decoder.datatypes import FloatArray
 
 TEXT_SHARE = 8
-"""Text files are so many times shorter: they are read that much slower."""
+"""Packed and text files have so many times fewer rows: they take that much longer."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """How a file is written, and how its library reads it when nothing else is done.
+
+    ``prepare`` returns that reading as a function, for packed and text formats only.
+    """
+
+    name: str
+    suffix: str
+    write: Callable[[Path, FloatArray], None]
+    prepare: Callable[[Path], Callable[[], object]] | None = None
+    is_short: bool = False
 
 
 def main() -> None:
@@ -50,35 +66,29 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     vectors = np.random.default_rng(0).standard_normal((options.rows, options.dim), np.float32)
-    print(f"{options.rows} x {options.dim}, text formats {options.rows // TEXT_SHARE} rows, MB/s")
-    print(f"{'format':24}{'MB':>8}{'cat':>8}{'read':>8}{'share':>8}{'library alone':>16}")
-    for name, write, alone in formats():
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / name.replace(" ", "-").replace("-.", ".")
-            write(path, vectors if alone in (None, read_parquet) else vectors[::TEXT_SHARE])
-            report(name, path, alone, options.repeats)
-
-
-def report(name: str, path: Path, alone: Callable[[Path], object] | None, repeats: int) -> None:
-    """Measure one file and print its line."""
-    size = sum(file.stat().st_size for file in path.rglob("*")) or path.stat().st_size
-    files = [str(file) for file in path.iterdir()] if path.is_dir() else [str(path)]
-    cat, read, library = [], [], []
-    for _ in range(repeats):
-        cat.append(
-            seconds(
-                lambda: subprocess.run(["/bin/cat", *files], stdout=subprocess.DEVNULL, check=True)
-            )
-        )
-        read.append(seconds(lambda: read_blocks(path)))
-        if alone is not None:
-            library.append(seconds(lambda: alone(path)))
-    rates = [size / 1e6 / statistics.median(each) for each in (cat, read, library) if each]
-    limit = f"{rates[2]:16.0f}" if alone is not None else ""
-    share = rates[1] / rates[0]
     print(
-        f"{name:24}{size / 1e6:8.0f}{rates[0]:8.0f}{rates[1]:8.0f}{share:8.1%}{limit}", flush=True
+        f"{options.rows} x {options.dim}, packed and text ones {options.rows // TEXT_SHARE}; MB/s"
     )
+    print(f"{'format':24}{'MB':>8}{'cat':>8}{'read':>8}{'share':>8}{'library alone':>16}")
+    for each in formats():
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"embeddings{each.suffix}"
+            each.write(path, vectors[::TEXT_SHARE] if each.is_short else vectors)
+            report(each, path, options.repeats)
+
+
+def report(each: Format, path: Path, repeats: int) -> None:
+    """Measure one file, the three ways in turn, and print the medians."""
+    files = list(path.iterdir()) if path.is_dir() else [path]
+    ways: list[Callable[[], object]] = [partial(cat, files), partial(read_blocks, path)]
+    if each.prepare is not None:
+        ways.append(each.prepare(path))
+    times = [[seconds(way) for way in ways] for _ in range(repeats)]
+    megabytes = sum(file.stat().st_size for file in files) / 1e6
+    rates = [megabytes / statistics.median(column) for column in zip(*times, strict=True)]
+    limit = "".join(f"{rate:16.0f}" for rate in rates[2:])
+    numbers = f"{megabytes:8.0f}{rates[0]:8.0f}{rates[1]:8.0f}{rates[1] / rates[0]:8.1%}{limit}"
+    print(f"{each.name:24}{numbers}", flush=True)
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -88,53 +98,50 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def cat(files: list[Path]) -> None:
+    """Read the bytes and do nothing with them."""
+    subprocess.run(["/bin/cat", *files], stdout=subprocess.DEVNULL, check=True)
+
+
 def read_blocks(path: Path) -> None:
     """Read everything, as a user would."""
     for _ in open_embeddings(path).blocks():
         pass
 
 
-def formats() -> Iterator[tuple[str, Callable[[Path, FloatArray], None], Callable | None]]:
-    """Yield name with suffix, writer, and for packed and text formats their library alone."""
-    yield "float32 .npy", np.save, None
-    yield "float16 .npy", lambda path, rows: np.save(path, rows.astype(np.float16)), None
-    yield "float64 .npy", lambda path, rows: np.save(path, rows.astype(np.float64)), None
-    yield "int8 .npy", lambda path, rows: np.save(path, (rows * 30).astype(np.int8)), None
-    yield "stored .npz", lambda path, rows: np.savez(path, vectors=rows), None
-    yield "float32 .pt", lambda path, rows: torch.save(torch.from_numpy(rows), path), None
-    yield (
-        "float32 .safetensors",
-        lambda path, rows: write_safetensors(path, rows, torch.float32),
-        None,
-    )
-    yield (
-        "float16 .safetensors",
-        lambda path, rows: write_safetensors(path, rows, torch.float16),
-        None,
-    )
-    yield (
-        "bfloat16 .safetensors",
-        lambda path, rows: write_safetensors(path, rows, torch.bfloat16),
-        None,
-    )
-    yield "list .arrow", lambda path, rows: write_arrow(path, lists(rows)), None
-    yield "fixed-size list .arrow", lambda path, rows: write_arrow(path, fixed_lists(rows)), None
-    yield "plain .parquet", write_plain_parquet, read_parquet
-    yield "fixed-size .parquet", write_fixed_parquet, read_parquet
-    yield "float32 .h5", write_hdf5, None
-    yield "float32 .fvecs", write_fvecs, None
-    yield "word2vec .bin", write_word2vec_binary, None
-    yield "hugging face", write_hugging_face, None
-    yield "packed .npz", lambda path, rows: np.savez_compressed(path, vectors=rows), read_npz
-    yield "word2vec .vec", write_word2vec, parse_numbers
-    yield "word2vec .vec.gz", pack(write_word2vec, gzip_fast), unpack("gzip")
-    yield "word2vec .vec.zst", pack(write_word2vec, zstd), unpack("zstd")
-    yield "list .csv", write_csv_lists, parse_numbers
-    yield "columns .csv", write_csv_columns, pa.csv.read_csv
-    yield "objects .jsonl", write_json_lines, pa.json.read_json
+def formats() -> list[Format]:
+    """Return every format, those that are stored plainly first."""
+    half, brain = torch.float16, torch.bfloat16
+    return [
+        Format("npy float32", ".npy", np.save),
+        Format("npy float16", ".npy", lambda path, rows: np.save(path, rows.astype(np.float16))),
+        Format("npy float64", ".npy", lambda path, rows: np.save(path, rows.astype(np.float64))),
+        Format("npy int8", ".npy", lambda path, rows: np.save(path, (rows * 30).astype(np.int8))),
+        Format("npz stored", ".npz", lambda path, rows: np.savez(path, vectors=rows)),
+        Format("pt", ".pt", lambda path, rows: torch.save(torch.from_numpy(rows), path)),
+        Format("safetensors float32", ".safetensors", write_safetensors),
+        Format("safetensors float16", ".safetensors", partial(write_safetensors, dtype=half)),
+        Format("safetensors bfloat16", ".safetensors", partial(write_safetensors, dtype=brain)),
+        Format("arrow list", ".arrow", lambda path, rows: write_arrow(path, lists(rows))),
+        Format(
+            "arrow fixed-size list", ".arrow", lambda p, rows: write_arrow(p, fixed_lists(rows))
+        ),
+        Format("hugging face", "", write_hugging_face),
+        Format("hdf5", ".h5", write_hdf5),
+        Format("fvecs", ".fvecs", write_fvecs),
+        Format("word2vec binary", ".bin", write_word2vec_binary),
+        Format("parquet list", ".parquet", write_parquet, read_parquet),
+        Format("npz packed", ".npz", np.savez_compressed, read_npz, is_short=True),
+        Format("word2vec text", ".vec", write_word2vec, parse_numbers, is_short=True),
+        Format("word2vec text gzip", ".gz", write_gzip, partial(unpack, "gzip"), is_short=True),
+        Format("word2vec text zstd", ".zst", write_zstd, partial(unpack, "zstd"), is_short=True),
+        Format("csv list", ".csv", write_csv_lists, parse_numbers, is_short=True),
+        Format("csv columns", ".csv", write_csv_columns, parse_csv, is_short=True),
+        Format("json lines", ".jsonl", write_json_lines, parse_json, is_short=True),
+    ]
 
 
-def write_safetensors(path: Path, rows: FloatArray, dtype: torch.dtype) -> None:
+def write_safetensors(path: Path, rows: FloatArray, dtype: torch.dtype = torch.float32) -> None:
     """Write one tensor."""
     safetensors.torch.save_file({"vectors": torch.from_numpy(rows).to(dtype)}, path)
 
@@ -163,14 +170,9 @@ def write_arrow(path: Path, table: pa.Table) -> None:
         writer.write_table(table, max_chunksize=2**16)
 
 
-def write_plain_parquet(path: Path, rows: FloatArray) -> None:
+def write_parquet(path: Path, rows: FloatArray) -> None:
     """Write Parquet without compression or dictionaries."""
     pq.write_table(lists(rows), path, compression="none", use_dictionary=False)
-
-
-def write_fixed_parquet(path: Path, rows: FloatArray) -> None:
-    """Write Parquet with fixed-size lists."""
-    pq.write_table(fixed_lists(rows), path, compression="none", use_dictionary=False)
 
 
 def write_hdf5(path: Path, rows: FloatArray) -> None:
@@ -231,61 +233,58 @@ def write_json_lines(path: Path, rows: FloatArray) -> None:
             file.write(json.dumps({"text": text, "vector": vector}) + "\n")
 
 
-def pack(
-    write: Callable[[Path, FloatArray], None], codec: Callable[[bytes], bytes]
-) -> Callable[[Path, FloatArray], None]:
-    """Return a writer that packs what another one writes."""
-
-    def write_packed(path: Path, rows: FloatArray) -> None:
-        write(path, rows)
-        path.write_bytes(codec(path.read_bytes()))
-
-    return write_packed
+def write_gzip(path: Path, rows: FloatArray) -> None:
+    """Write word2vec's text inside gzip, at its fastest level: unpacking costs the same."""
+    write_word2vec(path, rows)
+    path.write_bytes(gzip.compress(path.read_bytes(), compresslevel=1))
 
 
-def gzip_fast(content: bytes) -> bytes:
-    """Pack with gzip's fastest level; unpacking costs the same."""
-    return gzip.compress(content, compresslevel=1)
+def write_zstd(path: Path, rows: FloatArray) -> None:
+    """Write word2vec's text inside zstd."""
+    write_word2vec(path, rows)
+    path.write_bytes(pa.compress(path.read_bytes(), "zstd", asbytes=True))
 
 
-def zstd(content: bytes) -> bytes:
-    """Pack with zstd."""
-    packed: bytes = pa.compress(content, "zstd", asbytes=True)
-    return packed
+def unpack(codec: str, path: Path) -> Callable[[], object]:
+    """Unpack a file and drop what comes out."""
 
-
-def unpack(codec: str) -> Callable[[Path], None]:
-    """Return a function that unpacks a file and drops it."""
-
-    def read(path: Path) -> None:
+    def read() -> None:
         with pa.OSFile(str(path)) as file, pa.CompressedInputStream(file, codec) as stream:
-            while stream.read(2**22):
+            while stream.read(2**20):
                 pass
 
     return read
 
 
-def read_npz(path: Path) -> None:
+def read_npz(path: Path) -> Callable[[], object]:
     """Unpack with numpy."""
-    with np.load(path) as archive:
-        archive["vectors"]
+    return lambda: np.load(path)["arr_0"]
 
 
-def read_parquet(path: Path) -> None:
+def read_parquet(path: Path) -> Callable[[], object]:
     """Decode with Arrow, without our checks."""
-    with pq.ParquetFile(path, memory_map=True) as file:
-        for _ in file.iter_batches(2**12, use_threads=False):
-            pass
+    return lambda: list(map(len, pq.ParquetFile(path, memory_map=True).iter_batches(2**12)))
 
 
-def parse_numbers(path: Path) -> None:
-    """Parse a file's numbers with Arrow, as one column and nothing else."""
+def parse_csv(path: Path) -> Callable[[], object]:
+    """Parse with Arrow, the whole file at once."""
+    return partial(pa.csv.read_csv, path)
+
+
+def parse_json(path: Path) -> Callable[[], object]:
+    """Parse with Arrow, the whole file at once."""
+    return partial(pa.json.read_json, path)
+
+
+def parse_numbers(path: Path) -> Callable[[], object]:
+    """Parse only the file's numbers, in memory already, with Arrow as one column."""
     fields = path.read_bytes().translate(bytes.maketrans(b" ,", b"\n\n"), b'[]"').split(b"\n")
-    numbers = b"\n".join(field for field in fields if not field.startswith((b"p", b"t", b"v")))
-    pa.csv.read_csv(
-        pa.py_buffer(numbers),
+    text = b"\n".join(field for field in fields if not field.startswith((b"p", b"t", b"v")))
+    types = {"number": pa.float32()}
+    return lambda: pa.csv.read_csv(
+        pa.py_buffer(text),
         read_options=pa.csv.ReadOptions(column_names=["number"]),
-        convert_options=pa.csv.ConvertOptions(column_types={"number": pa.float32()}),
+        convert_options=pa.csv.ConvertOptions(column_types=types),
     )
 
 

@@ -17,6 +17,7 @@ from lightweight_decoder.embeddings.formats.reader import (
     choose_text_entry,
 )
 from lightweight_decoder.embeddings.formats.streams import (
+    CHUNK_BYTES,
     MAX_LINE_BYTES,
     open_stream,
     read_head,
@@ -108,7 +109,9 @@ class CsvReader(FileReader):
         return pa.csv.open_csv(
             stream,
             read_options=pa.csv.ReadOptions(
-                block_size=MAX_LINE_BYTES, autogenerate_column_names=not self._has_names
+                block_size=CHUNK_BYTES,
+                use_threads=False,
+                autogenerate_column_names=not self._has_names,
             ),
             parse_options=pa.csv.ParseOptions(delimiter=self._delimiter, newlines_in_values=True),
             convert_options=convert,

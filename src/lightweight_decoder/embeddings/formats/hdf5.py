@@ -28,6 +28,9 @@ MAX_CHUNK_BYTES = 2**28
 class Hdf5Reader(FileReader):
     """A data set of an HDF5 file, all of it in that file: links to other files are refused.
 
+    What h5py's own library does with a damaged file cannot be bounded from here: fuzzing found one
+    (strings of any length, their heap overwritten) that HDF5 2.0 never finishes reading.
+
     Args:
         path: The file.
         key: Name of the (n, d) data set, such as ``"train/vectors"``; may be left out where only

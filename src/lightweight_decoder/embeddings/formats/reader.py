@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from lightweight_decoder.datatypes import FloatArray
 
-BLOCK_BYTES = 4 * 2**20
+BLOCK_BYTES = 2**20
 """Default size of a block as float32: larger ones fall out of the processor's cache."""
 
 MAX_BLOCK_ROWS = 2**16
@@ -74,8 +74,8 @@ class EmbeddingReader(ABC):
         """Read the file from its start; may be called again, and the file is open only meanwhile.
 
         Args:
-            block_rows: Rows in a block, of which the last may have fewer; by default as many as
-                make a block of about 4 MiB.
+            block_rows: Most rows that a block may have, at least 1; some formats give fewer. By
+                default as many as make about 1 MiB.
             on_bad_row: What happens at a vector that is all zeros or has a NaN, an infinity, or a
                 number beyond float32: ``"raise"``, or ``"keep"`` it as it is.
 
@@ -83,8 +83,9 @@ class EmbeddingReader(ABC):
             Blocks of at least one row, in the file's order. Float64 is rounded to float32.
 
         Raises:
-            InputDataError: The file is damaged or changes its width, or has a bad row; the message
-                names the file and the row (from 0) or line (from 1). Blocks before it were right.
+            InputDataError: ``block_rows`` is below 1, or the file is damaged, changes its width, or
+                has a bad row; the message names the file and the row (from 0) or line (from 1).
+                Blocks before it were right.
         """
 
 

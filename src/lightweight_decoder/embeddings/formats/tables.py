@@ -19,7 +19,12 @@ from lightweight_decoder.embeddings.formats.reader import (
     choose_entry,
     choose_text_entry,
 )
-from lightweight_decoder.embeddings.formats.streams import MAX_LINE_BYTES, open_stream, read_head
+from lightweight_decoder.embeddings.formats.streams import (
+    CHUNK_BYTES,
+    MAX_LINE_BYTES,
+    open_stream,
+    read_head,
+)
 from lightweight_decoder.errors import InputDataError, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -80,7 +85,7 @@ class TableReader(FileReader):
 
     @abstractmethod
     def _batches(self, block_rows: int) -> Generator[pa.RecordBatch]:
-        """Yield record batches of any length that have the columns that are read."""
+        """Yield record batches of any length that have, among others, the columns that are read."""
 
     def _first_width(self, vector_type: pa.DataType) -> int:
         """Return d, which only the first row tells where the type does not."""
@@ -97,8 +102,9 @@ class TableReader(FileReader):
         """Yield batches that Arrow has checked: to touch a damaged one could end the process."""
         with closing(self._batches(block_rows)) as batches:
             for batch in batches:
-                batch.validate(full=True)
-                yield batch
+                columns = batch.select(self._columns)
+                columns.validate(full=True)
+                yield columns
 
     def _stored_blocks(self, block_rows: int) -> Generator[StoredBlock]:
         first_row = 0
@@ -154,7 +160,6 @@ class ArrowReader(TableReader):
             else:
                 with pa.ipc.open_file(source) as reader:
                     schema, num_rows = reader.schema, reader.count_rows()
-        self._schema = schema
         super().__init__(
             path, schema, num_rows=num_rows, vector_column=vector_column, text_column=text_column
         )
@@ -175,16 +180,12 @@ class ArrowReader(TableReader):
         source.seek(0)
 
     def _batches(self, block_rows: int) -> Generator[pa.RecordBatch]:  # noqa: ARG002
-        options = pa.ipc.IpcReadOptions(
-            included_fields=[self._schema.get_field_index(name) for name in self._columns],
-            use_threads=False,
-        )
         with pa.memory_map(str(self.path)) as source:
             if self._is_stream:
-                with pa.ipc.open_stream(source, options=options) as reader:
+                with pa.ipc.open_stream(source) as reader:
                     yield from reader
             else:
-                with pa.ipc.open_file(source, options=options) as reader:
+                with pa.ipc.open_file(source) as reader:
                     for index in range(reader.num_record_batches):
                         yield reader.get_batch(index)
 
@@ -210,7 +211,7 @@ class JsonLinesReader(TableReader):
             open_stream(self.path) as stream,
             pa.json.open_json(
                 stream,
-                read_options=pa.json.ReadOptions(block_size=MAX_LINE_BYTES),
+                read_options=pa.json.ReadOptions(block_size=CHUNK_BYTES, use_threads=False),
                 parse_options=pa.json.ParseOptions(
                     explicit_schema=pa.schema([(name, types[name]) for name in self._columns]),
                     unexpected_field_behavior="ignore",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -59,8 +59,8 @@ def test_can_be_read_again_in_any_block_size(write, read_all, embedding_format, 
 @given(matrix=MATRICES, data=st.data(), block_rows=st.none() | st.integers(1, 10))
 def test_gives_back_what_was_written(read_all, file_format, matrix, data, block_rows):
     words = data.draw(st.lists(WORDS, min_size=len(matrix), max_size=len(matrix)))
-    if matrix.shape[1] == 1 and file_format.name in {"glove", "csv-columns"}:
-        return  # one number a row: these two tell vectors by their several columns
+    # One number a row: csv-columns tells vectors by their several columns.
+    assume(matrix.shape[1] > 1 or file_format.name != "csv-columns")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / file_format.file_name
         file_format.write(path, matrix, words)
