@@ -129,6 +129,7 @@ def _finish_checkpoint(
     checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     module.load_state_dict(checkpoint["state_dict"])
     module.eval()
+    module.decoder.to(module.decoder.device)  # Lightning left its parts on the CPU
     try:
         calibrate(module.decoder, datamodule.split("calib"))
     except InputDataError as error:

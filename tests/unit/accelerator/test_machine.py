@@ -45,9 +45,13 @@ def test_a_library_that_does_not_answer_is_no_driver(library, broken):
     assert machine.look_at_machine().driver_cuda_version is None
 
 
-def test_the_build_is_read_without_a_device(monkeypatch):
+def test_the_build_is_read_without_a_device(monkeypatch, tmp_path):
     monkeypatch.setattr(ctypes, "CDLL", no_library)
-    monkeypatch.setattr(torch._C, "_cuda_getArchFlags", lambda: "sm_90 compute_90", raising=False)
+    library = tmp_path / "lib" / "libtorch_python.so"
+    library.parent.mkdir()
+    library.write_bytes(b"\x7fELF\0sm_80\0sm_\0sm_90 compute_90\0gfx1\0sm_90 compute_90 x\0")
+    spec = SimpleNamespace(origin=str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(machine.importlib.util, "find_spec", lambda _name: spec)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setenv("CUDA_FORCE_PTX_JIT", "1")
     monkeypatch.setenv("HSA_OVERRIDE_GFX_VERSION_0", "10.3.0")
