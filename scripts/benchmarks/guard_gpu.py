@@ -3,8 +3,8 @@
     python scripts/benchmarks/guard_gpu.py BANK_DIR
 
 Runs ``train.py data=denoise`` on the GPU with an error raised in a random step after the first
-epoch, then resumes by hand, on the CPU, from a copy of the checkpoint that the run went on from, and
-compares the test metrics. Prints one JSON object; the exit status is 1 if they differ.
+epoch, then resumes by hand, on the CPU, from a copy of the checkpoint that the run went on from,
+and compares the test metrics. Prints one JSON object; the exit status is 1 if they differ.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ def main() -> int:
             f"data.bank={bank}",
             "data=denoise",
             "data.num_train=4096",
+            "data.noise=3",
             "trainer.max_epochs=4",
             "trainer.devices=1",
             "patience=9",

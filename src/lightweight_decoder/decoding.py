@@ -63,8 +63,10 @@ class PhraseBankDecoder:
         self.adapter = adapter
         self.reranker = reranker
         self.calibration = calibration
+        self._owns_search = search is None
         self.search = search if search is not None else ExactSearch(bank, device=device)
         self._features: Tensor | None = None
+        self.device = torch.device(device)
         self.to(device)
 
     @property
@@ -76,7 +78,13 @@ class PhraseBankDecoder:
         return self.bank.dim
 
     def to(self, device: str | torch.device) -> PhraseBankDecoder:
-        """Moves the learned parts to ``device``, for queries that live there; returns itself."""
+        """Moves to ``device``, for queries that live there; a search that was given stays.
+
+        Returns:
+            The decoder itself.
+        """
+        if self._owns_search and torch.device(device) != self.device:
+            self.search = ExactSearch(self.bank, device=device)
         self.device = torch.device(device)
         for part in (self.adapter, self.reranker):
             if part is not None:

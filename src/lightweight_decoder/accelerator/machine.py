@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import importlib.util
 import os
 import platform
-import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from lightweight_decoder.accelerator.arch_list import read_arch_list
 
 VISIBILITY_VARIABLES = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
 # Variables that change which kernels run, or on what.
@@ -28,10 +24,6 @@ OVERRIDE_VARIABLES = (
     "LD_LIBRARY_PATH",
 )
 
-_ARCH = rb"(?:(?:sm|compute)_\d+[a-z]?|gfx[0-9a-f]+(?:-generic)?(?::[a-z]+[+-])*)"
-_ARCH_LIST = re.compile(rb"\0(" + _ARCH + rb"(?: " + _ARCH + rb")*)\0")
-_ARCH_STARTS = (b"\0sm_", b"\0compute_", b"\0gfx")
-_NOT_FOUND = -1
 _NVIDIA_PROC = Path("/proc/driver/nvidia/gpus")
 _KFD = Path("/dev/kfd")
 _KFD_NODES = Path("/sys/class/kfd/kfd/topology/nodes")
@@ -100,7 +92,7 @@ def look_at_machine() -> Machine:
         hip_version=hip,
         mps_built=torch.backends.mps.is_built(),
         xpu_built=getattr(torch.version, "xpu", None) is not None,
-        arch_list=_arch_list() if torch.version.cuda or hip else (),
+        arch_list=read_arch_list() if torch.version.cuda or hip else (),
         driver_loads=driver_version is not None,
         driver_cuda_version=driver_version,
         device_files=_KFD.exists() if hip else _has_nvidia_files(),
@@ -114,34 +106,6 @@ def look_at_machine() -> Machine:
         },
         system=f"{platform.system()} {platform.machine()}",
     )
-
-
-def _arch_list() -> tuple[str, ...]:
-    """What the build has kernels for, as its library's file says.
-
-    torch's own way to ask, ``torch._C._cuda_getArchFlags()``, reads the same text, but marks this
-    process: CUDA then refuses to start in a forked child ("Cannot re-initialize CUDA in forked
-    subprocess"; seen with torch 2.11 and 2.14).
-    """
-    spec = importlib.util.find_spec("torch")
-    if spec is None or spec.origin is None:
-        return ()
-    library = Path(spec.origin).parent / "lib" / "libtorch_python.so"
-    try:
-        content = library.read_bytes()  # 32 MB; mapping it takes five times as long
-    except OSError:
-        return ()
-    return tuple(max(_texts_of_archs(content), key=len, default=b"").decode().split())
-
-
-def _texts_of_archs(content: bytes) -> Iterator[bytes]:
-    """Each text of the file that is a list of architectures."""
-    for start in _ARCH_STARTS:
-        place = content.find(start)  # ten times as fast as searching with the pattern
-        while place != _NOT_FOUND:
-            if found := _ARCH_LIST.match(content, place):
-                yield found[1]
-            place = content.find(start, place + 1)
 
 
 def _driver_cuda_version() -> str | None:

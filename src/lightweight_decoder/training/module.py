@@ -74,7 +74,6 @@ class DecoderModule(L.LightningModule):
             )
         self.save_hyperparameters(ignore=["decoder"])
         self.decoder = decoder
-        self.baseline = PhraseBankDecoder(decoder.bank, search=decoder.search)
         self.adapter = decoder.adapter
         self.reranker = decoder.reranker
         self.log_scale = nn.Parameter(torch.tensor(math.log(_START_SCALE)))
@@ -116,8 +115,11 @@ class DecoderModule(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Moves the decoder to the Trainer's device."""
-        self.decoder.to(self.trainer.strategy.root_device)
-        self.baseline.to(self.trainer.strategy.root_device)
+        device = self.trainer.strategy.root_device
+        self.decoder.to(device)
+        self.baseline = PhraseBankDecoder(
+            self.decoder.bank, search=self.decoder.search, device=device
+        )
 
     def on_fit_start(self) -> None:
         """Reads the training queries, which mining needs all at once."""
@@ -129,8 +131,7 @@ class DecoderModule(L.LightningModule):
             first_targets = torch.from_numpy(split.targets[:, 0])
             rows = torch.from_numpy(self.decoder.bank.vector_ids_of(first_targets.numpy())[:, 0])
             vectors = self.decoder.bank.gather(rows[:, None])[:, 0]
-            self.adapter.cpu().fit_projection(torch.from_numpy(split.queries), vectors)
-            self.adapter.to(self.device)
+            self.adapter.fit_projection(torch.from_numpy(split.queries), vectors)
 
     def on_train_epoch_start(self) -> None:
         """Starts the epoch's random numbers, and mines with the adapter as it is now."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 from types import SimpleNamespace
 
 import pytest
@@ -51,7 +52,8 @@ def test_the_build_is_read_without_a_device(monkeypatch, tmp_path):
     library.parent.mkdir()
     library.write_bytes(b"\x7fELF\0sm_80\0sm_\0sm_90 compute_90\0gfx1\0sm_90 compute_90 x\0")
     spec = SimpleNamespace(origin=str(tmp_path / "__init__.py"))
-    monkeypatch.setattr(machine.importlib.util, "find_spec", lambda _name: spec)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: spec)
+    monkeypatch.setenv("LIGHTWEIGHT_DECODER_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setenv("CUDA_FORCE_PTX_JIT", "1")
     monkeypatch.setenv("HSA_OVERRIDE_GFX_VERSION_0", "10.3.0")
