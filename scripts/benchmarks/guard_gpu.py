@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -26,7 +25,7 @@ from lightweight_decoder.training.module import DecoderModule
 original = DecoderModule.training_step
 def failing(self, batch):
     if self.device.type == "cuda" and self.global_step == {step}:
-        shutil.copy(self.trainer.checkpoint_callback.last_model_path, {copy!r})
+        shutil.copytree(self.trainer.checkpoint_callback.dirpath, {copy!r})
         raise torch.AcceleratorError(
             "CUDA error: no kernel image is available for execution on the device"
         )
@@ -41,7 +40,7 @@ def main() -> int:
     bank = Path(sys.argv[1]).absolute()
     with tempfile.TemporaryDirectory() as folder:
         guarded, by_hand = Path(folder, "guarded"), Path(folder, "by_hand")
-        copy = Path(folder, "last.ckpt")
+        copy = Path(folder, "checkpoints")
         settings = [
             f"data.bank={bank}",
             "data=denoise",
@@ -54,13 +53,12 @@ def main() -> int:
         step = random.randint(17, 60)  # noqa: S311 - any step after the first of four epochs
         program = RUN.format(conf=str(ROOT / "conf"), step=step, copy=str(copy))
         run(["-c", program, *settings, f"hydra.run.dir={guarded}"])
-        shutil.rmtree(guarded / "checkpoints")
         run(
             [
                 str(ROOT / "train.py"),
                 *settings,
                 "trainer.accelerator=cpu",
-                f"ckpt_path={copy}",
+                f"ckpt_path={copy / 'last.ckpt'}",
                 f"hydra.run.dir={by_hand}",
             ]
         )

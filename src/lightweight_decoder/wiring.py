@@ -154,6 +154,7 @@ def _train_on(
         run_dir,
         trackers=trackers,
         patience=config.patience,
+        ckpt_path=ckpt_path,
         **_arguments(config.trainer) | plan.trainer_arguments(),
     )
     metrics = fit_and_test(trainer, module, datamodule, ckpt_path=ckpt_path)

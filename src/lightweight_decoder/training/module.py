@@ -227,7 +227,12 @@ class DecoderModule(L.LightningModule):
             _, first = np.unique(gathered[:, 0], return_index=True)
             for name, value in ranking_metrics(gathered[first, 1]).items():
                 metric = f"{split}/{system}/{name}"
-                self.log(metric, float(value), prog_bar=metric == "val/decoder/mrr")
+                self.log(
+                    metric,
+                    float(value),
+                    prog_bar=metric == "val/decoder/mrr",
+                    sync_dist=True,  # every rank has the same value already
+                )
             batches.clear()
 
 

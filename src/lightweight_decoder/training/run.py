@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,19 +36,59 @@ _CALIBRATION_CANDIDATES = 32  # more added nothing on the reverse dictionary
 _QUERIES_AT_ONCE = 512
 
 
+class ResumableCheckpoint(ModelCheckpoint):
+    """Keeps the best checkpoint of a run that goes on in another folder than it began.
+
+    Lightning forgets the best checkpoint when the folder changes, so a resumed run would end with
+    another model than an uninterrupted one.
+
+    Args:
+        resumed_from: The checkpoint that the run goes on from; its folder also has the best one.
+        options: Arguments of ``ModelCheckpoint``.
+    """
+
+    def __init__(self, *, resumed_from: Path | None, **options: Any) -> None:  # noqa: ANN401
+        super().__init__(**options)
+        self._resumed_from = resumed_from
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes over the best checkpoint of the run that is resumed."""
+        if self._resumed_from is not None and self.dirpath is not None:
+            best = self._resumed_from.parent / Path(state_dict["best_model_path"]).name
+            kept = Path(self.dirpath) / best.name
+            if best.is_file() and best != kept:
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(best, kept)
+            state_dict = state_dict | {
+                "dirpath": self.dirpath,
+                "best_model_path": str(kept),
+                "kth_best_model_path": str(kept),
+                "best_k_models": {str(kept): state_dict["best_model_score"]},
+                "last_model_path": "",
+            }
+        super().load_state_dict(state_dict)
+
+
 def build_trainer(
-    run_dir: Path, *, trackers: Sequence[Logger], patience: int = 3, **options: Any
+    run_dir: Path,
+    *,
+    trackers: Sequence[Logger],
+    patience: int = 3,
+    ckpt_path: str | Path | None = None,
+    **options: Any,  # noqa: ANN401 - Lightning's own
 ) -> L.Trainer:
     """Returns a Trainer that keeps ``best.ckpt`` and ``last.ckpt`` in ``run_dir/checkpoints``.
 
     Args:
         run_dir: The run's folder.
         trackers: Where metrics are logged.
+        ckpt_path: The checkpoint that the run will go on from.
         patience: Validations without a better ``val/decoder/mrr`` before training stops.
         options: Arguments of ``lightning.Trainer``.
     """
     callbacks: list[Callback] = [
-        ModelCheckpoint(
+        ResumableCheckpoint(
+            resumed_from=None if ckpt_path is None else Path(ckpt_path).absolute(),
             dirpath=run_dir / "checkpoints",
             filename="best",
             monitor=MONITORED,
