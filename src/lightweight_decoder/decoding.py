@@ -352,7 +352,9 @@ def _reordered(found: Candidates, logits: Tensor) -> Candidates:
 def _append_tail(head: Candidates, found: Candidates) -> Candidates:
     """The reranked head, then the columns of ``found`` behind it, at values that keep the order."""
     k = head.phrase_ids.shape[1]
-    tail = found.values[:, k:] - found.values[:, k - 1 : k] + head.values[:, -1:]
+    behind = found.values[:, k:]
+    tail = behind - found.values[:, k - 1 : k] + head.values[:, -1:]
+    tail = tail.masked_fill(behind == -torch.inf, -torch.inf)  # else inf - inf
     return Candidates(
         phrase_ids=torch.cat([head.phrase_ids, found.phrase_ids[:, k:]], dim=1),
         vector_ids=torch.cat([head.vector_ids, found.vector_ids[:, k:]], dim=1),
