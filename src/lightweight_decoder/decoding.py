@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from lightweight_decoder.bank import PhraseBank, unit_rows
 from lightweight_decoder.calibration import Calibration
@@ -25,8 +26,6 @@ from lightweight_decoder.search import ExactSearch, phrase_ranks
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-    from torch import Tensor
-
     from lightweight_decoder.search import SearchBackend
 
 CHECKPOINT_VERSION = 1
@@ -295,14 +294,15 @@ class PhraseBankDecoder:
 
     def _queries(self, embeddings: npt.ArrayLike | Tensor) -> Tensor:
         """The embeddings as checked (q, query_dim) float32 on the decoder's device."""
-        queries = torch.as_tensor(embeddings).to(device=self.device, dtype=torch.float32)
+        queries = _as_tensor(embeddings).to(device=self.device, dtype=torch.float32)
+        shape = queries.shape
         if queries.ndim == 1:
             queries = queries[None]
         if queries.ndim != 2 or queries.shape[1] != self.query_dim:  # noqa: PLR2004
             raise EmbeddingError(
                 "the embeddings have the wrong shape",
                 expected=f"(q, {self.query_dim}) or ({self.query_dim},)",
-                found=tuple(torch.as_tensor(embeddings).shape),
+                found=tuple(shape),
                 advice="Encode the queries with the encoder that the decoder was made for.",
             )
         return unit_rows(queries)
@@ -326,6 +326,17 @@ class PhraseBankDecoder:
             confidence=confidence,
             abstained=abstained if confidence is None else confidence < abstain_below,
         )
+
+
+def _as_tensor(embeddings: npt.ArrayLike | Tensor) -> Tensor:
+    """A tensor; float32 where it was an array (of any layout and byte order) or a list."""
+    if isinstance(embeddings, Tensor):
+        return embeddings.detach()
+    try:
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, is refused
+            return torch.from_numpy(np.array(embeddings, dtype=np.float32))
+    except (TypeError, ValueError) as error:
+        raise EmbeddingError("the embeddings are not an array of numbers", found=error) from error
 
 
 def _first(found: Candidates, k: int) -> Candidates:
@@ -390,7 +401,7 @@ def _load(path: Path) -> dict[str, Any]:
             "cannot be read",
             where=path,
             expected="a checkpoint written by train.py",
-            found=f"{type(error).__name__}: {str(error).splitlines()[0]}",
+            found=f"{type(error).__name__}: {error}".splitlines()[0],
         ) from error
     recipe = checkpoint.get("decoder") if isinstance(checkpoint, dict) else None
     if not isinstance(recipe, dict):
