@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +26,10 @@ from lightweight_decoder.rerank import (
 from lightweight_decoder.search import ExactSearch, phrase_ranks
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import numpy.typing as npt
+
     from lightweight_decoder.search import SearchBackend
 
 CHECKPOINT_VERSION = 1
@@ -272,22 +276,25 @@ class PhraseBankDecoder:
         """
         checkpoint = _load(Path(path))
         recipe = checkpoint["decoder"]
-        opened = PhraseBank.open(bank if bank is not None else _bank_path(Path(path), recipe))
-        if opened.fingerprint != recipe["bank"]["fingerprint"]:
+        with _reporting_misfits(path):
+            trained_with, fingerprint = recipe["bank"]["path"], recipe["bank"]["fingerprint"]
+        opened = PhraseBank.open(bank if bank is not None else _bank_path(path, trained_with))
+        if opened.fingerprint != fingerprint:
             raise CheckpointError(
                 "was trained with another bank",
                 where=path,
-                expected=f"a bank with fingerprint {recipe['bank']['fingerprint'][:12]}",
+                expected=f"a bank with fingerprint {fingerprint[:12]}",
                 found=f"{opened.fingerprint[:12]} in {opened.path}",
                 advice="Name the bank of the training run with bank=DIR, or train again.",
             )
-        adapter = recipe["adapter"] and QueryAdapter(**recipe["adapter"])
-        reranker = recipe["reranker"] and ListwiseReranker(**recipe["reranker"])
-        for name, part in (("adapter", adapter), ("reranker", reranker)):
-            if part is not None:
-                part.load_state_dict(_weights(checkpoint, name))
-                part.eval().requires_grad_(requires_grad=False)
-        calibration = recipe["calibration"] and Calibration.from_dict(recipe["calibration"])
+        with _reporting_misfits(path):
+            adapter = recipe["adapter"] and QueryAdapter(**recipe["adapter"])
+            reranker = recipe["reranker"] and ListwiseReranker(**recipe["reranker"])
+            for name, part in (("adapter", adapter), ("reranker", reranker)):
+                if part is not None:
+                    part.load_state_dict(_weights(checkpoint, name))
+                    part.eval().requires_grad_(requires_grad=False)
+            calibration = recipe["calibration"] and Calibration.from_dict(recipe["calibration"])
         return cls(
             opened, adapter=adapter, reranker=reranker, calibration=calibration, device=device
         )
@@ -419,9 +426,24 @@ def _load(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def _bank_path(path: Path, recipe: dict[str, Any]) -> Path:
+@contextmanager
+def _reporting_misfits(path: str | Path) -> Iterator[None]:
+    """Turns what a checkpoint with missing or altered parts raises into our error."""
+    try:
+        yield
+    except (KeyError, TypeError, RuntimeError, AttributeError) as error:
+        raise CheckpointError(
+            "its parts do not fit together",
+            where=path,
+            expected="a checkpoint written by train.py",
+            found=f"{type(error).__name__}: {error}",
+            advice="Copy the checkpoint again, or train again.",
+        ) from error
+
+
+def _bank_path(path: str | Path, trained_with: str) -> Path:
     """Where the bank of a checkpoint was during training."""
-    bank = Path(recipe["bank"]["path"])
+    bank = Path(trained_with)
     if not bank.is_dir():
         raise CheckpointError(
             "the bank it was trained with has moved",

@@ -71,7 +71,7 @@ def read_only(rows):
         lambda rows: rows.double().numpy(),
         torch.Tensor.tolist,
         lambda rows: list(rows.numpy()),
-        lambda rows: list(rows),
+        list,
         lambda rows: rows.clone().requires_grad_(),
         lambda rows: np.asfortranarray(rows.numpy()),
         lambda rows: rows.numpy().astype(">f4"),
@@ -79,7 +79,10 @@ def read_only(rows):
         lambda rows: rows.flip(0).numpy()[::-1],
         read_only,
     ],
-    ids="numpy float64 numpy64 list arrays tensors grad fortran big_endian view negative ro".split(),
+    ids=[
+        *("numpy", "float64", "numpy64", "list", "arrays", "tensors", "grad"),
+        *("fortran", "big_endian", "view", "negative", "ro"),
+    ],
 )
 @pytest.mark.parametrize("kind", ["decoder", "learned"])
 def test_takes_embeddings_in_any_form(request, queries, form, kind):

@@ -6,7 +6,8 @@ import torch
 
 from lightweight_decoder.bank import BankRows, build_bank
 from lightweight_decoder.datatypes import NO_ID
-from lightweight_decoder.search import ExactSearch, phrase_ranks, ranks as ranks_module
+from lightweight_decoder.search import ExactSearch, phrase_ranks
+from lightweight_decoder.search import ranks as ranks_module
 
 
 def expected_ranks(bank, queries, targets, excluded=None):
