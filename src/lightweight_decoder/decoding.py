@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from lightweight_decoder.bank import PhraseBank, unit_rows
 from lightweight_decoder.calibration import Calibration
@@ -24,8 +26,9 @@ from lightweight_decoder.rerank import (
 from lightweight_decoder.search import ExactSearch, phrase_ranks
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import numpy.typing as npt
-    from torch import Tensor
 
     from lightweight_decoder.search import SearchBackend
 
@@ -281,36 +284,40 @@ class PhraseBankDecoder:
         """
         checkpoint = _load(Path(path))
         recipe = checkpoint["decoder"]
-        opened = PhraseBank.open(bank if bank is not None else _bank_path(Path(path), recipe))
-        if opened.fingerprint != recipe["bank"]["fingerprint"]:
+        with _reporting_misfits(path):
+            trained_with, fingerprint = recipe["bank"]["path"], recipe["bank"]["fingerprint"]
+        opened = PhraseBank.open(bank if bank is not None else _bank_path(path, trained_with))
+        if opened.fingerprint != fingerprint:
             raise CheckpointError(
                 "was trained with another bank",
                 where=path,
-                expected=f"a bank with fingerprint {recipe['bank']['fingerprint'][:12]}",
+                expected=f"a bank with fingerprint {fingerprint[:12]}",
                 found=f"{opened.fingerprint[:12]} in {opened.path}",
                 advice="Name the bank of the training run with bank=DIR, or train again.",
             )
-        adapter = recipe["adapter"] and QueryAdapter(**recipe["adapter"])
-        reranker = recipe["reranker"] and ListwiseReranker(**recipe["reranker"])
-        for name, part in (("adapter", adapter), ("reranker", reranker)):
-            if part is not None:
-                part.load_state_dict(_weights(checkpoint, name))
-                part.eval().requires_grad_(requires_grad=False)
-        calibration = recipe["calibration"] and Calibration.from_dict(recipe["calibration"])
+        with _reporting_misfits(path):
+            adapter = recipe["adapter"] and QueryAdapter(**recipe["adapter"])
+            reranker = recipe["reranker"] and ListwiseReranker(**recipe["reranker"])
+            for name, part in (("adapter", adapter), ("reranker", reranker)):
+                if part is not None:
+                    part.load_state_dict(_weights(checkpoint, name))
+                    part.eval().requires_grad_(requires_grad=False)
+            calibration = recipe["calibration"] and Calibration.from_dict(recipe["calibration"])
         return cls(
             opened, adapter=adapter, reranker=reranker, calibration=calibration, device=device
         )
 
     def _queries(self, embeddings: npt.ArrayLike | Tensor) -> Tensor:
         """The embeddings as checked (q, query_dim) float32 on the decoder's device."""
-        queries = torch.as_tensor(embeddings).to(device=self.device, dtype=torch.float32)
+        queries = _as_tensor(embeddings).to(device=self.device, dtype=torch.float32)
+        shape = queries.shape
         if queries.ndim == 1:
             queries = queries[None]
         if queries.ndim != 2 or queries.shape[1] != self.query_dim:  # noqa: PLR2004
             raise EmbeddingError(
                 "the embeddings have the wrong shape",
                 expected=f"(q, {self.query_dim}) or ({self.query_dim},)",
-                found=tuple(torch.as_tensor(embeddings).shape),
+                found=tuple(shape),
                 advice="Encode the queries with the encoder that the decoder was made for.",
             )
         return unit_rows(queries)
@@ -334,6 +341,17 @@ class PhraseBankDecoder:
             confidence=confidence,
             abstained=abstained if confidence is None else confidence < abstain_below,
         )
+
+
+def _as_tensor(embeddings: npt.ArrayLike | Tensor) -> Tensor:
+    """A tensor; float32 where it was an array (of any layout and byte order) or a list."""
+    if isinstance(embeddings, Tensor):
+        return embeddings.detach()
+    try:
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, is refused
+            return torch.from_numpy(np.array(embeddings, dtype=np.float32))
+    except (TypeError, ValueError) as error:
+        raise EmbeddingError("the embeddings are not an array of numbers", found=error) from error
 
 
 def _first(found: Candidates, k: int) -> Candidates:
@@ -360,7 +378,9 @@ def _reordered(found: Candidates, logits: Tensor) -> Candidates:
 def _append_tail(head: Candidates, found: Candidates) -> Candidates:
     """The reranked head, then the columns of ``found`` behind it, at values that keep the order."""
     k = head.phrase_ids.shape[1]
-    tail = found.values[:, k:] - found.values[:, k - 1 : k] + head.values[:, -1:]
+    behind = found.values[:, k:]
+    tail = behind - found.values[:, k - 1 : k] + head.values[:, -1:]
+    tail = tail.masked_fill(behind == -torch.inf, -torch.inf)  # else inf - inf
     return Candidates(
         phrase_ids=torch.cat([head.phrase_ids, found.phrase_ids[:, k:]], dim=1),
         vector_ids=torch.cat([head.vector_ids, found.vector_ids[:, k:]], dim=1),
@@ -396,7 +416,7 @@ def _load(path: Path) -> dict[str, Any]:
             "cannot be read",
             where=path,
             expected="a checkpoint written by train.py",
-            found=f"{type(error).__name__}: {str(error).splitlines()[0]}",
+            found=f"{type(error).__name__}: {error}".splitlines()[0],
         ) from error
     recipe = checkpoint.get("decoder") if isinstance(checkpoint, dict) else None
     if not isinstance(recipe, dict):
@@ -414,9 +434,24 @@ def _load(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def _bank_path(path: Path, recipe: dict[str, Any]) -> Path:
+@contextmanager
+def _reporting_misfits(path: str | Path) -> Iterator[None]:
+    """Turns what a checkpoint with missing or altered parts raises into our error."""
+    try:
+        yield
+    except (KeyError, TypeError, RuntimeError, AttributeError) as error:
+        raise CheckpointError(
+            "its parts do not fit together",
+            where=path,
+            expected="a checkpoint written by train.py",
+            found=f"{type(error).__name__}: {error}",
+            advice="Copy the checkpoint again, or train again.",
+        ) from error
+
+
+def _bank_path(path: str | Path, trained_with: str) -> Path:
     """Where the bank of a checkpoint was during training."""
-    bank = Path(recipe["bank"]["path"])
+    bank = Path(trained_with)
     if not bank.is_dir():
         raise CheckpointError(
             "the bank it was trained with has moved",

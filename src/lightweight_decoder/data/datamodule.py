@@ -164,6 +164,9 @@ class DecoderDataModule(LightningDataModule):
             num_workers=self._num_workers,
             persistent_workers=self._num_workers > 0,
             collate_fn=_as_it_is,
+            # A loader draws a number when it starts, after a resume earlier than otherwise. It must
+            # not shift the numbers that the training step draws.
+            generator=torch.Generator(),
         )
 
 

@@ -37,8 +37,9 @@ def phrase_features(bank: PhraseBank) -> Tensor:
     ]
     features = np.stack(columns, axis=1).astype(np.float32)
     spread = features.std(axis=0)
-    standardized = (features - features.mean(axis=0)) / np.where(spread > 1e-6, spread, 1)  # noqa: PLR2004
-    return torch.from_numpy(standardized)
+    varies = spread > 1e-6  # noqa: PLR2004 - float32 leaves a constant column some rounding
+    standardized = (features - features.mean(axis=0)) / np.where(varies, spread, 1)
+    return torch.from_numpy(standardized * varies)
 
 
 @torch.no_grad()
@@ -55,7 +56,8 @@ def hubness(bank: PhraseBank, queries: Tensor, targets: Tensor, *, neighbors: in
         bank: The phrases and their vectors.
         queries: (q, d) float32 unit rows, already adapted.
         targets: (q, m) int64 right phrases, filled up with ``NO_ID``.
-        neighbors: How many queries count; all where there are fewer.
+        neighbors: How many queries count; all where there are fewer. A phrase that is right for
+            all of them has hubness 0.
     """
     hub = torch.full((bank.num_phrases,), -torch.inf, device=queries.device)
     for first in range(0, bank.num_vectors, _BLOCK_VECTORS):
@@ -64,10 +66,13 @@ def hubness(bank: PhraseBank, queries: Tensor, targets: Tensor, *, neighbors: in
         owners = torch.from_numpy(bank.owners[rows]).to(queries.device)
         cosines = vectors @ queries.T
         for column in targets.T:
-            cosines.masked_fill_(owners[:, None] == column[None, :], -1.0)
-        nearest = cosines.topk(min(neighbors, len(queries)), dim=1).values.mean(dim=1)
-        hub.scatter_reduce_(0, owners, nearest, "amax")
-    return hub - hub.mean()
+            cosines.masked_fill_(owners[:, None] == column[None, :], -torch.inf)
+        nearest = cosines.topk(min(neighbors, len(queries)), dim=1).values
+        known = nearest.isfinite()
+        mean = nearest.where(known, 0).sum(dim=1) / known.sum(dim=1)
+        hub.scatter_reduce_(0, owners, mean.nan_to_num(-torch.inf), "amax")
+    centered = hub - hub[hub.isfinite()].mean()
+    return centered.masked_fill(~centered.isfinite(), 0)
 
 
 def phrase_sums(bank: PhraseBank) -> Tensor | None:

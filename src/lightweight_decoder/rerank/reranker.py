@@ -106,8 +106,10 @@ class ListwiseReranker(nn.Module):
         )
         refined = described + self.refine(described)
         scale = _START_SCALE * (1 + self.relative_scale)
-        value = values + self.agreement_share * agreement - self.hubness_share * hub
-        return scale * value + self.correction(refined).squeeze(-1)
+        value = known + self.agreement_share * agreement - self.hubness_share * hub
+        logits = scale * value + self.correction(refined).squeeze(-1)
+        # Not -inf in the sum: the scale's gradient would be 0 * inf.
+        return logits.masked_fill(values == -torch.inf, -torch.inf)
 
 
 def _list_features(vectors: Tensor, values: Tensor, agreement: Tensor, hub: Tensor) -> Tensor:

@@ -1,0 +1,48 @@
+"""A tiny bank that the tests of search, reranking, decoding and training share."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from lightweight_decoder.bank import BankRows, build_bank
+
+NUM_PHRASES = 200
+DIM = 16
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    """Tiny matrices: threads only cost time, and the machine is shared."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_bank(tmp_path_factory):
+    """200 phrases of width 16; every fifth owns three vectors, the others one."""
+    texts = [
+        f"{'Phrase' if i % 3 else 'phrase'} {'long ' * (i % 4)}{i}" for i in range(NUM_PHRASES)
+    ]
+    texts += [text for text in texts[::5] for _ in range(2)]
+    random = np.random.default_rng(0)
+    centers = random.normal(size=(NUM_PHRASES, DIM))
+    near = np.repeat(centers[::5], 2, axis=0) + random.normal(size=(NUM_PHRASES // 5 * 2, DIM))
+    vectors = np.concatenate([centers, near]).astype(np.float32)
+    frequency = [float(i * i) for i in range(NUM_PHRASES)] + [0.0] * len(near)
+    folder = tmp_path_factory.mktemp("banks") / "tiny"
+    return build_bank(folder, [BankRows(texts, vectors, {"frequency": frequency})])
+
+
+@pytest.fixture(scope="session")
+def single_bank(tmp_path_factory):
+    """Forty phrases of one vector each, without metadata."""
+    vectors = np.random.default_rng(1).normal(size=(40, DIM)).astype(np.float32)
+    folder = tmp_path_factory.mktemp("banks") / "single"
+    return build_bank(folder, [BankRows([f"word {i}" for i in range(40)], vectors)])
+
+
+@pytest.fixture
+def queries():
+    """Thirty queries (30, 16) float32 of different lengths."""
+    return torch.from_numpy(np.random.default_rng(2).normal(size=(30, DIM)).astype(np.float32) * 3)
