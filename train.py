@@ -1,4 +1,4 @@
-"""Trains, tests and saves a decoder: ``python train.py --help`` lists everything that can be set."""
+"""Trains, tests and saves a decoder; ``python train.py --help`` lists everything to set."""
 
 import hydra
 from omegaconf import DictConfig

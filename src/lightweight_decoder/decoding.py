@@ -124,7 +124,8 @@ class PhraseBankDecoder:
             )
         queries = self._queries(embeddings)
         batches = [
-            self._decode_batch(batch, top_k, abstain_below) for batch in queries.split(_BATCH_SIZE)
+            self._decode_batch(batch, top_k, abstain_below)
+            for batch in torch.split(queries, _BATCH_SIZE)
         ]
         return _concatenate(batches)
 
@@ -431,7 +432,8 @@ def _load(path: Path) -> dict[str, Any]:
             found=recipe.get("version"),
             advice="Train again with this version of lightweight-decoder.",
         )
-    return checkpoint
+    loaded: dict[str, Any] = checkpoint
+    return loaded
 
 
 @contextmanager

@@ -129,7 +129,7 @@ def train(config: DictConfig) -> float:
             tracker.log_hyperparams({**_plain(config), "accelerator_plan": plan.to_dict()})
         try:
             return _train_on(plan, config, run_dir, trackers, ckpt_path=config.ckpt_path)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - what is no kernel failure is raised again
             plan = _plan_after(error, plan)
             _write_run_record(run_dir, config, plan)
             last = run_dir / "checkpoints" / "last.ckpt"
@@ -292,7 +292,8 @@ def _encoder_of(bank: PhraseBank, config: DictConfig, plan: AcceleratorPlan) -> 
 def resolve(config: DictConfig) -> AcceleratorPlan:
     """Returns the accelerator that works, out of what ``config.trainer`` asks for."""
     asked = {key: value for key, value in _plain(config.trainer).items() if key in _PLANNED}
-    return _build(config.accelerator, **asked)
+    plan: AcceleratorPlan = _build(config.accelerator, **asked)
+    return plan
 
 
 def check(config: DictConfig) -> None:
@@ -385,12 +386,13 @@ def _arguments(config: DictConfig) -> dict[str, Any]:
 def _wrong_values(config: DictConfig, prefix: str) -> Iterator[str]:
     """Each value that does not have the type that its schema's signature gives it."""
     types = _types(_target(config)) if "_target_" in config else {}
-    for name, value in config.items():
+    for key, value in config.items():
+        name = str(key)
         if isinstance(value, DictConfig):
             yield from _wrong_values(value, f"{prefix}{name}.")
         elif name in types:
             try:
-                types[str(name)].validate_python(_plain_value(value))
+                types[name].validate_python(_plain_value(value))
             except ValidationError as error:
                 expected = error.errors()[0]["msg"].removeprefix("Input should be ")
                 yield f"{prefix}{name}: expected {expected}, found {value!r}"

@@ -13,7 +13,6 @@ from lightweight_decoder.data.base import SPLIT_NAMES, Split, SplitName, no_own_
 from lightweight_decoder.errors import ConfigError
 
 if TYPE_CHECKING:
-
     from lightweight_decoder.datatypes import IntArray
 
 

@@ -17,7 +17,6 @@ from lightweight_decoder.embeddings import open_embeddings
 from lightweight_decoder.errors import InputDataError
 
 if TYPE_CHECKING:
-
     from lightweight_decoder.datatypes import FloatArray, IntArray
 
 

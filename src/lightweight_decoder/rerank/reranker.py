@@ -17,10 +17,10 @@ class ListwiseReranker(nn.Module):
 
     Every candidate is described by low-rank products of query and candidate vector, its search
     value and rank, its cosines with the list's mean and with the list's mean weighted by search
-    value, its phrase's features, and what its phrase's vectors say together. The logit is the scaled
-    search value, plus a learned share of that agreement, less a learned share of the phrase's
-    hubness, plus a correction; shares and correction start at zero, so a new reranker ranks exactly
-    as the search does.
+    value, its phrase's features, and what its phrase's vectors say together. The logit is the
+    scaled search value, plus a learned share of that agreement, less a learned share of the
+    phrase's hubness, plus a correction; shares and correction start at zero, so a new reranker
+    ranks exactly as the search does.
 
     Args:
         query_dim: Width of the queries before the adapter.
@@ -76,7 +76,7 @@ class ListwiseReranker(nn.Module):
         self.agreement_share = nn.Parameter(torch.zeros(()))
         self.hubness_share = nn.Parameter(torch.zeros(()))
 
-    def forward(
+    def forward(  # noqa: PLR0917 - one tensor a thing it sees
         self,
         queries: Tensor,
         adapted: Tensor,
@@ -109,7 +109,8 @@ class ListwiseReranker(nn.Module):
         value = known + self.agreement_share * agreement - self.hubness_share * hub
         logits = scale * value + self.correction(refined).squeeze(-1)
         # Not -inf in the sum: the scale's gradient would be 0 * inf.
-        return logits.masked_fill(values == -torch.inf, -torch.inf)
+        hidden: Tensor = logits.masked_fill(values == -torch.inf, -torch.inf)
+        return hidden
 
 
 def _list_features(vectors: Tensor, values: Tensor, agreement: Tensor, hub: Tensor) -> Tensor:

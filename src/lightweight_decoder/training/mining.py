@@ -76,7 +76,8 @@ class CandidateMiner:
             hub = hubness(self._decoder.bank, adapted, self._targets[some].to(self._device))
             reranker.hubness.copy_(hub)
         found = [
-            self._search(rows, reranker.num_candidates) for rows in chosen.split(_QUERIES_AT_ONCE)
+            self._search(rows, reranker.num_candidates)
+            for rows in torch.split(chosen, _QUERIES_AT_ONCE)
         ]
         self._phrase_ids = torch.cat([part.phrase_ids.cpu() for part in found])
         self._vector_ids = torch.cat([part.vector_ids.cpu() for part in found])
@@ -122,10 +123,11 @@ class CandidateMiner:
             num_hard: Of each query's mined candidates, how many of the best join.
         """
         sampled = self._pool[torch.randint(len(self._pool), (num_sampled,))]
-        asked = batch.targets.cpu().unique()
+        asked = torch.unique(batch.targets.cpu())
         right = torch.from_numpy(self._decoder.bank.vector_ids_of(asked.numpy())).flatten()
         place = self._place[batch.query_ids.cpu()]
         hard = self._vector_ids[place[place != NO_ID], :num_hard].flatten()
-        every = torch.cat([sampled, right, hard]).unique()
+        every = torch.unique(torch.cat([sampled, right, hard]))
         every = every[every != NO_ID]
-        return every[self._asked_for[self._owners[every]]].to(self._device)
+        negatives: Tensor = every[self._asked_for[self._owners[every]]].to(self._device)
+        return negatives

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import lightning as L  # noqa: N812 - the name everyone uses
 import numpy as np
@@ -56,11 +56,11 @@ class DecoderModule(L.LightningModule):
         *,
         decoder: PhraseBankDecoder,
         lr: float = 1e-3,
-        weight_decay: float = 0.01,
+        weight_decay: float = 0.01,  # noqa: ARG002 - kept in hparams
         num_negatives: int = 1_024,
-        num_hard_negatives: int = 4,
-        num_mined: int = 32_768,
-        seed: int = 0,
+        num_hard_negatives: int = 4,  # noqa: ARG002 - kept in hparams
+        num_mined: int = 32_768,  # noqa: ARG002 - kept in hparams
+        seed: int = 0,  # noqa: ARG002 - kept in hparams
     ) -> None:
         super().__init__()
         if lr <= 0:
@@ -113,7 +113,7 @@ class DecoderModule(L.LightningModule):
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
 
-    def setup(self, stage: str) -> None:
+    def setup(self, stage: str) -> None:  # noqa: ARG002 - Lightning's signature
         """Moves the decoder to the Trainer's device."""
         device = self.trainer.strategy.root_device
         self.decoder.to(device)
@@ -201,7 +201,7 @@ class DecoderModule(L.LightningModule):
     @property
     def miner(self) -> CandidateMiner:
         """The miner of the running fit."""
-        assert self._miner is not None, "mining starts with fit"
+        assert self._miner is not None  # noqa: S101 - mining starts with fit
         return self._miner
 
     @property
@@ -223,7 +223,8 @@ class DecoderModule(L.LightningModule):
         for system, batches in self._ranks.items():
             if not batches:
                 continue
-            gathered = self.all_gather(torch.cat(batches)).reshape(-1, 2).cpu().numpy()
+            every_rank = cast("Tensor", self.all_gather(torch.cat(batches)))
+            gathered = every_rank.reshape(-1, 2).cpu().numpy()
             _, first = np.unique(gathered[:, 0], return_index=True)
             for name, value in ranking_metrics(gathered[first, 1]).items():
                 metric = f"{split}/{system}/{name}"

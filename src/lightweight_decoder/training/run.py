@@ -142,7 +142,7 @@ def calibrate(decoder: PhraseBankDecoder, split: Split) -> None:
     Raises:
         InputDataError: The decoder's first phrase is right for all queries, or for none.
     """
-    rows = torch.arange(len(split)).split(_QUERIES_AT_ONCE)
+    rows = torch.split(torch.arange(len(split)), _QUERIES_AT_ONCE)
     parts = [_ranked(decoder, split, some) for some in rows]
     values, similarity, right = (np.concatenate(column) for column in zip(*parts, strict=True))
     decoder.calibration = fit_calibration(values, right, similarity=similarity)
@@ -163,7 +163,7 @@ def _ranked(decoder: PhraseBankDecoder, split: Split, rows: Tensor) -> tuple[Any
 def _finish_checkpoint(
     trainer: L.Trainer, module: DecoderModule, datamodule: DecoderDataModule
 ) -> None:
-    """Loads the best weights, calibrates with them, and adds the calibration to their checkpoint."""
+    """Loads the best weights, calibrates, and adds the calibration to their checkpoint."""
     path = Path(trainer.checkpoint_callback.best_model_path)  # type: ignore[union-attr]
     if not path.is_file():  # a dry run keeps none
         return
