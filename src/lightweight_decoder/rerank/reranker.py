@@ -17,8 +17,8 @@ class ListwiseReranker(nn.Module):
 
     Every candidate is described by low-rank products of query and candidate vector, its search
     value and rank, its cosines with the list's mean and with the list's mean weighted by search
-    value, its phrase's features, and what its phrase's vectors say together. The logit is the scaled
-    search value, plus a learned share of that agreement, less a learned share of the phrase's
+    value, its phrase's features, and what its phrase's vectors say together. The logit is the
+    scaled search value, plus a learned share of that agreement, less a learned share of the phrase's
     hubness, plus a correction; shares and correction start at zero, so a new reranker ranks exactly
     as the search does.
 
@@ -107,7 +107,7 @@ class ListwiseReranker(nn.Module):
         refined = described + self.refine(described)
         scale = _START_SCALE * (1 + self.relative_scale)
         value = known + self.agreement_share * agreement - self.hubness_share * hub
-        logits = scale * value + self.correction(refined).squeeze(-1)
+        logits: Tensor = scale * value + self.correction(refined).squeeze(-1)
         # Not -inf in the sum: the scale's gradient would be 0 * inf.
         return logits.masked_fill(values == -torch.inf, -torch.inf)
 
