@@ -18,9 +18,9 @@ class ListwiseReranker(nn.Module):
     Every candidate is described by low-rank products of query and candidate vector, its search
     value and rank, its cosines with the list's mean and with the list's mean weighted by search
     value, its phrase's features, and what its phrase's vectors say together. The logit is the
-    scaled search value, plus a learned share of that agreement, less a learned share of the phrase's
-    hubness, plus a correction; shares and correction start at zero, so a new reranker ranks exactly
-    as the search does.
+    scaled search value, plus a learned share of that agreement, less a learned share of the
+    phrase's hubness, plus a correction; shares and correction start at zero, so a new reranker
+    ranks exactly as the search does.
 
     Args:
         query_dim: Width of the queries before the adapter.
