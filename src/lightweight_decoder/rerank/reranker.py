@@ -107,7 +107,7 @@ class ListwiseReranker(nn.Module):
         refined = described + self.refine(described)
         scale = _START_SCALE * (1 + self.relative_scale)
         value = known + self.agreement_share * agreement - self.hubness_share * hub
-        logits = scale * value + self.correction(refined).squeeze(-1)
+        logits: Tensor = scale * value + self.correction(refined).squeeze(-1)
         # Not -inf in the sum: the scale's gradient would be 0 * inf.
         hidden: Tensor = logits.masked_fill(values == -torch.inf, -torch.inf)
         return hidden

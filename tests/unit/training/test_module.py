@@ -11,6 +11,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from lightweight_decoder.calibration import fit_calibration
 from lightweight_decoder.data.datamodule import Batch
 from lightweight_decoder.datatypes import NO_ID
 from lightweight_decoder.decoding import PhraseBankDecoder
@@ -32,9 +33,8 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def trained(make_run, tmp_path_factory):
     """An uninterrupted run of three epochs, and its test metrics."""
-    with pytest.MonkeyPatch.context():
-        run = make_run(tmp_path_factory.mktemp("runs") / "whole")
-        run.metrics = fit_and_test(run.trainer, run.module, run.data)
+    run = make_run(tmp_path_factory.mktemp("runs") / "whole")
+    run.metrics = fit_and_test(run.trainer, run.module, run.data)
     return run
 
 
@@ -284,10 +284,20 @@ def test_a_checkpoint_whose_parts_do_not_fit_is_refused(trained, tmp_path, damag
 
 def test_calibration_hides_own_vectors(trained):
     split = trained.data.split("calib")
-    calibrate(trained.decoder, split)
-    confidence = trained.decoder.decode(split.queries).confidence
-    assert trained.decoder.calibration.num_candidates == 32
-    assert confidence.std() > 0
+    batch = whole_split(split)
+    decoder = PhraseBankDecoder.from_checkpoint(trained.best)
+
+    def fitted(hidden):
+        similarity, found = decoder.search_and_rerank(batch.queries, 32, exclude_vectors=hidden)
+        first = found.phrase_ids[:, 0].tolist()
+        right = np.array([p in row for p, row in zip(first, split.targets.tolist(), strict=True)])
+        return fit_calibration(found.values.numpy(), right, similarity=similarity.numpy())
+
+    expected, careless = fitted(batch.own_vectors), fitted(None)
+    decoder.calibration = None
+    calibrate(decoder, split)
+    assert decoder.calibration == expected
+    assert decoder.calibration != careless
 
 
 @pytest.mark.parametrize(
