@@ -65,7 +65,7 @@ def write_answers(
 
 def answer_table(decoded: Decoded, *, title: str) -> Table:
     """Returns the phrases found for the first query, best first, for a terminal."""
-    table = Table(title=title)
+    table = Table(title=title, min_width=60)
     table.add_column("", justify="right")
     table.add_column("phrase")
     table.add_column(decoded.kind, justify="right")
