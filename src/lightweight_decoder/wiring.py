@@ -124,7 +124,8 @@ def train(config: DictConfig) -> float:
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     plan = resolve(config)
     _write_run_record(run_dir, config, plan)
-    with open_trackers(run_dir, _plain(config.logger.wandb)) as trackers:
+    wandb_options = None if config.logger.wandb is None else _arguments(config.logger.wandb)
+    with open_trackers(run_dir, wandb_options) as trackers:
         for tracker in trackers:
             tracker.log_hyperparams({**_plain(config), "accelerator_plan": plan.to_dict()})
         try:
@@ -341,6 +342,7 @@ def _build_module(
     reranker = _build(config.rerank.reranker, num_phrases=bank.num_phrases, **dims)
     decoder = PhraseBankDecoder(bank, adapter=adapter, reranker=reranker, device=_device(plan))
     module: DecoderModule = _build(config.training, decoder=decoder, seed=config.seed)
+    module.accelerator_plan = plan.to_dict()
     return module
 
 

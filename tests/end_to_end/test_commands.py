@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 NUM_PHRASES = 60
@@ -92,6 +93,8 @@ def test_a_run_leaves_its_record(trained):
             assert metrics[f"test/{system}/{name}"] >= 0
         assert metrics[f"test/{system}/num_queries"] == 64
     assert plan["accelerator"] == "cpu"
+    checkpoint = torch.load(trained / "checkpoints" / "best.ckpt", weights_only=True)
+    assert checkpoint["accelerator_plan"] == plan
     assert (trained / "config.yaml").is_file()
     assert (trained / "checkpoints" / "best.ckpt").is_file()
     assert (trained / "csv" / "metrics.csv").is_file()

@@ -74,6 +74,7 @@ class DecoderModule(L.LightningModule):
             )
         self.save_hyperparameters(ignore=["decoder"])
         self.decoder = decoder
+        self.accelerator_plan: dict[str, Any] = {}
         self.adapter = decoder.adapter
         self.reranker = decoder.reranker
         self.log_scale = nn.Parameter(torch.tensor(math.log(_START_SCALE)))
@@ -195,8 +196,9 @@ class DecoderModule(L.LightningModule):
         self._log_metrics("test")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds what ``PhraseBankDecoder.from_checkpoint`` needs."""
+        """Adds what ``PhraseBankDecoder.from_checkpoint`` needs, and where the run was."""
         checkpoint["decoder"] = self.decoder.recipe()
+        checkpoint["accelerator_plan"] = self.accelerator_plan
 
     @property
     def miner(self) -> CandidateMiner:
