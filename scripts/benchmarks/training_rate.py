@@ -2,8 +2,8 @@
 
     python scripts/benchmarks/training_rate.py
 
-Uses the main job's module and data on the CPU. Both train one epoch, turn about, twice; a turn's
-rate leaves the first 10 steps out. Prints the medians and their ratio.
+Uses the main job's module and data on the CPU. Both train 60 steps, turn about, twice; a turn's rate
+leaves the first 10 steps out. Prints the medians and their ratio.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import statistics
 import time
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 WARM_UP = 10
+STEPS = 60
 TURNS = 2
 
 
@@ -52,6 +54,7 @@ def lightning_rate(config: object) -> float:
     trainer = L.Trainer(
         accelerator="cpu",
         max_epochs=1,
+        limit_train_batches=STEPS,
         limit_val_batches=0,
         num_sanity_val_steps=0,
         logger=False,
@@ -74,7 +77,7 @@ def bare_rate(config: object) -> float:
     module.log = lambda *_, **__: None  # type: ignore[method-assign]
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3)
     clock = Clock()
-    for batch in datamodule.train_dataloader():
+    for batch in islice(datamodule.train_dataloader(), STEPS):
         optimizer.zero_grad()
         module.training_step(batch).backward()
         optimizer.step()
