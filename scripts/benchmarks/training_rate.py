@@ -2,8 +2,8 @@
 
     python scripts/benchmarks/training_rate.py
 
-Uses the main job's module and data on the CPU. Both train 60 steps, turn about, twice; a turn's rate
-leaves the first 10 steps out. Prints the medians and their ratio.
+Uses the main job's module and data on the CPU. Both train 60 steps, turn about, twice; a turn's
+rate leaves the first 10 steps out. Prints the medians and their ratio.
 """
 
 from __future__ import annotations
