@@ -1,12 +1,15 @@
 """The phrase bank on disk: build, open, verify."""
 
-from lightweight_decoder.bank.builder import BankRows, build_bank
+from lightweight_decoder.bank.builder import build_bank, write_bank
 from lightweight_decoder.bank.manifest import EncoderInfo, FileInfo, Manifest
 from lightweight_decoder.bank.normalization import normalize_text, unit_rows
 from lightweight_decoder.bank.phrase_bank import PhraseBank
+from lightweight_decoder.bank.report import BuildReport
+from lightweight_decoder.bank.rows import BankRows
 
 __all__ = [
     "BankRows",
+    "BuildReport",
     "EncoderInfo",
     "FileInfo",
     "Manifest",
@@ -14,4 +17,5 @@ __all__ = [
     "build_bank",
     "normalize_text",
     "unit_rows",
+    "write_bank",
 ]

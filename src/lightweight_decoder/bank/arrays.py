@@ -2,80 +2,71 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
-import os
-import shutil
 import tokenize
-from typing import TYPE_CHECKING, Any, BinaryIO, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lightweight_decoder.errors import BankBuildError, BankError
+from lightweight_decoder.bank.output_file import OutputFile
+from lightweight_decoder.errors import BankError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
-    from types import TracebackType
 
     import numpy.typing as npt
+
+    from lightweight_decoder.bank.manifest import FileInfo
 
 _HEADER_BYTES = 128
 """Room for the header of any array we write; a multiple of 64, so that the data stays aligned."""
 
 
 class NpyWriter:
-    """Appends rows to a ``.npy`` file whose number of rows is known only at the end.
+    """Appends rows to a ``.npy`` file whose number of rows is known for sure only at the end.
 
     Args:
-        path: File to create.
-        dtype: How the rows are stored.
+        path: File to create, or to go on with.
+        expected_rows: How many rows will come, as far as known. The header is written first; if it
+            was right the file need not be read again for its checksum.
+        kept_bytes: As for :class:`~lightweight_decoder.bank.output_file.OutputFile`.
     """
 
-    def __init__(self, path: Path, dtype: npt.DTypeLike) -> None:
-        self.path = path
-        self._dtype = np.dtype(dtype)
+    def __init__(
+        self,
+        path: Path,
+        *,
+        expected_rows: int | None = None,
+        kept_bytes: int = 0,
+    ) -> None:
         self._row_shape: tuple[int, ...] = ()
+        self._dtype: np.dtype[Any] | None = None
+        self._expected_rows = expected_rows or 0
         self._num_rows = 0
-        self._file: BinaryIO
-
-    def __enter__(self) -> Self:
-        with reporting_full_disk(self.path, _HEADER_BYTES):
-            self._file = self.path.open("wb")
-            self._file.write(bytes(_HEADER_BYTES))
-        return self
+        self.file = OutputFile(path, kept_bytes=kept_bytes)
 
     def append(self, rows: npt.NDArray[Any]) -> None:
         """Write ``rows``, (b, ...), behind those already there.
 
+        They are written in the background and must stay as they are.
+
         Raises:
             BankBuildError: If the file cannot be written.
         """
-        self._row_shape = rows.shape[1:]
+        if self._dtype is None:
+            self._dtype, self._row_shape = rows.dtype, rows.shape[1:]
+            self.file.write(_header((self._expected_rows, *self._row_shape), self._dtype))
         self._num_rows += len(rows)
-        stored = np.ascontiguousarray(rows, dtype=self._dtype)
-        with reporting_full_disk(self.path, stored.nbytes):
-            self._file.write(stored.data)
+        self.file.write(np.ascontiguousarray(rows).view(np.uint8).reshape(-1).data)
 
-    def __exit__(
-        self,
-        error_type: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        try:
-            if error_type is None:
-                self._finish()
-        finally:
-            with contextlib.suppress(OSError):  # the first error is the one to report
-                self._file.close()
+    def finish(self) -> FileInfo:
+        """Write the header if it turned out wrong, and wait for the disk."""
+        assert self._dtype is not None  # noqa: S101, no file is finished without rows
+        return self.file.finish(_header((self._num_rows, *self._row_shape), self._dtype))
 
-    def _finish(self) -> None:
-        """Write the header, whose shape is known only now."""
-        with reporting_full_disk(self.path, _HEADER_BYTES):
-            self._file.seek(0)
-            self._file.write(_header((self._num_rows, *self._row_shape), self._dtype))
-            flush_to_disk(self._file)
+    def close(self) -> None:
+        """Stop where it is."""
+        self.file.close()
 
 
 def _header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
@@ -91,28 +82,6 @@ def _header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
     if len(header) != _HEADER_BYTES:
         raise AssertionError(f"numpy wrote a header of {len(header)} bytes")
     return header
-
-
-def flush_to_disk(file: BinaryIO) -> None:
-    """Push a file's bytes through every cache to the device."""
-    file.flush()
-    os.fsync(file.fileno())
-
-
-@contextlib.contextmanager
-def reporting_full_disk(path: Path, needed_bytes: int) -> Iterator[None]:
-    """Turn a failed write of ``needed_bytes`` bytes to ``path`` into an error of ours."""
-    try:
-        yield
-    except OSError as error:
-        free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else 0
-        raise BankBuildError(
-            "the file cannot be written",
-            where=path,
-            expected=f"room for {needed_bytes:,} more bytes",
-            found=f"{error.strerror or error} ({free:,} bytes free)",
-            advice="Free some space or choose another output folder; nothing half-made was kept",
-        ) from error
 
 
 def map_array(path: Path, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass, field
+import contextlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
-import numpy as np
-import torch
-
-from lightweight_decoder.bank.arrays import NpyWriter, reporting_full_disk
+from lightweight_decoder.bank.arrays import NpyWriter
+from lightweight_decoder.bank.journal import JOURNAL_NAME, keeping_journal, read_journal
 from lightweight_decoder.bank.manifest import (
-    FILE_NAMES,
     FORMAT_VERSION,
     MANIFEST_NAME,
     OWNERS_NAME,
@@ -21,37 +17,28 @@ from lightweight_decoder.bank.manifest import (
     EncoderInfo,
     FileInfo,
     Manifest,
+    StorageDtype,
     write_manifest,
 )
-from lightweight_decoder.bank.normalization import unit_rows
+from lightweight_decoder.bank.output_file import OutputFile, reporting_full_disk
 from lightweight_decoder.bank.phrase_bank import PhraseBank
 from lightweight_decoder.bank.phrase_writer import PhraseWriter
-from lightweight_decoder.bank.placement import placed_when_finished
+from lightweight_decoder.bank.placement import Interrupted, placed_when_finished
+from lightweight_decoder.bank.report import BuildReport
+from lightweight_decoder.bank.rows import (
+    BankRows,
+    OnBadRow,
+    RowCheck,
+    UsableRows,
+    choose_dtype,
+    stored_rows,
+)
 from lightweight_decoder.errors import BankBuildError
 from lightweight_decoder.progress import report_progress
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-    import numpy.typing as npt
-
-    from lightweight_decoder.datatypes import FloatArray
-
-
-@dataclass(frozen=True)
-class BankRows:
-    """A block of rows for a bank: one vector a row.
-
-    Attributes:
-        texts: b texts; a text that was there before gets one more vector.
-        vectors: (b, d) floating point of any length above zero.
-        metadata: Columns of b values each, the same columns in every block: numbers, texts, truth
-            values, or None. Of a text that comes again, the first row's metadata is kept.
-    """
-
-    texts: Sequence[str]
-    vectors: FloatArray
-    metadata: Mapping[str, Sequence[object]] = field(default_factory=dict)
+    from collections.abc import Iterable
+    from types import TracebackType
 
 
 def build_bank(
@@ -59,105 +46,189 @@ def build_bank(
     rows: Iterable[BankRows],
     *,
     encoder: EncoderInfo | None = None,
-    dtype: Literal["float32", "float16"] = "float32",
+    dtype: Literal["auto", "float32", "float16"] = "auto",
     overwrite: bool = False,
     total: int | None = None,
     show_progress: bool = False,
 ) -> PhraseBank:
-    """Build a phrase bank and open it.
+    """Build a phrase bank and open it; see :func:`write_bank` for arguments and errors.
+
+    An interrupted build leaves nothing.
+    """
+    write_bank(
+        output,
+        rows,
+        encoder=encoder,
+        dtype=dtype,
+        overwrite=overwrite,
+        total=total,
+        show_progress=show_progress,
+    )
+    return PhraseBank.open(output)
+
+
+def write_bank(
+    output: str | Path,
+    rows: Iterable[BankRows],
+    *,
+    encoder: EncoderInfo | None = None,
+    dtype: Literal["auto", "float32", "float16"] = "auto",
+    overwrite: bool = False,
+    interrupted: Interrupted = "discard",
+    on_bad_row: OnBadRow = "raise",
+    total: int | None = None,
+    show_progress: bool = False,
+) -> BuildReport:
+    """Build a phrase bank.
 
     Texts are compared in Unicode NFC with white space collapsed; phrases are numbered in the order
     of their first appearance. Vectors are scaled to unit length in float32, then stored as
-    ``dtype``. Memory: one block of rows, and the distinct texts. Everything is written to a
-    temporary sibling of ``output`` and renamed at the end, so ``output`` is either complete or as
-    it was before, whatever happens. The same rows give the same files, byte for byte.
+    ``dtype``. Memory: one block of rows, and about 30 bytes for each distinct text. Everything is
+    written to a temporary sibling of ``output`` and renamed at the end, so ``output`` is either
+    complete or as it was before, whatever happens. The same rows give the same files, byte for
+    byte, whatever the blocks they come in and however often the build was interrupted.
 
     Args:
         output: Folder to make; its parents are made too.
         rows: Blocks of rows, read once.
         encoder: What made the vectors, kept in the manifest.
         dtype: How vectors are stored; float16 halves the file and rounds each entry to 11 bits.
+            ``"auto"`` is float16 where ``total`` rows would take more than 1 GiB in float32.
         overwrite: Replace a bank that is at ``output``.
-        total: How many rows will come, where known; only shown.
+        interrupted: What happens with an unfinished build of ``output``: ``"discard"`` it,
+            ``"keep"`` it for a later call when Ctrl-C or a kill ends this one, or ``"resume"`` the
+            one that was kept. To resume, give the same rows from their start: those that are on the
+            disk already are compared with it instead of written.
+        on_bad_row: Whether a vector without direction, or a text without anything in it, is an
+            error or is dropped and counted.
+        total: How many rows will come, where known.
         show_progress: Show rows, rows/s and the time left.
 
     Returns:
-        The bank, opened.
+        What came in and what was written.
 
     Raises:
         BankBuildError: If a row cannot be used (NaN, infinite or all-zero vector, another width,
             empty text, other counts of texts and vectors: the message has the row's number, from
             0), if there are no rows, if ``output`` exists or cannot be written, or if the disk is
-            full.
+            full. Nothing is left then.
+        ResumeError: If the build to resume was of other rows; it is left as it was.
     """
-    with placed_when_finished(Path(output).absolute(), overwrite=overwrite) as folder:
-        num_rows, dim, num_phrases = 0, None, 0
-        with (
-            NpyWriter(folder / VECTORS_NAME, dtype) as vectors_file,
-            NpyWriter(folder / OWNERS_NAME, np.int64) as owners_file,
-            PhraseWriter(folder / PHRASES_NAME) as phrases_file,
-            report_progress(
-                "building the bank", unit="rows", total=total, enabled=show_progress
-            ) as advance,
-        ):
-            for block in rows:
-                vectors = _checked_vectors(block, num_rows, dim)
-                owners = phrases_file.add(block.texts, block.metadata, first_row=num_rows)
-                vectors_file.append(vectors)
-                owners_file.append(owners)
-                num_rows, dim = num_rows + len(vectors), vectors.shape[1]
-                advance(len(vectors))
-            num_phrases = phrases_file.num_phrases
-            if not num_rows or dim is None:
-                raise BankBuildError(
-                    "there is nothing to build a bank from",
-                    where=output,
-                    expected="at least one row",
-                    found="none",
+    with placed_when_finished(
+        Path(output).absolute(), overwrite=overwrite, interrupted=interrupted
+    ) as folder:
+        check = RowCheck(on_bad_row)
+        with contextlib.ExitStack() as stack:
+            files = stack.enter_context(_BankFiles(folder, expected_rows=total))
+            if interrupted != "discard":
+                stack.enter_context(keeping_journal(folder, files.by_name))
+            advance = stack.enter_context(
+                report_progress(
+                    "building the bank", unit="rows", total=total, enabled=show_progress
                 )
-        manifest = Manifest(
+            )
+            for block in rows:
+                usable = check.usable(block)
+                if usable.texts and check.dim is not None:
+                    files.append(usable, choose_dtype(dtype, check.dim, total))
+                advance(len(block.texts))
+            manifest = files.finish(encoder, output)
+        with reporting_full_disk(folder / MANIFEST_NAME, 0):
+            write_manifest(folder, manifest)
+            (folder / JOURNAL_NAME).unlink(missing_ok=True)
+    return BuildReport(
+        num_rows=check.num_rows,
+        num_phrases=manifest.num_phrases,
+        num_vectors=manifest.num_vectors,
+        dim=manifest.dim,
+        dtype=manifest.dtype,
+        dropped=dict(check.dropped),
+    )
+
+
+class _BankFiles:
+    """The three files of a bank while they are written."""
+
+    def __init__(self, folder: Path, *, expected_rows: int | None) -> None:
+        kept = read_journal(folder)
+        with contextlib.ExitStack() as stack:
+            self._vectors = stack.enter_context(
+                contextlib.closing(
+                    NpyWriter(
+                        folder / VECTORS_NAME,
+                        expected_rows=expected_rows,
+                        kept_bytes=kept[VECTORS_NAME],
+                    )
+                )
+            )
+            self._owners = stack.enter_context(
+                contextlib.closing(
+                    NpyWriter(
+                        folder / OWNERS_NAME,
+                        expected_rows=expected_rows,
+                        kept_bytes=kept[OWNERS_NAME],
+                    )
+                )
+            )
+            self._phrases = stack.enter_context(
+                contextlib.closing(
+                    PhraseWriter(folder / PHRASES_NAME, kept_bytes=kept[PHRASES_NAME])
+                )
+            )
+            self._opened = stack.pop_all()
+        self._dtype: StorageDtype | None = None
+        self._num_vectors, self._dim = 0, 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._opened.close()
+
+    @property
+    def by_name(self) -> dict[str, OutputFile]:
+        """The files themselves."""
+        return {
+            VECTORS_NAME: self._vectors.file,
+            OWNERS_NAME: self._owners.file,
+            PHRASES_NAME: self._phrases.file,
+        }
+
+    def append(self, rows: UsableRows, dtype: StorageDtype) -> None:
+        """Write rows behind those already there."""
+        vectors = stored_rows(rows.vectors, dtype, rows=rows.rows)
+        self._owners.append(self._phrases.add(rows.texts, rows.metadata, rows.rows))
+        self._vectors.append(vectors)
+        self._num_vectors += len(vectors)
+        self._dtype, self._dim = dtype, vectors.shape[1]
+
+    def finish(self, encoder: EncoderInfo | None, output: str | Path) -> Manifest:
+        """Complete the files and return the manifest that describes them."""
+        if self._dtype is None:
+            raise BankBuildError(
+                "there is nothing to build a bank from",
+                where=output,
+                expected="at least one row",
+                found="none",
+            )
+        files: dict[str, FileInfo] = {
+            VECTORS_NAME: self._vectors.finish(),
+            OWNERS_NAME: self._owners.finish(),
+            PHRASES_NAME: self._phrases.finish(),
+        }
+        return Manifest(
             format_version=FORMAT_VERSION,
-            num_vectors=num_rows,
-            num_phrases=num_phrases,
-            dim=dim,
-            dtype=dtype,
+            num_vectors=self._num_vectors,
+            num_phrases=self._phrases.num_phrases,
+            dim=self._dim,
+            dtype=self._dtype,
             metric="cosine",
             normalized=True,
             encoder=encoder,
-            files={name: _file_info(folder / name) for name in FILE_NAMES},
+            files=files,
         )
-        with reporting_full_disk(folder / MANIFEST_NAME, 0):
-            write_manifest(folder, manifest)
-    return PhraseBank.open(output)
-
-
-def _checked_vectors(block: BankRows, first_row: int, dim: int | None) -> npt.NDArray[np.float32]:
-    """Return a block's vectors as float32 unit rows, or name the row that cannot be used."""
-    at = f"rows from {first_row}"
-    try:
-        with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, is refused
-            vectors = np.array(block.vectors, dtype=np.float32)
-    except (TypeError, ValueError) as error:
-        raise BankBuildError(
-            "the vectors are not an array of numbers", at=at, found=error
-        ) from error
-    if vectors.ndim != 2 or not vectors.shape[1] or vectors.shape[1] != (dim or vectors.shape[1]):  # noqa: PLR2004
-        expected = f"(rows, {dim or 'width'})"
-        raise BankBuildError(
-            "the vectors have another shape", at=at, expected=expected, found=vectors.shape
-        )
-    if len(block.texts) != len(vectors):
-        raise BankBuildError(
-            "texts and vectors differ in number",
-            at=at,
-            expected=f"{len(vectors)} texts (one per vector)",
-            found=len(block.texts),
-        )
-    return unit_rows(torch.from_numpy(vectors), first_row=first_row, error=BankBuildError).numpy()
-
-
-def _file_info(path: Path) -> FileInfo:
-    """Measure a finished file."""
-    with path.open("rb") as file:
-        checksum = hashlib.file_digest(file, "sha256").hexdigest()
-    return FileInfo(bytes=path.stat().st_size, sha256=checksum)

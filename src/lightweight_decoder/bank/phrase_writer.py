@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-from typing import TYPE_CHECKING, Any, BinaryIO, Self
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 
-from lightweight_decoder.bank.arrays import flush_to_disk, reporting_full_disk
-from lightweight_decoder.bank.normalization import is_storable, normalize_text
+from lightweight_decoder.bank.output_file import OutputFile
 from lightweight_decoder.bank.phrases import TEXT_COLUMN, TEXT_TYPE
+from lightweight_decoder.bank.text_index import TextIndex
 from lightweight_decoder.errors import BankBuildError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
-    from types import TracebackType
 
+    from lightweight_decoder.bank.manifest import FileInfo
     from lightweight_decoder.datatypes import IntArray
 
 _BATCH_ROWS = 16_384
@@ -27,107 +25,71 @@ _BATCH_ROWS = 16_384
 class PhraseWriter:
     """Gives each text its phrase id and writes new phrases to an Arrow file.
 
-    Holds every distinct text in memory (to recognize it again) and one batch of metadata. The type
-    of a metadata column is that of its values in the first batch.
+    Holds a hash of every distinct text in memory (to recognize it again), and one batch of texts
+    and metadata. The type of a metadata column is that of its values in the first batch.
 
     Args:
-        path: File to create.
+        path: File to create, or to go on with.
+        kept_bytes: As for :class:`~lightweight_decoder.bank.output_file.OutputFile`.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._id_of: dict[str, int] = {}
+    def __init__(self, path: Path, *, kept_bytes: int = 0) -> None:
+        self.file = OutputFile(path, kept_bytes=kept_bytes)
+        self._index = TextIndex()
         self._pending: dict[str, list[object]] = {}
         self._pending_rows: list[int] = []  # the input row of each pending phrase, for messages
         self._schema: pa.Schema | None = None
         self._writer: Any = None
-        self._file: BinaryIO
-
-    def __enter__(self) -> Self:
-        with reporting_full_disk(self.path, 0):
-            self._file = self.path.open("wb")
-        return self
 
     @property
     def num_phrases(self) -> int:
         """How many distinct texts there were so far."""
-        return len(self._id_of)
+        return len(self._index)
 
     def add(
-        self, texts: Sequence[str], metadata: Mapping[str, Sequence[object]], *, first_row: int
+        self, texts: Sequence[str], metadata: Mapping[str, Sequence[object]], rows: IntArray
     ) -> IntArray:
         """Return the phrase id of each text; texts not seen before are written.
 
-        Raises:
-            BankBuildError: If a text is empty or not a text, if metadata columns change or do not
-                fit their type, or if the file cannot be written.
-        """
-        self._check_columns(texts, metadata, first_row)
-        phrase_ids = np.empty(len(texts), dtype=np.int64)
-        for i, text in enumerate(texts):
-            key = _checked_text(text, first_row + i)
-            new_id = len(self._id_of)
-            phrase_ids[i] = self._id_of.setdefault(key, new_id)
-            if phrase_ids[i] == new_id:
-                self._pending[TEXT_COLUMN].append(key)
-                for name, values in metadata.items():
-                    self._pending[name].append(values[i])
-                self._pending_rows.append(first_row + i)
-                if len(self._pending_rows) == _BATCH_ROWS:
-                    self._write_pending()
-        return phrase_ids
+        Args:
+            texts: b texts, normalized.
+            metadata: Columns of b values each.
+            rows: (b,) the input row of each text, for messages.
 
-    def _check_columns(
-        self, texts: Sequence[str], metadata: Mapping[str, Sequence[object]], first_row: int
-    ) -> None:
-        """Refuse columns that differ from the first block's or from the number of texts."""
-        at = f"rows from {first_row}"
-        if TEXT_COLUMN in metadata:
-            raise BankBuildError(
-                f"a metadata column may not be called {TEXT_COLUMN!r}",
-                at=at,
-                advice="Give the column another name; this one holds the phrases",
-            )
-        for name, values in metadata.items():
-            if len(values) != len(texts):
-                expected = f"{len(texts)} values (one per text)"
-                raise BankBuildError(
-                    f"the metadata column {name!r} has another length",
-                    at=at,
-                    expected=expected,
-                    found=len(values),
-                )
+        Raises:
+            BankBuildError: If metadata columns do not fit their type, or if the file cannot be
+                written.
+        """
         if not self._pending:
             self._pending = {name: [] for name in (TEXT_COLUMN, *metadata)}
-        if set(self._pending) != {TEXT_COLUMN, *metadata}:
-            raise BankBuildError(
-                "the metadata columns change",
-                at=at,
-                expected=sorted(set(self._pending) - {TEXT_COLUMN}),
-                found=sorted(metadata),
-            )
+        phrase_ids, new = self._index.add(texts)
+        self._pending[TEXT_COLUMN].extend(texts[i] for i in new)
+        for name, values in metadata.items():
+            self._pending[name].extend(values[i] for i in new)
+        self._pending_rows.extend(rows[new].tolist())
+        while len(self._pending_rows) >= _BATCH_ROWS:
+            self._write_pending()
+        return phrase_ids
 
     def _write_pending(self) -> None:
-        """Write the phrases gathered so far as one record batch."""
+        """Write the phrases gathered first as one record batch."""
+        batch = {name: values[:_BATCH_ROWS] for name, values in self._pending.items()}
         if self._schema is None:
-            self._schema = self._inferred_schema()
-            with reporting_full_disk(self.path, 0):
-                self._writer = pa.ipc.new_file(self._file, self._schema)
+            self._schema = self._inferred_schema(batch)
+            self._writer = pa.ipc.new_file(self.file, self._schema)
         arrays = [
-            self._to_array(name, self._pending[name], self._schema.field(name).type)
+            self._to_array(name, batch[name], self._schema.field(name).type)
             for name in self._schema.names
         ]
-        batch = pa.record_batch(arrays, schema=self._schema)
-        with reporting_full_disk(self.path, batch.nbytes):
-            self._writer.write_batch(batch)
-        self._pending = {name: [] for name in self._pending}
-        self._pending_rows = []
+        self._writer.write_batch(pa.record_batch(arrays, schema=self._schema))
+        self._pending = {name: values[_BATCH_ROWS:] for name, values in self._pending.items()}
+        self._pending_rows = self._pending_rows[_BATCH_ROWS:]
 
-    def _inferred_schema(self) -> pa.Schema:
+    def _inferred_schema(self, batch: dict[str, list[object]]) -> pa.Schema:
         """Choose each metadata column's type by its first values; texts where all are missing."""
         fields = [(TEXT_COLUMN, TEXT_TYPE)]
-        for name in list(self._pending)[1:]:
-            inferred = self._to_array(name, self._pending[name], None).type
+        for name in list(batch)[1:]:
+            inferred = self._to_array(name, batch[name], None).type
             fields.append((name, pa.string() if inferred == pa.null() else inferred))
         return pa.schema(fields)
 
@@ -157,42 +119,14 @@ class PhraseWriter:
             advice="Give the column values of one type",
         )
 
-    def __exit__(
-        self,
-        error_type: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        try:
-            if error_type is None:
-                self._finish()
-        finally:
-            # The first error is the one to report; closing may well hit the same full disk again.
-            with contextlib.suppress(OSError, pa.ArrowException):
-                if self._writer is not None:
-                    self._writer.close()
-            with contextlib.suppress(OSError):
-                self._file.close()
-
-    def _finish(self) -> None:
-        """Write what is left and the file's footer."""
+    def finish(self) -> FileInfo:
+        """Write what is left and the file's footer, and wait for the disk."""
         if self._pending_rows:
             self._write_pending()
-        with reporting_full_disk(self.path, 0):
-            if self._writer is not None:
-                self._writer.close()
-            flush_to_disk(self._file)
+        if self._writer is not None:
+            self._writer.close()
+        return self.file.finish()
 
-
-def _checked_text(text: object, row: int) -> str:
-    """Return a text in its normal form, or refuse it."""
-    key = normalize_text(text) if isinstance(text, str) else ""
-    if not key or not is_storable(key):
-        raise BankBuildError(
-            "a text cannot be a phrase",
-            at=f"row {row}",
-            expected="a text with something besides white space, in valid Unicode",
-            found=repr(text)[:80],
-            advice="Remove the row or repair its text",
-        )
-    return key
+    def close(self) -> None:
+        """Stop where it is."""
+        self.file.close()

@@ -3,49 +3,106 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+
+from filelock import FileLock, Timeout
 
 from lightweight_decoder.bank.manifest import MANIFEST_NAME
-from lightweight_decoder.errors import BankBuildError
+from lightweight_decoder.errors import BankBuildError, ResumeError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+Interrupted = Literal["discard", "keep", "resume"]
+
+_log = logging.getLogger(__name__)
+
 
 @contextlib.contextmanager
-def placed_when_finished(output: Path, *, overwrite: bool) -> Iterator[Path]:
+def placed_when_finished(
+    output: Path, *, overwrite: bool, interrupted: Interrupted = "discard"
+) -> Iterator[Path]:
     """Give a temporary sibling of ``output`` to write into; rename it to ``output`` at the end.
 
-    If the body raises anything, Ctrl-C too, the sibling is removed and ``output`` stays untouched.
-    A killed process leaves the sibling behind and nothing under the final name.
+    If the body raises an error, the sibling is removed and ``output`` stays untouched. A killed
+    process leaves the sibling behind and nothing under the final name.
 
     Args:
         output: The final folder.
         overwrite: Whether a bank that is there may be replaced. Nothing but a bank (or an empty
             folder) ever is.
+        interrupted: ``"discard"``: Ctrl-C removes the sibling too. ``"keep"``: Ctrl-C leaves it,
+            what an earlier one left is removed. ``"resume"``: that is given back as it is.
 
     Raises:
-        BankBuildError: If ``output`` exists and may not be replaced, or cannot be written.
+        BankBuildError: If ``output`` exists and may not be replaced, cannot be written, or is being
+            built by another process at this moment (not where interrupted builds are discarded).
     """
     _check_replaceable(output, overwrite=overwrite)
-    partial = output.with_name(f".{output.name}.partial-{os.getpid()}")
+    suffix = f"-{os.getpid()}" if interrupted == "discard" else ""
+    partial = output.with_name(f".{output.name}.partial{suffix}")
     with _reporting_unwritable(output):
         output.parent.mkdir(parents=True, exist_ok=True)
-        # Process ids come again: what a killed process of the same number left is in the way.
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-    try:
-        yield partial
+        lock = contextlib.nullcontext() if interrupted == "discard" else _locked(partial)
+    with lock:
         with _reporting_unwritable(output):
-            _sync_folder(partial)
-            _move(partial, output)
-            _sync_folder(output.parent)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+            _prepare(partial, resume=interrupted == "resume")
+        try:
+            yield partial
+            with _reporting_unwritable(output):
+                _sync_folder(partial)
+                _move(partial, output)
+                _sync_folder(output.parent)
+        except ResumeError:
+            raise
+        except BaseException as error:
+            if interrupted == "discard" or isinstance(error, Exception):
+                shutil.rmtree(partial, ignore_errors=True)
+            else:
+                _log.warning("%s is kept; resume=true goes on with it", partial)
+            raise
+
+
+def _prepare(partial: Path, *, resume: bool) -> None:
+    """Make an empty folder, or find the one of the build to go on with."""
+    if partial.is_dir() and resume:
+        _log.info("going on with %s", partial)
+        return
+    if partial.is_dir():
+        # Process ids come again: what a killed process of the same number left is in the way.
+        _log.warning("removing %s, which an interrupted build left", partial)
+        shutil.rmtree(partial)
+    elif resume:
+        _log.info("there is no interrupted build to go on with, starting anew")
+    partial.mkdir()
+
+
+@contextlib.contextmanager
+def _locked(partial: Path) -> Iterator[None]:
+    """Hold the lock on ``partial`` that no other process can have at the same time."""
+    path = partial.with_name(f"{partial.name}.lock")
+    lock = FileLock(path, timeout=0)
+    with _reporting_unwritable(partial):
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise BankBuildError(
+                "another process is building this bank",
+                where=partial,
+                expected="one build at a time",
+                found=f"{path.name} is locked",
+                advice="Wait for it, or choose another output",
+            ) from error
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        lock.release()
 
 
 def _check_replaceable(output: Path, *, overwrite: bool) -> None:

@@ -2,76 +2,152 @@
 
 from __future__ import annotations
 
-from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from lightweight_decoder.bank import BankRows
-from lightweight_decoder.data.tables import TABLE_SUFFIXES, read_columns, read_lines
-from lightweight_decoder.embeddings import open_embeddings
+from lightweight_decoder.data.tables import (
+    TABLE_SUFFIXES,
+    count_lines,
+    read_columns,
+    stream_lines,
+)
 from lightweight_decoder.errors import InputDataError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from lightweight_decoder.data.base import Encoder
+    from lightweight_decoder.embeddings import EmbeddingBlock, EmbeddingReader
 
 _TEXTS_AT_ONCE = 4_096
+_VECTORS_AT_ONCE = 2_048
+"""More than a reader's default, for fewer turns; at 384 numbers a block is 3 MiB."""
 
 
-def read_texts(
-    path: Path, *, text_column: str = "text", metadata_columns: Sequence[str] = ()
-) -> tuple[list[str], dict[str, list[object]]]:
-    """Returns the texts of a table, or the lines of any other file, and the metadata columns.
+class Texts(NamedTuple):
+    """Texts of consecutive rows, and the same rows' values of each metadata column."""
 
-    A metadata column in which every value is a number is one of numbers.
+    texts: list[str]
+    metadata: dict[str, list[object]]
+
+
+class TextStream:
+    """The rows of a file of texts, as many at a time as are asked for.
+
+    Attributes:
+        path: The file.
+        num_rows: How many there are.
+    """
+
+    def __init__(self, path: Path, blocks: Iterable[Texts], *, num_rows: int) -> None:
+        self.path = path
+        self.num_rows = num_rows
+        self._blocks = iter(blocks)
+        self._block, self._start = Texts([], {}), 0
+
+    def take(self, count: int) -> Texts:
+        """Return the next ``count`` rows, fewer at the end.
+
+        Raises:
+            InputDataError: The file is damaged.
+        """
+        taken = self._take_from_block(count)
+        while len(taken.texts) < count:
+            block = next(self._blocks, None)
+            if block is None:
+                break
+            self._block, self._start = block, 0
+            more = self._take_from_block(count - len(taken.texts))
+            taken = Texts(
+                taken.texts + more.texts,
+                {
+                    name: taken.metadata.get(name, []) + more.metadata[name]
+                    for name in more.metadata
+                },
+            )
+        return taken
+
+    def _take_from_block(self, count: int) -> Texts:
+        """Return rows of the block at hand."""
+        rows = slice(self._start, self._start + count)
+        self._start = min(rows.stop, len(self._block.texts))
+        metadata = {name: column[rows] for name, column in self._block.metadata.items()}
+        return Texts(self._block.texts[rows], metadata)
+
+
+def open_texts(
+    path: Path,
+    *,
+    text_column: str = "text",
+    metadata_columns: Sequence[str] = (),
+    keep_unusable: bool = False,
+) -> TextStream:
+    """Opens the texts of a table, or the lines of any other file, with their metadata columns.
+
+    Lines are streamed, a table is read as a whole. A metadata column in which every value is a
+    number is one of numbers. Blank texts are refused unless ``keep_unusable``.
 
     Raises:
         InputDataError: The file is missing, damaged or empty, or lacks a column.
     """
     if path.suffix.lower() not in TABLE_SUFFIXES:
-        return read_lines(path), {}
-    columns = read_columns(path, [text_column, *metadata_columns])
-    texts = columns[text_column]
-    return texts, {name: _numbers_or_texts(columns[name]) for name in metadata_columns}
+        lines = stream_lines(path, keep_unusable=keep_unusable)
+        return TextStream(path, (Texts(some, {}) for some in lines), num_rows=count_lines(path))
+    columns = read_columns(path, [text_column, *metadata_columns], keep_unusable=keep_unusable)
+    metadata = {name: _numbers_or_texts(columns[name]) for name in metadata_columns}
+    texts = Texts(columns[text_column], metadata)
+    return TextStream(path, [texts], num_rows=len(texts.texts))
 
 
-def encoded_rows(
-    texts: Sequence[str], metadata: dict[str, list[object]], encoder: Encoder
-) -> Iterator[BankRows]:
+def encoded_rows(texts: TextStream, encoder: Encoder) -> Iterator[BankRows]:
     """Yields blocks of texts with the vectors that the encoder makes of them."""
-    for first in range(0, len(texts), _TEXTS_AT_ONCE):
-        rows = slice(first, first + _TEXTS_AT_ONCE)
-        yield BankRows(
-            texts=texts[rows],
-            vectors=encoder.encode(texts[rows]),
-            metadata={name: column[rows] for name, column in metadata.items()},
-        )
+    while (some := texts.take(_TEXTS_AT_ONCE)).texts:
+        yield BankRows(some.texts, encoder.encode(some.texts), some.metadata)
 
 
 def rows_with_vectors(
-    texts: Sequence[str], metadata: dict[str, list[object]], vectors: Path, *, texts_path: Path
+    texts: TextStream, vectors: EmbeddingReader, *, keep_unusable: bool = False
 ) -> Iterator[BankRows]:
     """Yields blocks of texts with the vectors of another file, row by row.
 
     Raises:
         InputDataError: The files have different numbers of rows, or the vectors are damaged.
     """
-    remaining = iter(texts)
-    first = 0
-    for block in open_embeddings(vectors).blocks():
-        some = list(islice(remaining, len(block.vectors)))
-        if len(some) < len(block.vectors):
-            raise _different_lengths(texts_path, vectors, len(texts), "more")
-        rows = slice(first, first + len(some))
-        first += len(some)
-        yield BankRows(
-            texts=some,
-            vectors=block.vectors,
-            metadata={name: column[rows] for name, column in metadata.items()},
-        )
-    if first < len(texts):
-        raise _different_lengths(texts_path, vectors, len(texts), first)
+    num_rows = 0
+    for block in _blocks(vectors, keep_unusable=keep_unusable):
+        some = texts.take(len(block.vectors))
+        if len(some.texts) < len(block.vectors):
+            raise _different_lengths(texts, vectors, "more")
+        num_rows += len(some.texts)
+        yield BankRows(some.texts, block.vectors, some.metadata)
+    if texts.take(1).texts:
+        raise _different_lengths(texts, vectors, num_rows)
+
+
+def rows_of_embeddings(
+    vectors: EmbeddingReader, *, keep_unusable: bool = False
+) -> Iterator[BankRows]:
+    """Yields blocks of vectors with the texts that stand beside them in their own file.
+
+    Raises:
+        InputDataError: The file has no texts, or is damaged.
+    """
+    for block in _blocks(vectors, keep_unusable=keep_unusable):
+        if block.texts is None:
+            raise InputDataError(
+                "the embeddings have no texts",
+                where=vectors.path,
+                expected="a text for each vector",
+                found="vectors only",
+                advice="Name a file of texts, one a row, with input=FILE",
+            )
+        yield BankRows(block.texts, block.vectors)
+
+
+def _blocks(vectors: EmbeddingReader, *, keep_unusable: bool) -> Iterator[EmbeddingBlock]:
+    """The vectors, block by block."""
+    return vectors.blocks(_VECTORS_AT_ONCE, on_bad_row="keep" if keep_unusable else "raise")
 
 
 def _numbers_or_texts(column: list[str]) -> list[object]:
@@ -84,12 +160,14 @@ def _numbers_or_texts(column: list[str]) -> list[object]:
     return list(column)
 
 
-def _different_lengths(texts: Path, vectors: Path, num_texts: int, found: object) -> InputDataError:
+def _different_lengths(
+    texts: TextStream, vectors: EmbeddingReader, found: object
+) -> InputDataError:
     """The error for texts and vectors that do not belong together."""
     return InputDataError(
         "texts and vectors differ in number",
-        where=vectors,
-        expected=f"{num_texts} rows, as many as {texts} has",
+        where=vectors.path,
+        expected=f"{texts.num_rows} rows, as many as {texts.path} has",
         found=found,
         advice="Row i of one file belongs to row i of the other; remove what is too much",
     )

@@ -12,7 +12,7 @@ import pyarrow.parquet
 from lightweight_decoder.errors import InputDataError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 _JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
@@ -20,10 +20,12 @@ _PARQUET_SUFFIXES = (".parquet", ".pq")
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 TABLE_SUFFIXES = (*_DELIMITERS, *_JSON_SUFFIXES, *_PARQUET_SUFFIXES)
 
+_CHUNK_CHARACTERS = 2**18
+
 _Columns = dict[str, list[str]]
 
 
-def read_columns(path: Path, columns: Sequence[str]) -> _Columns:
+def read_columns(path: Path, columns: Sequence[str], *, keep_unusable: bool = False) -> _Columns:
     """Read columns of texts.
 
     The format follows from the file's ending: ``.csv`` and ``.tsv`` with a header line, ``.jsonl``
@@ -32,9 +34,10 @@ def read_columns(path: Path, columns: Sequence[str]) -> _Columns:
     Args:
         path: The table.
         columns: Which columns.
+        keep_unusable: Give blank texts out too.
 
     Returns:
-        For each column the texts of all rows, none of them blank; at least one row.
+        For each column the texts of all rows, at least one row.
 
     Raises:
         InputDataError: If the file is missing, of another format, damaged or without rows, if a
@@ -53,26 +56,68 @@ def read_columns(path: Path, columns: Sequence[str]) -> _Columns:
     table = readers[path.suffix.lower()](path, columns)
     if not table[columns[0]]:
         raise _unusable(path, "the table is empty", "at least one row", "none")
-    for name in columns:
+    for name in () if keep_unusable else columns:
         _refuse_unusable_texts(path, name, table[name])
     return table
 
 
 def read_lines(path: Path) -> list[str]:
-    """Read a text file, one text a line; an empty last line does not count.
+    """Read a text file, one text a line; see :func:`stream_lines`."""
+    return [line for lines in stream_lines(path) for line in lines]
+
+
+def stream_lines(path: Path, *, keep_unusable: bool = False) -> Iterator[list[str]]:
+    """Read a text file some lines at a time, one text a line; an empty last line does not count.
+
+    Args:
+        path: The file.
+        keep_unusable: Give blank lines out too.
+
+    Yields:
+        Lists of at least one line.
 
     Raises:
         InputDataError: If the file is missing, is not UTF-8, has no lines, or has a blank one.
     """
     _check_is_file(path)
+    num_lines = 0
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        for lines in _split_lines(path):
+            if not keep_unusable and not all(map(str.strip, lines)):
+                _refuse_unusable_texts(path, None, lines, first_row=num_lines)
+            num_lines += len(lines)
+            yield lines
     except (OSError, UnicodeDecodeError) as error:
         raise _unusable(path, "the file cannot be read", "lines of UTF-8", error) from error
-    if not lines:
+    if not num_lines:
         raise _unusable(path, "the file is empty", "at least one line", "none")
-    _refuse_unusable_texts(path, None, lines)
-    return lines
+
+
+def count_lines(path: Path) -> int:
+    """Count what :func:`stream_lines` gives, without looking at it.
+
+    Raises:
+        InputDataError: If the file is missing.
+    """
+    _check_is_file(path)
+    num_lines, last = 0, b"\n"
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_CHARACTERS):
+            num_lines, last = num_lines + chunk.count(b"\n"), chunk[-1:]
+    return num_lines + (last != b"\n")
+
+
+def _split_lines(path: Path) -> Iterator[list[str]]:
+    """Yield a file's lines, some at a time."""
+    rest = ""
+    with path.open(encoding="utf-8-sig") as file:
+        while chunk := file.read(_CHUNK_CHARACTERS):
+            lines = (rest + chunk).split("\n")
+            rest = lines.pop()
+            if lines:
+                yield lines
+    if rest:
+        yield [rest]
 
 
 def _check_is_file(path: Path) -> None:
@@ -171,10 +216,12 @@ def _check_columns(
             )
 
 
-def _refuse_unusable_texts(path: Path, name: str | None, texts: Sequence[str]) -> None:
+def _refuse_unusable_texts(
+    path: Path, name: str | None, texts: Sequence[str], *, first_row: int = 0
+) -> None:
     """Refuse blank texts, and those that are not valid Unicode."""
     of_column = "" if name is None else f" in column {name!r}"
-    for row, text in enumerate(texts):
+    for row, text in enumerate(texts, start=first_row):
         if not text.strip():
             problem = f"a text is empty{of_column}"
         elif not _is_unicode(text):

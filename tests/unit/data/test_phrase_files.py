@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightweight_decoder.data.phrase_files import encoded_rows, read_texts, rows_with_vectors
+from lightweight_decoder.data.phrase_files import (
+    Texts,
+    TextStream,
+    encoded_rows,
+    open_texts,
+    rows_of_embeddings,
+    rows_with_vectors,
+)
+from lightweight_decoder.embeddings import open_embeddings
 from lightweight_decoder.errors import InputDataError
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\r\n\x00"), min_size=1).filter(
@@ -20,6 +28,16 @@ class Lengths:
 
     def encode(self, texts):
         return np.array([[len(text), 1] for text in texts], dtype=np.float32)
+
+
+def stream(texts, metadata=None, path="p.txt"):
+    """Texts as if they came from a file, in blocks of three."""
+    metadata = metadata or {}
+    blocks = [
+        Texts(texts[i : i + 3], {name: column[i : i + 3] for name, column in metadata.items()})
+        for i in range(0, len(texts), 3)
+    ]
+    return TextStream(path, blocks, num_rows=len(texts))
 
 
 def joined(blocks):
@@ -37,10 +55,10 @@ def test_a_table_gives_back_what_was_written(tmp_path_factory, texts, data):
         writer.writerow(["text", "frequency"])
         writer.writerows(zip(texts, numbers, strict=True))
 
-    read, metadata = read_texts(path, metadata_columns=["frequency"])
+    opened = open_texts(path, metadata_columns=["frequency"])
 
-    assert read == texts
-    assert metadata == {"frequency": numbers}
+    assert opened.num_rows == len(texts)
+    assert opened.take(len(texts) + 1) == (texts, {"frequency": numbers})
 
 
 @pytest.mark.parametrize(
@@ -50,18 +68,39 @@ def test_a_table_gives_back_what_was_written(tmp_path_factory, texts, data):
 def test_a_column_is_of_numbers_where_all_of_it_is(tmp_path, column, expected):
     (tmp_path / "p.csv").write_text("text,c\n" + "".join(f"t{c},{c}\n" for c in column))
 
-    assert read_texts(tmp_path / "p.csv", metadata_columns=["c"])[1] == {"c": expected}
+    assert open_texts(tmp_path / "p.csv", metadata_columns=["c"]).take(9)[1] == {"c": expected}
 
 
 def test_any_other_file_has_a_text_a_line(tmp_path):
     (tmp_path / "p.txt").write_text("text,frequency\nzwölf\n", encoding="utf-8")
 
-    assert read_texts(tmp_path / "p.txt") == (["text,frequency", "zwölf"], {})
+    opened = open_texts(tmp_path / "p.txt")
+    assert opened.num_rows == 2
+    assert opened.take(9) == (["text,frequency", "zwölf"], {})
+
+
+@given(counts=st.lists(st.integers(0, 5), max_size=9))
+def test_as_many_rows_are_taken_as_asked_for(counts):
+    texts, numbers = list("abcdefgh"), list(range(8))
+    opened = stream(texts, {"n": numbers})
+    start = 0
+    for count in counts:
+        some = opened.take(count)
+        assert some.texts == texts[start : start + count]
+        assert some.metadata.get("n", []) == numbers[start : start + count]
+        start += count
+
+
+def test_blank_lines_are_kept_when_asked_for(tmp_path):
+    (tmp_path / "p.txt").write_text("a\n\nb\n")
+    assert open_texts(tmp_path / "p.txt", keep_unusable=True).take(9).texts == ["a", "", "b"]
+    (tmp_path / "p.csv").write_text("text\na\n \nb\n")
+    assert open_texts(tmp_path / "p.csv", keep_unusable=True).take(9).texts == ["a", " ", "b"]
 
 
 def test_encoded_rows_keep_text_vector_and_metadata_together():
     texts = [f"{'x' * (i % 7)}{i}" for i in range(5_000)]  # more than one block
-    blocks = list(encoded_rows(texts, {"number": list(range(5_000))}, Lengths()))
+    blocks = list(encoded_rows(stream(texts, {"number": list(range(5_000))}), Lengths()))
 
     read, vectors = joined(blocks)
     assert len(blocks) > 1
@@ -75,7 +114,7 @@ def test_rows_with_vectors_pair_row_by_row(tmp_path):
     np.save(tmp_path / "v.npy", vectors)
     blocks = list(
         rows_with_vectors(
-            ["a", "b", "c"], {"n": [1, 2, 3]}, tmp_path / "v.npy", texts_path=tmp_path / "p.txt"
+            stream(["a", "b", "c"], {"n": [1, 2, 3]}), open_embeddings(tmp_path / "v.npy")
         )
     )
 
@@ -88,8 +127,26 @@ def test_rows_with_vectors_pair_row_by_row(tmp_path):
 def test_texts_and_vectors_that_differ_in_number(tmp_path, num_texts, found):
     np.save(tmp_path / "v.npy", np.ones((3, 4), dtype=np.float32))
     with pytest.raises(InputDataError, match=rf"v\.npy.*expected {num_texts} rows.*found {found}"):
-        list(
-            rows_with_vectors(
-                ["t"] * num_texts, {}, tmp_path / "v.npy", texts_path=tmp_path / "p.txt"
-            )
-        )
+        list(rows_with_vectors(stream(["t"] * num_texts), open_embeddings(tmp_path / "v.npy")))
+
+
+def test_rows_of_embeddings_have_the_texts_beside_them(tmp_path):
+    (tmp_path / "glove.txt").write_text("a 1 2\nb 3 4\n")
+    read, vectors = joined(list(rows_of_embeddings(open_embeddings(tmp_path / "glove.txt"))))
+    assert read == ["a", "b"]
+    np.testing.assert_array_equal(vectors, [[1, 2], [3, 4]])
+
+
+def test_embeddings_without_texts_are_refused(tmp_path):
+    np.save(tmp_path / "v.npy", np.ones((3, 4), dtype=np.float32))
+    with pytest.raises(InputDataError, match=r"v\.npy: the embeddings have no texts.*input=FILE"):
+        list(rows_of_embeddings(open_embeddings(tmp_path / "v.npy")))
+
+
+def test_bad_vectors_are_kept_when_asked_for(tmp_path):
+    np.save(tmp_path / "v.npy", np.array([[1, 2], [np.nan, 0]], dtype=np.float32))
+    reader = open_embeddings(tmp_path / "v.npy")
+    blocks = list(rows_with_vectors(stream(["a", "b"]), reader, keep_unusable=True))
+    assert joined(blocks)[0] == ["a", "b"]
+    with pytest.raises(InputDataError, match="row 1"):
+        list(rows_with_vectors(stream(["a", "b"]), reader))

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lightweight_decoder.data.tables import read_columns, read_lines
+from lightweight_decoder.data import tables
+from lightweight_decoder.data.tables import count_lines, read_columns, read_lines, stream_lines
 from lightweight_decoder.errors import InputDataError
 
 TABLE = {"text": ["a, b", 'say "hi"', "two\nlines", "Straße"], "label": ["x", "y", "x", "7"]}
@@ -178,3 +179,22 @@ def test_lines_that_are_no_texts_are_refused(tmp_path, content, problem):
     (tmp_path / "a.txt").write_bytes(content)
     with pytest.raises(InputDataError, match=problem):
         read_lines(tmp_path / "a.txt")
+
+
+@given(lines=st.lists(st.text(st.sampled_from("aé \u2028"), min_size=1), min_size=1, max_size=9))
+def test_lines_come_in_pieces_of_any_size(tmp_path_factory, lines):
+    lines = [f"{line}." for line in lines]
+    path = tmp_path_factory.mktemp("lines") / "a.txt"
+    for end in ("", "\n"):
+        path.write_bytes(("\n".join(lines) + end).encode())
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(tables, "_CHUNK_CHARACTERS", 3)
+            assert [line for some in stream_lines(path) for line in some] == lines
+            assert count_lines(path) == len(lines)
+
+
+def test_a_blank_line_far_down_is_named_by_its_row(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "_CHUNK_CHARACTERS", 3)
+    (tmp_path / "a.txt").write_text("a\nb\nc\n \nd\n")
+    with pytest.raises(InputDataError, match="row 3: a text is empty"):
+        list(stream_lines(tmp_path / "a.txt"))
