@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import mmap
+import sys
 import tokenize
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 _HEADER_BYTES = 128
 """Room for the header of any array we write; a multiple of 64, so that the data stays aligned."""
+
+_MAP_NORESERVE: Final = 0x4000  # mmap has a name for it from Python 3.13 on
 
 
 class NpyWriter:
@@ -88,14 +92,15 @@ def map_array(path: Path, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.N
     """Map a ``.npy`` file into memory without reading its data.
 
     The map is private (copy on write): torch may look at it without a warning, and the file cannot
-    be changed through it.
+    be changed through it. No memory is set aside for such copies, so that a bank may be larger than
+    the machine's memory: a plain private map of more is refused by Linux.
 
     Raises:
         BankError: If the file is not a plain ``.npy`` array of that shape and dtype. Object arrays
             are refused without being loaded.
     """
     try:
-        array = np.lib.format.open_memmap(path, mode="c")
+        array = _without_reserve(np.lib.format.open_memmap(path, mode="r"), path)
     except (ValueError, OSError, SyntaxError, tokenize.TokenError, OverflowError) as error:
         raise _unreadable(path, "a .npy file of numbers", str(error)) from error
     expected = (shape, np.dtype(dtype), True)
@@ -103,6 +108,26 @@ def map_array(path: Path, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.N
     if found != expected:
         raise _unreadable(path, _describe(*expected), _describe(*found))
     return array
+
+
+def _without_reserve(array: np.memmap[Any, Any], path: Path) -> npt.NDArray[Any]:
+    """Map again what is mapped read-only, private and writable; its header was checked."""
+    if not sys.platform.startswith("linux"):
+        return np.lib.format.open_memmap(path, mode="c")
+    with path.open("rb") as file:
+        mapped = mmap.mmap(
+            file.fileno(),
+            0,
+            flags=mmap.MAP_PRIVATE | _MAP_NORESERVE,
+            prot=mmap.PROT_READ | mmap.PROT_WRITE,
+        )
+    return np.ndarray(
+        array.shape,
+        array.dtype,
+        buffer=mapped,
+        offset=array.offset,
+        order="C" if array.flags.c_contiguous else "F",
+    )
 
 
 def _describe(shape: tuple[int, ...], dtype: np.dtype[Any], in_rows: bool) -> str:  # noqa: FBT001

@@ -63,9 +63,9 @@ class PhraseWriter:
         if not self._pending:
             self._pending = {name: [] for name in (TEXT_COLUMN, *metadata)}
         phrase_ids, new = self._index.add(texts)
-        self._pending[TEXT_COLUMN].extend(texts[i] for i in new)
-        for name, values in metadata.items():
-            self._pending[name].extend(values[i] for i in new)
+        for name, values in {TEXT_COLUMN: texts, **metadata}.items():
+            all_new = len(new) == len(texts)
+            self._pending[name].extend(values if all_new else [values[i] for i in new.tolist()])
         self._pending_rows.extend(rows[new].tolist())
         while len(self._pending_rows) >= _BATCH_ROWS:
             self._write_pending()

@@ -26,6 +26,7 @@ OnBadRow = Literal["raise", "drop"]
 AUTO_FLOAT16_BYTES = 2**30
 """Banks that would be larger than this in float32 are stored in float16."""
 
+_PIECE = 2**15 - 1
 _FLOAT16_DROPS = 2**13 - 1  # the bits of a float32 that a float16 has no room for
 _FLOAT16_ROUNDING = 2.0**-10  # of the squared length
 
@@ -191,7 +192,7 @@ def choose_dtype(
 
 def stored_rows(
     vectors: npt.NDArray[np.float32], dtype: StorageDtype, *, rows: IntArray
-) -> FloatArray:
+) -> npt.NDArray[np.float32] | npt.NDArray[np.float16]:
     """Scale vectors to unit length and round them to how they are stored; always a new array.
 
     Rows that float16 holds as they are and that have unit length up to its rounding stay the same,
@@ -212,7 +213,7 @@ def stored_rows(
             left = np.flatnonzero(~done)
             tensor = tensor.clone()
             tensor[left] = _unit_rows(tensor[left], rows[left])
-        return tensor.to(torch.float16).numpy()
+        return _to_float16(tensor)
     return _unit_rows(tensor, rows).numpy()
 
 
@@ -231,6 +232,19 @@ def _are_stored_already(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.bool
         dropped = np.bitwise_or.reduce(vectors.view(np.int32), axis=1) & _FLOAT16_DROPS
         is_stored: npt.NDArray[np.bool_] = (dropped == 0) & (abs(squares - 1) <= _FLOAT16_ROUNDING)
     return is_stored
+
+
+def _to_float16(vectors: torch.Tensor) -> npt.NDArray[np.float16]:
+    """Round to float16.
+
+    In pieces below 32,768 numbers, where torch stays in the calling thread: its own threads wait
+    for processors that are busy with hashing and writing (measured: five times as slow).
+    """
+    rounded = torch.empty(vectors.shape, dtype=torch.float16)
+    rows = max(1, _PIECE // vectors.shape[1])
+    for start in range(0, len(vectors), rows):
+        rounded[start : start + rows].copy_(vectors[start : start + rows])
+    return rounded.numpy()
 
 
 def _to_float32(vectors: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from lightweight_decoder.embeddings import EmbeddingBlock, EmbeddingReader
 
 _TEXTS_AT_ONCE = 4_096
-_VECTORS_AT_ONCE = 2_048
-"""More than a reader's default, for fewer turns; at 384 numbers a block is 3 MiB."""
+_VECTORS_AT_ONCE = 4_096
+"""More than a reader's default, for fewer turns; at 384 numbers a block is 6 MiB."""
 
 
 class Texts(NamedTuple):
