@@ -15,18 +15,13 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from lightweight_decoder.search.device_blocks import device_blocks
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from lightweight_decoder.search.triton_launch import Selected
 
 Precision = Literal["float32", "tf32", "float16", "bfloat16"]
 """What products are computed in. Sums are float32 in all of them."""
@@ -61,7 +56,7 @@ class TopProducts(NamedTuple):
     """(q, k) int64, ``NO_ID`` where the value is -inf."""
     ceiling: Tensor
     """(q,) float32: vectors whose group was not chosen have no larger product in the precision that
-    groups are chosen in; -inf if all groups were chosen."""
+    groups are chosen in."""
 
 
 def is_available(device: torch.device) -> bool:
@@ -143,12 +138,15 @@ def top_k_products(
     Returns:
         The products, on the queries' device.
     """
+    queries = queries.contiguous()
     if not len(queries):
         nothing = queries.new_empty((0, min(k, len(vectors))), dtype=torch.float32)
         return TopProducts(nothing, nothing.long(), nothing.new_empty(0))
     best: TopProducts | None = None
     for start, block in device_blocks(vectors, queries.device, _BLOCK_ROWS):
-        found = _search_block(queries.contiguous(), block, start, k, excluded, precision)
+        found = _search_block(
+            queries, block, k, first_id=start, excluded=excluded, precision=precision
+        )
         best = found if best is None else _merged(best, found, k)
     if best is None:
         raise ValueError("there are no vectors to search")
@@ -159,19 +157,30 @@ def top_k_products(
 def _search_block(
     queries: Tensor,
     vectors: Tensor,
-    first_id: int,
     k: int,
+    *,
+    first_id: int,
     excluded: Tensor | None,
     precision: Precision,
 ) -> TopProducts:
-    """Search a block of vectors."""
+    """Search a block of vectors, for as many queries at once as their maxima leave room for."""
+    from lightweight_decoder.search import triton_launch as launch  # noqa: PLC0415 - optional
+
+    vectors = vectors.contiguous()
     rough_queries, rough_vectors = _rounded(queries, precision), _rounded(vectors, precision)
+    num_groups, ieee = _num_groups(k, excluded), precision == "float32"
+    most = _MAXIMA_BYTES // (4 * math.ceil(len(vectors) / launch.GROUP))
+    step = max(_QUERY_STEP, most // _QUERY_STEP * _QUERY_STEP)
     parts = []
-    for rows in _query_slices(len(queries), len(vectors)):
+    for start in range(0, len(queries), step):
+        rows = slice(start, start + step)
+        groups, ceiling = launch.choose_groups(
+            *launch.maxima_of_groups(rough_queries[rows], rough_vectors, ieee=ieee), num_groups
+        )
         hidden = None if excluded is None else (excluded[rows] - first_id).contiguous()
-        count = _num_groups(k, excluded)
-        groups = _best_groups(rough_queries[rows], rough_vectors, count, precision)
-        parts.append(_best_members(queries[rows], vectors, groups, first_id, k, hidden))
+        products = launch.products_of_members(queries[rows], vectors, groups, hidden)
+        values, ids = launch.largest_products(products, groups, k, first_id)
+        parts.append(TopProducts(values, ids, ceiling))
     if len(parts) == 1:
         return parts[0]
     return TopProducts(*(torch.cat(column) for column in zip(*parts, strict=True)))
@@ -184,44 +193,6 @@ def _num_groups(k: int, excluded: Tensor | None) -> int:
     last vectors leave incomplete, which is always chosen.
     """
     return k + 1 + (0 if excluded is None else excluded.shape[1])
-
-
-def _query_slices(num_queries: int, num_vectors: int) -> Iterator[slice]:
-    """Cut queries into as many at once as their maxima leave room for."""
-    from lightweight_decoder.search.triton_launch import GROUP  # noqa: PLC0415 - Triton is optional
-
-    most = _MAXIMA_BYTES // (4 * math.ceil(num_vectors / GROUP))
-    step = max(_QUERY_STEP, most // _QUERY_STEP * _QUERY_STEP)
-    for start in range(0, num_queries, step):
-        yield slice(start, start + step)
-
-
-def _best_groups(queries: Tensor, vectors: Tensor, count: int, precision: Precision) -> Selected:
-    """Choose the groups with the largest maxima, by way of their tiles."""
-    from lightweight_decoder.search import triton_launch as launch  # noqa: PLC0415
-
-    maxima, tile_maxima = launch.maxima_of_groups(queries, vectors, ieee=precision == "float32")
-    tiles = launch.select_largest(tile_maxima, count)
-    return launch.select_largest(
-        maxima, count, parents=tiles.ids, children=launch.GROUPS_PER_TILE, by_id=True
-    )
-
-
-def _best_members(
-    queries: Tensor,
-    vectors: Tensor,
-    groups: Selected,
-    first_id: int,
-    k: int,
-    excluded: Tensor | None,
-) -> TopProducts:
-    """Look at the vectors of chosen groups again."""
-    from lightweight_decoder.search import triton_launch as launch  # noqa: PLC0415
-
-    products = launch.products_of_members(queries, vectors, groups.ids, excluded)
-    best = launch.select_largest(products, k, parents=groups.ids, children=launch.GROUP)
-    values, ids = launch.sort_by_value(best, first_id)
-    return TopProducts(values, ids, groups.smallest)
 
 
 def _rounded(rows: Tensor, precision: Precision) -> Tensor:

@@ -3,8 +3,8 @@
 With ``TRITON_INTERPRET=1`` in the environment they run on CPU tensors, slowly. Sizes in capitals
 are compiled in. Rows start at int64 places: matrices may have more than 2**31 entries.
 """
-# ruff: noqa: ANN001, ANN201, ANN202, N803  (Triton infers the types of kernel arguments)
-# mypy: disable-error-code="no-untyped-def, untyped-decorator"
+# ruff: noqa: ANN001, ANN201, ANN202, N803, PLR0917  (Triton infers the types of kernel arguments)
+# mypy: disable-error-code="import-not-found, import-untyped, no-untyped-def, untyped-decorator"
 
 from __future__ import annotations
 
@@ -76,48 +76,58 @@ def _kth_largest(keys, present, k):
 
 
 @triton.jit
-def select_kernel(
-    values,
-    parents,
-    chosen,
-    chosen_values,
-    smallest,
-    num_candidates,
-    values_per_row,
-    children,
-    k,
-    BLOCK: tl.constexpr,
-    HAS_PARENTS: tl.constexpr,
-    BY_ID: tl.constexpr,
-):
-    """Choose the k largest of a row's candidates, ties to the first; ``chosen`` keeps their order.
-
-    Candidate c is child ``c % children`` of the parent in column ``c // children``, its id is
-    ``parent * children + c % children``; without parents its id is c. Its value stands in the row
-    at its id or, if not ``BY_ID``, at c. ``smallest`` receives the k-th largest value.
-    """
-    row = tl.program_id(0).to(tl.int64)
-    candidates = tl.arange(0, BLOCK)
-    present = candidates < num_candidates
-    ids = candidates
-    if HAS_PARENTS:
-        column = row * (num_candidates // children) + candidates // children
-        ids = tl.load(parents + column, mask=present, other=0) * children + candidates % children
-    places = row * values_per_row + (ids if BY_ID else candidates)
-    found = tl.load(values + places, mask=present, other=-float("inf"))
-    found = tl.where(found == 0, 0.0, found)  # -0.0 ties with 0.0
-    bits = found.to(tl.int32, bitcast=True)
+def _are_largest(values, present, k):
+    """Mark the k largest of the present values; of equal ones the first."""
+    values = tl.where(values == 0, 0.0, values)  # -0.0 is as large as 0.0
+    bits = values.to(tl.int32, bitcast=True)
     keys = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)  # integers in the order of the values
     keys = tl.where(present, keys, _LOWEST)
     cut = _kth_largest(keys, present, k)
     above = keys > cut
     ties = keys == cut
     wanted_ties = k - tl.sum(above.to(tl.int32))
-    kept = above | (ties & (tl.cumsum(ties.to(tl.int32)) <= wanted_ties))
-    columns = row * k + tl.cumsum(kept.to(tl.int32)) - 1
-    tl.store(chosen + columns, ids, mask=kept)
-    tl.store(chosen_values + columns, found, mask=kept)
-    tl.store(smallest + row, tl.min(tl.where(kept, found, float("inf"))))
+    return above | (ties & (tl.cumsum(ties.to(tl.int32)) <= wanted_ties))
+
+
+@triton.jit
+def choose_kernel(
+    group_maxima,
+    tile_maxima,
+    tiles,
+    groups,
+    smallest,
+    num_tiles,
+    chosen_tiles,
+    chosen_groups,
+    GROUPS_PER_TILE: tl.constexpr,
+    TILES_BLOCK: tl.constexpr,
+    GROUPS_BLOCK: tl.constexpr,
+):
+    """Choose each query's groups with the largest maxima, from the tiles with the largest maxima.
+
+    ``tiles`` (q, chosen_tiles) and ``groups`` (q, chosen_groups) come out in rising order,
+    ``smallest`` (q,) is the smallest maximum of a chosen group.
+    """
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, TILES_BLOCK)
+    present = columns < num_tiles
+    maxima = tl.load(tile_maxima + row * num_tiles + columns, mask=present, other=-float("inf"))
+    kept = _are_largest(maxima, present, chosen_tiles)
+    places = row * chosen_tiles + tl.cumsum(kept.to(tl.int32)) - 1
+    tl.store(tiles + places, columns, mask=kept)
+    tl.debug_barrier()  # other threads of this program read what these have written
+
+    columns = tl.arange(0, GROUPS_BLOCK)
+    present = columns < chosen_tiles * GROUPS_PER_TILE
+    places = row * chosen_tiles + columns // GROUPS_PER_TILE
+    ids = tl.load(tiles + places, mask=present, other=0) * GROUPS_PER_TILE
+    ids += columns % GROUPS_PER_TILE
+    places = row * num_tiles * GROUPS_PER_TILE + ids
+    maxima = tl.load(group_maxima + places, mask=present, other=-float("inf"))
+    kept = _are_largest(maxima, present, chosen_groups)
+    places = row * chosen_groups + tl.cumsum(kept.to(tl.int32)) - 1
+    tl.store(groups + places, ids, mask=kept)
+    tl.store(smallest + row, tl.min(tl.where(kept, maxima, float("inf"))))
 
 
 @triton.jit
@@ -162,32 +172,54 @@ def members_kernel(
 
 
 @triton.jit
-def sort_kernel(
+def rank_kernel(
+    products,
+    groups,
+    unsorted_values,
+    unsorted_ids,
     values,
     ids,
-    sorted_values,
-    sorted_ids,
-    k,
+    num_groups,
     first_id,
+    k,
+    GROUP: tl.constexpr,
     BLOCK: tl.constexpr,
+    K_BLOCK: tl.constexpr,
     STEP: tl.constexpr,
 ):
-    """Put (q, k) values into falling order, ties in the order found, and shift their ids.
+    """Sort each query's k largest products, ties to the lower id.
 
-    Each value's place is the number of values that come before it. The id of -inf becomes -1.
+    ``products`` (q, num_groups * GROUP) belong to the members of ``groups`` (q, num_groups), which
+    rise. ``values`` and ``ids`` are (q, k); ids count from ``first_id`` and are -1 for -inf. Each
+    value's place is the number of values that come before it.
     """
     row = tl.program_id(0).to(tl.int64)
-    places = tl.arange(0, BLOCK)
-    present = places < k
-    own = tl.load(values + row * k + places, mask=present, other=-float("inf"))
-    rank = tl.zeros((BLOCK,), tl.int32)
+    columns = tl.arange(0, BLOCK)
+    present = columns < num_groups * GROUP
+    found = tl.load(
+        products + row * num_groups * GROUP + columns, mask=present, other=-float("inf")
+    )
+    members = tl.load(groups + row * num_groups + columns // GROUP, mask=present, other=0) * GROUP
+    kept = _are_largest(found, present, k)
+    places = row * k + tl.cumsum(kept.to(tl.int32)) - 1
+    tl.store(unsorted_values + places, found, mask=kept)
+    tl.store(unsorted_ids + places, members + columns % GROUP, mask=kept)
+    tl.debug_barrier()  # other threads of this program read what these have written
+
+    columns = tl.arange(0, K_BLOCK)
+    present = columns < k
+    own = tl.load(unsorted_values + row * k + columns, mask=present, other=-float("inf"))
+    before = tl.zeros((K_BLOCK,), tl.int32)
     for start in range(0, k, STEP):
-        columns = start + tl.arange(0, STEP)
-        other = tl.load(values + row * k + columns, mask=columns < k, other=-float("inf"))
+        others = start + tl.arange(0, STEP)
+        other = tl.load(unsorted_values + row * k + others, mask=others < k, other=-float("inf"))
         larger = other[None, :] > own[:, None]
-        earlier = (other[None, :] == own[:, None]) & (columns[None, :] < places[:, None])
-        rank += tl.sum((larger | earlier).to(tl.int32), axis=1)
-    shifted = tl.load(ids + row * k + places, mask=present, other=0).to(tl.int64) + first_id
-    shifted = tl.where(own == -float("inf"), -1, shifted)
-    tl.store(sorted_values + row * k + rank, own, mask=present)
-    tl.store(sorted_ids + row * k + rank, shifted, mask=present)
+        earlier = (other[None, :] == own[:, None]) & (others[None, :] < columns[:, None])
+        before += tl.sum((larger | earlier).to(tl.int32), axis=1)
+    found = tl.load(unsorted_ids + row * k + columns, mask=present, other=0).to(tl.int64)
+    tl.store(values + row * k + before, own, mask=present)
+    tl.store(
+        ids + row * k + before,
+        tl.where(own == -float("inf"), -1, found + first_id),
+        mask=present,
+    )

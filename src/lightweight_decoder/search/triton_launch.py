@@ -1,4 +1,5 @@
 """Starts the Triton kernels: allocates what they write and chooses how the work is cut."""
+# mypy: disable-error-code="import-not-found, import-untyped"
 
 from __future__ import annotations
 
@@ -9,7 +10,9 @@ from typing import NamedTuple
 import torch
 import triton
 from torch import Tensor
-from triton.tools.tensor_descriptor import TensorDescriptor
+from triton.tools.tensor_descriptor import (
+    TensorDescriptor,
+)
 
 from lightweight_decoder.search import triton_kernels as kernels
 
@@ -21,17 +24,7 @@ GROUPS_PER_TILE = TILE // GROUP
 
 _ROWS_AT_ONCE = 64
 _SORTED_AT_ONCE = 32
-
-
-class Selected(NamedTuple):
-    """Chosen candidates of each row, in the order of the candidates."""
-
-    ids: Tensor
-    """(q, k) int32."""
-    values: Tensor
-    """(q, k) float32."""
-    smallest: Tensor
-    """(q,) float32, the smallest chosen value."""
+_SPARE_BYTES = 2**13  # of shared memory, for what is exchanged between threads
 
 
 class _Cut(NamedTuple):
@@ -44,7 +37,8 @@ class _Cut(NamedTuple):
     per_processor: int
 
 
-_CUTS = (_Cut(16, 256, 4, 3, 2), _Cut(64, 128, 4, 4, 1), _Cut(128, 128, 8, 3, 1))
+_CUTS = (_Cut(16, 256, 4, 3, 2), _Cut(64, 256, 4, 2, 1), _Cut(128, 128, 8, 3, 1))
+_IEEE_CUTS = (_Cut(16, 64, 4, 3, 2), _Cut(64, 64, 8, 3, 1))
 
 
 def maxima_of_groups(
@@ -61,7 +55,7 @@ def maxima_of_groups(
     Returns:
         (q, t * GROUPS_PER_TILE) and (q, t) float32 for t tiles.
     """
-    cut = cut or _best_cut(len(queries), ieee=ieee)
+    cut = cut or _best_cut(len(queries), queries.device, ieee=ieee)
     num_tiles = math.ceil(len(vectors) / TILE)
     tile_maxima = queries.new_empty((len(queries), num_tiles), dtype=torch.float32)
     group_maxima = tile_maxima.new_empty((len(queries), num_tiles * GROUPS_PER_TILE))
@@ -91,47 +85,42 @@ def maxima_of_groups(
     return group_maxima, tile_maxima
 
 
-def select_largest(
-    values: Tensor,
-    k: int,
-    *,
-    parents: Tensor | None = None,
-    children: int = 1,
-    by_id: bool = False,
-) -> Selected:
-    """Choose the k largest candidates of each row, all if there are fewer; ties to the first.
+def choose_groups(
+    group_maxima: Tensor, tile_maxima: Tensor, num_groups: int
+) -> tuple[Tensor, Tensor]:
+    """Choose the groups with the largest maxima, all if there are fewer; ties to the first.
 
     Args:
-        values: (q, m) float32.
-        k: How many to choose.
-        parents: (q, j) int32; the candidates are then their children, with ids
-            ``parent * children`` and following. By default they are the columns of ``values``.
-        children: Children of a parent.
-        by_id: Whether a child's value stands in the column of its id; else children follow each
-            other in ``values`` as their parents do.
+        group_maxima: (q, t * GROUPS_PER_TILE) float32.
+        tile_maxima: (q, t) float32, at most 2**14 columns.
+        num_groups: How many to choose, at most 1,024.
+
+    Returns:
+        (q, num_groups) int32 groups in rising order, and (q,) the smallest of their maxima.
     """
-    num_candidates = values.shape[1] if parents is None else parents.shape[1] * children
-    k = min(k, num_candidates)
-    chosen = values.new_empty((len(values), k), dtype=torch.int32)
-    found = values.new_empty((len(values), k))
-    smallest = values.new_empty(len(values))
-    block = triton.next_power_of_2(num_candidates)
-    kernels.select_kernel[(len(values),)](
-        values,
-        values if parents is None else parents,
-        chosen,
-        found,
+    num_queries, num_tiles = tile_maxima.shape
+    chosen_tiles = min(num_groups, num_tiles)
+    num_groups = min(num_groups, chosen_tiles * GROUPS_PER_TILE)
+    tiles = tile_maxima.new_empty((num_queries, chosen_tiles), dtype=torch.int32)
+    groups = tiles.new_empty((num_queries, num_groups))
+    smallest = tile_maxima.new_empty(num_queries)
+    tiles_block = triton.next_power_of_2(num_tiles)
+    groups_block = triton.next_power_of_2(chosen_tiles * GROUPS_PER_TILE)
+    kernels.choose_kernel[(num_queries,)](
+        group_maxima,
+        tile_maxima,
+        tiles,
+        groups,
         smallest,
-        num_candidates,
-        values.shape[1],
-        children,
-        k,
-        BLOCK=block,
-        HAS_PARENTS=parents is not None,
-        BY_ID=by_id,
-        num_warps=min(8, max(1, block // 512)),
+        num_tiles,
+        chosen_tiles,
+        num_groups,
+        GROUPS_PER_TILE=GROUPS_PER_TILE,
+        TILES_BLOCK=tiles_block,
+        GROUPS_BLOCK=groups_block,
+        num_warps=4 if max(tiles_block, groups_block) <= 2**12 else 8,
     )
-    return Selected(chosen, found, smallest)
+    return groups, smallest
 
 
 def products_of_members(
@@ -167,36 +156,55 @@ def products_of_members(
     return products
 
 
-def sort_by_value(selected: Selected, first_id: int) -> tuple[Tensor, Tensor]:
-    """Sort rows by falling value, ties in the order found.
+def largest_products(
+    products: Tensor, groups: Tensor, k: int, first_id: int
+) -> tuple[Tensor, Tensor]:
+    """Sort the k largest products of each query, all if there are fewer; ties to the lower id.
+
+    Args:
+        products: (q, j * GROUP) float32.
+        groups: (q, j) int32, rising, the groups whose members' products they are.
+        k: How many to keep.
+        first_id: The id of the first member of group 0.
 
     Returns:
-        (q, k) float32 values and int64 ids that count from ``first_id``, ``NO_ID`` for -inf.
+        (q, k) float32 values and int64 ids, ``NO_ID`` for -inf.
     """
-    values = torch.empty_like(selected.values)
-    ids = torch.empty_like(selected.ids, dtype=torch.int64)
-    k = values.shape[1]
-    kernels.sort_kernel[(len(values),)](
-        selected.values,
-        selected.ids,
+    num_queries, num_products = products.shape
+    k = min(k, num_products)
+    unsorted_values, values = products.new_empty((2, num_queries, k)).unbind()
+    unsorted_ids, ids = groups.new_empty((2, num_queries, k), dtype=torch.int64).unbind()
+    block = triton.next_power_of_2(num_products)
+    kernels.rank_kernel[(num_queries,)](
+        products,
+        groups,
+        unsorted_values,
+        unsorted_ids,
         values,
         ids,
-        k,
+        groups.shape[1],
         first_id,
-        BLOCK=triton.next_power_of_2(k),
+        k,
+        GROUP=GROUP,
+        BLOCK=block,
+        K_BLOCK=triton.next_power_of_2(k),
         STEP=_SORTED_AT_ONCE,
+        num_warps=min(8, max(1, block // 512)),
     )
     return values, ids
 
 
-def _best_cut(num_queries: int, *, ieee: bool) -> _Cut:
-    """Choose how a product is cut; measured on an H100."""
-    if ieee:
-        return _Cut(min(64, max(16, triton.next_power_of_2(num_queries))), 128, 8, 2, 1)
-    for cut in _CUTS:
-        if num_queries <= cut.queries:
-            return cut
-    return _CUTS[-1]
+@cache
+def _best_cut(num_queries: int, device: torch.device, *, ieee: bool) -> _Cut:
+    """Choose how a product is cut: what was fastest on an H100, and fits into this GPU."""
+    cuts = _IEEE_CUTS if ieee else _CUTS
+    cut = next((cut for cut in cuts if num_queries <= cut.queries), cuts[-1])
+    if device.type != "cuda":
+        return cut
+    properties = torch.cuda.get_device_properties(device)
+    size = getattr(properties, "shared_memory_per_block_optin", properties.shared_memory_per_block)
+    stages = (size - _SPARE_BYTES) // ((cut.queries + TILE) * cut.row_bytes)
+    return cut._replace(stages=max(1, min(cut.stages, stages)))
 
 
 @cache
