@@ -1,5 +1,5 @@
 """Brings vectors to the device that computes, a block at a time."""
-# mypy: disable-error-code="no-untyped-call"  (torch.cuda's streams and events)
+# mypy: disable-error-code="no-untyped-call"
 
 from __future__ import annotations
 
