@@ -12,9 +12,11 @@ thousand values for a query.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import math
 import os
+import shutil
 from typing import Literal, NamedTuple
 
 import torch
@@ -60,14 +62,17 @@ class TopProducts(NamedTuple):
 
 
 def is_available(device: torch.device) -> bool:
-    """Say whether the kernels run on a device: Triton is there, and an NVIDIA GPU from Ampere on.
+    """Say whether the kernels run on a device.
 
-    With ``TRITON_INTERPRET=1`` in the environment, Triton's interpreter runs them on the CPU.
+    That takes Triton, the C compiler that it calls, and an NVIDIA GPU from Ampere on. With
+    ``TRITON_INTERPRET=1`` in the environment, Triton's interpreter runs them on the CPU.
     """
     if importlib.util.find_spec("triton") is None:
         return False
     if device.type == "cuda" and torch.version.hip is None:
-        return torch.cuda.get_device_capability(device) >= (8, 0)
+        compilers = (os.environ.get("CC", "gcc"), "clang")
+        can_compile = any(shutil.which(compiler) for compiler in compilers)
+        return can_compile and torch.cuda.get_device_capability(device) >= (8, 0)
     return device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
 
 
@@ -143,15 +148,21 @@ def top_k_products(
         nothing = queries.new_empty((0, min(k, len(vectors))), dtype=torch.float32)
         return TopProducts(nothing, nothing.long(), nothing.new_empty(0))
     best: TopProducts | None = None
-    for start, block in device_blocks(vectors, queries.device, _BLOCK_ROWS):
-        found = _search_block(
-            queries, block, k, first_id=start, excluded=excluded, precision=precision
-        )
-        best = found if best is None else _merged(best, found, k)
+    with _current(queries.device):
+        for start, block in device_blocks(vectors, queries.device, _BLOCK_ROWS):
+            found = _search_block(
+                queries, block, k, first_id=start, excluded=excluded, precision=precision
+            )
+            best = found if best is None else _merged(best, found, k)
     if best is None:
         raise ValueError("there are no vectors to search")
     num_columns = min(k, len(vectors))
     return TopProducts(best.values[:, :num_columns], best.vectors[:, :num_columns], best.ceiling)
+
+
+def _current(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Make a GPU the one that Triton starts kernels on."""
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
 def _search_block(

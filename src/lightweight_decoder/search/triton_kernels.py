@@ -1,7 +1,8 @@
 """Triton kernels of :mod:`group_maxima`; imported only where Triton is installed.
 
 With ``TRITON_INTERPRET=1`` in the environment they run on CPU tensors, slowly. Sizes in capitals
-are compiled in. Rows start at int64 places: matrices may have more than 2**31 entries.
+are compiled in; others are not, so that new ones need no compiling. Rows start at int64 places:
+matrices may have more than 2**31 entries.
 """
 # ruff: noqa: ANN001, ANN201, ANN202, N803, PLR0917  (Triton infers the types of kernel arguments)
 # mypy: disable-error-code="import-not-found, import-untyped, no-untyped-def, untyped-decorator"
@@ -14,7 +15,7 @@ import triton.language as tl
 _LOWEST = tl.constexpr(-(2**31))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_queries", "num_vectors", "num_tiles"])
 def maxima_kernel(
     queries,
     vectors,
@@ -89,7 +90,7 @@ def _are_largest(values, present, k):
     return above | (ties & (tl.cumsum(ties.to(tl.int32)) <= wanted_ties))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_tiles", "chosen_tiles", "chosen_groups"])
 def choose_kernel(
     group_maxima,
     tile_maxima,
@@ -130,7 +131,7 @@ def choose_kernel(
     tl.store(smallest + row, tl.min(tl.where(kept, maxima, float("inf"))))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_groups", "num_vectors", "num_excluded"])
 def members_kernel(
     queries,
     vectors,
@@ -171,7 +172,7 @@ def members_kernel(
     tl.store(products + row * num_groups * GROUP + members, found, mask=present)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_groups", "first_id", "k"])
 def rank_kernel(
     products,
     groups,

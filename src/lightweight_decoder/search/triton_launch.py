@@ -60,10 +60,7 @@ def maxima_of_groups(
     tile_maxima = queries.new_empty((len(queries), num_tiles), dtype=torch.float32)
     group_maxima = tile_maxima.new_empty((len(queries), num_tiles * GROUPS_PER_TILE))
     step = cut.row_bytes // queries.itemsize
-    programs = min(
-        math.ceil(len(queries) / cut.queries) * num_tiles,
-        cut.per_processor * _num_processors(queries.device),
-    )
+    programs = cut.per_processor * _num_processors(queries.device)
     kernels.maxima_kernel[(programs,)](
         TensorDescriptor.from_tensor(queries, [cut.queries, step]),
         TensorDescriptor.from_tensor(vectors, [TILE, step]),
