@@ -75,7 +75,8 @@ def rounded_pass(
             found = torch.cat([ids[rows], columns + start], dim=1)
             rough[rows], ids[rows] = merged.values, found.gather(1, merged.indices)
     last = rough[:, -1:]
-    error = _choice_error(queries, vectors_error)[:, None] + _ROUNDOFF * last.abs()
+    own_rounding = _ROUNDOFF * last.abs().nan_to_num(posinf=0)  # nothing left: nothing unseen
+    error = _choice_error(queries, vectors_error)[:, None] + own_rounding
     return _looked_at_again(queries, vectors, rough, ids, unseen=last + error)
 
 
