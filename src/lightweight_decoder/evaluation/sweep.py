@@ -180,7 +180,8 @@ def _row(job: SweepJob, parameters: Sequence[str]) -> dict[str, object]:
         "objective": job.objective,
         "error": job.error,
         "overrides": " ".join(job.overrides),
-    } | {key: job.settings.get(key, "") for key in parameters}
+        **{key: job.settings.get(key, "") for key in parameters},
+    }
 
 
 def _metrics(folder: Path, job: SweepJob) -> dict[str, object]:

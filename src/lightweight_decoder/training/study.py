@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import optuna
-from optuna.distributions import distribution_to_json
 from optuna.trial import TrialState
 
 from lightweight_decoder.errors import ConfigError
@@ -33,7 +32,7 @@ class SweepStudy:
     Args:
         path: The file. Optuna's own tools open it as ``sqlite:///PATH``, study ``"sweep"``.
         space: What is drawn for each job.
-        fixed: What all jobs share; a study goes on only with the same.
+        overrides: What was typed; a study goes on only with the same.
         seed: Decides, with the results, everything that is drawn.
         n_startup_trials: Jobs that are drawn at random before Optuna's tree-structured Parzen
             estimator takes over.
@@ -47,7 +46,7 @@ class SweepStudy:
         path: Path,
         space: Mapping[str, BaseDistribution],
         *,
-        fixed: tuple[str, ...] = (),
+        overrides: tuple[str, ...] = (),
         seed: int = 0,
         n_startup_trials: int = 5,
     ) -> None:
@@ -60,13 +59,8 @@ class SweepStudy:
             direction="maximize",
             load_if_exists=True,
         )
-        wanted = {
-            "space": {name: distribution_to_json(each) for name, each in self._space.items()},
-            "fixed": sorted(fixed),
-            "seed": seed,
-            "n_startup_trials": n_startup_trials,
-        }
-        self._check_or_set(path, wanted)
+        typed = [f"seed={seed}", f"n_startup_trials={n_startup_trials}", *overrides]
+        self._check_same(path, typed)
 
     def next_jobs(self, *, n_trials: int, n_jobs: int) -> dict[int, dict[str, Any]]:
         """Parameters of the next jobs to run at a time, by consecutive number; empty at the end.
@@ -115,17 +109,15 @@ class SweepStudy:
             state=TrialState.RUNNING, params=params, distributions=self._space
         )
 
-    def _check_or_set(self, path: Path, wanted: dict[str, Any]) -> None:
-        """Writes down what the study is about, or compares with what it was about."""
-        known = self._study.user_attrs
-        for key, value in wanted.items():
-            if key not in known:
-                self._study.set_user_attr(key, value)
-            elif known[key] != value:
-                raise ConfigError(
-                    f"holds another sweep: its {key} differs",
-                    where=path,
-                    expected=known[key],
-                    found=value,
-                    advice="Type what was typed then, or name another hydra.sweep.dir",
-                )
+    def _check_same(self, path: Path, typed: list[str]) -> None:
+        """Writes down what was typed, or compares it with what was typed before."""
+        known: list[str] = self._study.user_attrs.get("typed", typed)
+        if set(known) != set(typed):
+            raise ConfigError(
+                "holds another sweep",
+                where=path,
+                expected=" ".join(each for each in known if each not in typed) or "nothing more",
+                found=" ".join(each for each in typed if each not in known) or "nothing more",
+                advice="Type what was typed then, or name another hydra.sweep.dir",
+            )
+        self._study.set_user_attr("typed", typed)
