@@ -59,7 +59,8 @@ class SweepStudy:
             direction="maximize",
             load_if_exists=True,
         )
-        typed = [f"seed={seed}", f"n_startup_trials={n_startup_trials}", *overrides]
+        options = {"seed": seed, "n_startup_trials": n_startup_trials}
+        typed = [*(f"hydra.sweeper.{key}={value}" for key, value in options.items()), *overrides]
         self._check_same(path, typed)
 
     def next_jobs(self, *, n_trials: int, n_jobs: int) -> dict[int, dict[str, Any]]:
