@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock, Timeout
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from omegaconf import OmegaConf
 
-from lightweight_decoder.errors import MissingDependencyError
+from lightweight_decoder.errors import ConfigError, MissingDependencyError
 from lightweight_decoder.evaluation.sweep import read_jobs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from hydra.plugins.launcher import Launcher
     from omegaconf import DictConfig
@@ -52,7 +54,7 @@ def sweep(
 
     Raises:
         MissingDependencyError: Optuna is not installed.
-        ConfigError: The sweep folder holds another sweep.
+        ConfigError: The sweep folder holds another sweep, or one is running there.
         HydraException: The overrides cannot be composed; nothing was written.
     """
     if importlib.util.find_spec("optuna") is None:
@@ -67,15 +69,34 @@ def sweep(
     sweep_dir = Path(config.hydra.sweep.dir)
     sweep_dir.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(config, sweep_dir / "multirun.yaml")
-    study = SweepStudy(
-        sweep_dir / "study.db",
-        space,
-        overrides=tuple(overrides),
-        seed=seed,
-        n_startup_trials=n_startup_trials,
-    )
-    while batch := study.next_jobs(n_trials=n_trials, n_jobs=n_jobs):
-        run_batch(study, batch, fixed=fixed, launcher=launcher, sweep_dir=sweep_dir)
+    with _alone_in(sweep_dir):
+        study = SweepStudy(
+            sweep_dir / "study.db",
+            space,
+            overrides=tuple(overrides),
+            seed=seed,
+            n_startup_trials=n_startup_trials,
+        )
+        while batch := study.next_jobs(n_trials=n_trials, n_jobs=n_jobs):
+            run_batch(study, batch, fixed=fixed, launcher=launcher, sweep_dir=sweep_dir)
+
+
+@contextmanager
+def _alone_in(sweep_dir: Path) -> Iterator[None]:
+    """Keeps a second sweep out, which would do the same jobs; a kill opens the lock."""
+    lock = FileLock(sweep_dir / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ConfigError(
+            "another sweep is running there",
+            where=sweep_dir,
+            advice="Wait until it ends, or name another hydra.sweep.dir",
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def run_batch(

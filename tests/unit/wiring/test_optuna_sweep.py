@@ -5,12 +5,13 @@ import logging
 
 import optuna
 import pytest
+from filelock import FileLock
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
-from lightweight_decoder.errors import MissingDependencyError
+from lightweight_decoder.errors import ConfigError, MissingDependencyError
 from lightweight_decoder.evaluation.sweep import SweepJob, write_job
 from lightweight_decoder.wiring.optuna_sweep import search_space, sweep
 
@@ -128,6 +129,17 @@ def test_overrides_that_cannot_be_composed_leave_nothing(launcher):
     with pytest.raises(HydraException, match="no such key"):
         run(launcher, compose=compose)
     assert not list(launcher.folder.iterdir())
+
+
+def test_a_second_sweep_in_the_same_folder_is_refused(launcher):
+    with (
+        FileLock(launcher.folder / ".lock"),
+        pytest.raises(ConfigError, match=r"another sweep is running there.*name another"),
+    ):
+        run(launcher)
+    assert not launcher.launched
+    run(launcher, n_trials=1)
+    assert len(launcher.launched) == 1
 
 
 def test_optuna_is_asked_for(launcher, monkeypatch):
