@@ -173,9 +173,9 @@ def test_what_a_rough_choice_leaves_open_is_settled_by_finer_passes(monkeypatch)
     passes = []
     first_pass = search._first_pass
 
-    def record(queries, *args, with_kernels):
-        passes.append((len(queries), with_kernels))
-        return first_pass(queries, *args, with_kernels=with_kernels)
+    def record(queries, *args, roughly):
+        passes.append((len(queries), roughly))
+        return first_pass(queries, *args, roughly=roughly)
 
     monkeypatch.setattr(search, "_first_pass", record)
     found = search.search(queries, 4)
