@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from lightweight_decoder.datatypes import FloatArray
     from lightweight_decoder.search import SearchBackend
 
 CHECKPOINT_VERSION = 1
@@ -231,9 +232,20 @@ class PhraseBankDecoder:
             self._features = self._features.to(self.device)
         return self._features
 
+    @property
+    def depth(self) -> int:
+        """How many candidates ``ranks`` and ``confidence`` need; all where the bank has fewer."""
+        num_reranked = _RANKS_FROM_SEARCH if self.reranker is None else self.reranker.num_candidates
+        return max(num_reranked, self.calibration.num_candidates if self.calibration else 0)
+
     @torch.no_grad()
     def ranks(
-        self, queries: Tensor, targets: Tensor, *, exclude_vectors: Tensor | None = None
+        self,
+        queries: Tensor,
+        targets: Tensor,
+        *,
+        found: Candidates | None = None,
+        exclude_vectors: Tensor | None = None,
     ) -> Tensor:
         """Returns the rank (q, m) int64 of every right phrase among all phrases of the bank.
 
@@ -243,15 +255,32 @@ class PhraseBankDecoder:
         Args:
             queries: (q, query_dim) float32.
             targets: (q, m) int64 right phrases of each query, filled up with ``NO_ID``.
+            found: What ``candidates`` gave for these queries, ``depth`` of them or more; None
+                searches.
             exclude_vectors: As in ``candidates``.
         """
-        depth = _RANKS_FROM_SEARCH if self.reranker is None else self.reranker.num_candidates
-        head = self.candidates(queries, depth, exclude_vectors=exclude_vectors)
-        below = phrase_ranks(
-            self.bank, self.adapt(queries), targets, exclude_vectors=exclude_vectors
-        )
-        found = head.phrase_ids[:, None, :] == targets[:, :, None]
-        return torch.where(found.any(-1) & (below > 0), found.int().argmax(-1) + 1, below)
+        if found is None:
+            found = self.candidates(queries, self.depth, exclude_vectors=exclude_vectors)
+        known = (targets != NO_ID)[:, :, None]
+        is_there = (found.phrase_ids[:, None, :] == targets[:, :, None]) & known
+        ranks = torch.where(is_there.any(-1), is_there.int().argmax(-1) + 1, 0)
+        missing = targets.masked_fill(ranks > 0, NO_ID)
+        rows = (missing != NO_ID).any(1).nonzero().squeeze(1)
+        hidden = None if exclude_vectors is None else exclude_vectors[rows]
+        adapted = self.adapt(queries[rows])
+        ranks[rows] += phrase_ranks(self.bank, adapted, missing[rows], exclude_vectors=hidden)
+        return ranks
+
+    def confidence(self, similarity: Tensor, found: Candidates) -> FloatArray | None:
+        """Returns the probability (q,) that each first phrase is right; None if not calibrated.
+
+        Args:
+            similarity: (q,) from ``search_and_rerank``.
+            found: From the same call, ``depth`` of them or more.
+        """
+        if self.calibration is None:
+            return None
+        return self.calibration.confidence(found.values.cpu().numpy(), similarity.cpu().numpy())
 
     def recipe(self) -> dict[str, Any]:
         """Returns what ``from_checkpoint`` needs besides the weights, as plain values."""
@@ -327,10 +356,7 @@ class PhraseBankDecoder:
         """Decodes one batch of checked queries."""
         wanted = max(top_k, self.calibration.num_candidates if self.calibration else 0)
         similarity, found = self.search_and_rerank(queries, wanted)
-        confidence = None
-        if self.calibration is not None:
-            values, nearest = found.values.cpu().numpy(), similarity.cpu().numpy()
-            confidence = self.calibration.confidence(values, nearest)
+        confidence = self.confidence(similarity, found)
         found = _first(found, top_k)
         phrase_ids = found.phrase_ids.cpu().numpy()
         abstained = np.zeros(len(phrase_ids), dtype=bool)

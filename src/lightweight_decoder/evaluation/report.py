@@ -22,10 +22,11 @@ from lightweight_decoder.evaluation.metric_names import METRICS, MetricInfo, met
 from lightweight_decoder.evaluation.predictions import (
     check_predictions,
     first_values,
+    has_baseline,
     is_calibrated,
 )
 from lightweight_decoder.evaluation.slices import slice_metrics
-from lightweight_decoder.evaluation.summary import best_rank
+from lightweight_decoder.evaluation.summary import best_rank, systems
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,6 +41,7 @@ _EXAMPLE_COLUMNS = (
     *("phrases", "values", "confidence", "abstained"),
 )
 _PHRASES_SHOWN = 5
+_NAMES = {"baseline": "plain search", "decoder": "decoder"}
 _SIGNIFICANT = 0.05
 _SVG_METADATA = ("Creator", "Date", "Format", "Type")
 _VARIABLES = {
@@ -140,6 +142,7 @@ def render_report(
         examples_note=f"{len(shown)} of {len(predictions)}, drawn evenly." if left_out else "",
         data={
             "calibrated": is_calibrated(predictions),
+            "compared": has_baseline(predictions),
             "slices": slice_metrics(predictions).to_pylist(),
             "example_columns": _EXAMPLE_COLUMNS,
             "examples": _examples(shown),
@@ -254,7 +257,7 @@ def _level_note(metrics: Mapping[str, float], split: str) -> str:
 
 def _drawings(inside: pa.Table, latencies_ms: npt.NDArray[np.floating] | None) -> list[_Drawing]:
     """The figures that there is something to draw for."""
-    ranks = {"plain search": best_rank(inside, "baseline"), "decoder": best_rank(inside, "decoder")}
+    ranks = {_NAMES[system]: best_rank(inside, system) for system in systems(inside)}
     right = ranks["decoder"] == 1
     drawings = [
         ("Recall at k", "How far down the right phrase is found.", plots.plot_recall(ranks)),
@@ -271,7 +274,7 @@ def _drawings(inside: pa.Table, latencies_ms: npt.NDArray[np.floating] | None) -
         )
     sureness = inside["confidence"].to_numpy() if calibrated else first_values(inside)
     risks = {"decoder": (sureness, right)}
-    if inside["baseline_value"].null_count == 0:
+    if has_baseline(inside) and inside["baseline_value"].null_count == 0:
         own = (inside["baseline_value"].to_numpy(), ranks["plain search"] == 1)
         risks = {"plain search": own, **risks}
     drawings.append(
