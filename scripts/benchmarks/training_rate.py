@@ -21,6 +21,8 @@ from hydra import compose, initialize_config_dir
 
 from lightweight_decoder import wiring
 from lightweight_decoder.training.mining import CandidateMiner
+from lightweight_decoder.wiring.parts import build_datamodule
+from lightweight_decoder.wiring.training import build_module
 
 if TYPE_CHECKING:
     from lightweight_decoder.training.module import DecoderModule
@@ -88,8 +90,8 @@ def bare_rate(config: object) -> float:
 def build(config: object) -> tuple[DecoderModule, L.LightningDataModule]:
     """The main job's module and data, afresh."""
     plan = wiring.resolve(config)
-    datamodule = wiring._build_datamodule(config, plan)  # noqa: SLF001 - a benchmark of the inside
-    return wiring._build_module(config, datamodule, plan), datamodule  # noqa: SLF001
+    datamodule = build_datamodule(config, plan)
+    return build_module(config, datamodule, plan), datamodule
 
 
 def main() -> None:

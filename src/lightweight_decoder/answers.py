@@ -7,10 +7,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from lightweight_decoder.errors import InputDataError
+from lightweight_decoder.progress import report_progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,14 +42,21 @@ def write_answers(
     partial = output.with_name(f".{output.name}.partial-{os.getpid()}")
     num_written = 0
     try:
-        with _progress(reader.num_rows, show=show_progress) as progress, partial.open("w") as file:
-            task = progress.add_task("decoding", total=reader.num_rows)
+        with (
+            report_progress(
+                "decoding",
+                unit="queries",
+                total=reader.num_rows,
+                enabled=show_progress and reader.num_rows != 0,
+            ) as advance,
+            partial.open("w", encoding="utf-8") as file,
+        ):
             for block in reader.blocks():
                 decoded = decoder.decode(block.vectors, top_k=top_k, abstain_below=abstain_below)
                 for line in _lines(decoded, num_written):
                     file.write(json.dumps(line, ensure_ascii=False) + "\n")
                 num_written += len(block.vectors)
-                progress.update(task, completed=num_written)
+                advance(len(block.vectors))
         partial.replace(output)
     except OSError as error:
         raise InputDataError(
@@ -91,14 +98,3 @@ def _lines(decoded: Decoded, first_query: int) -> Iterator[dict[str, Any]]:
             "kind": decoded.kind,
             "confidence": None if confidence is None else round(confidence, 6),
         }
-
-
-def _progress(num_rows: int | None, *, show: bool) -> Progress:
-    """A progress bar over rows, with the time left where their number is known."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        disable=not show or num_rows == 0,
-    )

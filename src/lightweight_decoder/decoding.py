@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +13,13 @@ from torch import Tensor
 
 from lightweight_decoder.bank import PhraseBank, unit_rows
 from lightweight_decoder.calibration import Calibration
+from lightweight_decoder.checkpoints import (
+    CHECKPOINT_VERSION,
+    bank_path,
+    read_checkpoint,
+    reporting_misfits,
+    weights_of,
+)
 from lightweight_decoder.datatypes import NO_ID, Candidates, Decoded
 from lightweight_decoder.errors import CheckpointError, ConfigError, EmbeddingError
 from lightweight_decoder.rerank import (
@@ -26,14 +32,11 @@ from lightweight_decoder.rerank import (
 from lightweight_decoder.search import ExactSearch, phrase_ranks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import numpy.typing as npt
 
     from lightweight_decoder.datatypes import FloatArray
     from lightweight_decoder.search import SearchBackend
 
-CHECKPOINT_VERSION = 1
 _BATCH_SIZE = 1024
 _RANKS_FROM_SEARCH = 128
 
@@ -312,11 +315,11 @@ class PhraseBankDecoder:
                 was trained with another bank.
             BankError: The bank is missing or damaged.
         """
-        checkpoint = _load(Path(path))
+        checkpoint = read_checkpoint(Path(path))
         recipe = checkpoint["decoder"]
-        with _reporting_misfits(path):
+        with reporting_misfits(path):
             trained_with, fingerprint = recipe["bank"]["path"], recipe["bank"]["fingerprint"]
-        opened = PhraseBank.open(bank if bank is not None else _bank_path(path, trained_with))
+        opened = PhraseBank.open(bank if bank is not None else bank_path(path, trained_with))
         if opened.fingerprint != fingerprint:
             raise CheckpointError(
                 "was trained with another bank",
@@ -325,12 +328,12 @@ class PhraseBankDecoder:
                 found=f"{opened.fingerprint[:12]} in {opened.path}",
                 advice="Name the bank of the training run with bank=DIR, or train again.",
             )
-        with _reporting_misfits(path):
+        with reporting_misfits(path):
             adapter = recipe["adapter"] and QueryAdapter(**recipe["adapter"])
             reranker = recipe["reranker"] and ListwiseReranker(**recipe["reranker"])
             for name, part in (("adapter", adapter), ("reranker", reranker)):
                 if part is not None:
-                    part.load_state_dict(_weights(checkpoint, name))
+                    part.load_state_dict(weights_of(checkpoint, name))
                     part.eval().requires_grad_(requires_grad=False)
             calibration = recipe["calibration"] and Calibration.from_dict(recipe["calibration"])
         return cls(
@@ -430,72 +433,3 @@ def _concatenate(batches: list[Decoded]) -> Decoded:
         confidence=confidence,
         abstained=np.concatenate([batch.abstained for batch in batches]),
     )
-
-
-def _load(path: Path) -> dict[str, Any]:
-    """The checkpoint's content, with a decoder's recipe of this version in it."""
-    if not path.is_file():
-        raise CheckpointError("there is no such checkpoint", where=path)
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many unrelated types for a damaged file
-        raise CheckpointError(
-            "cannot be read",
-            where=path,
-            expected="a checkpoint written by train.py",
-            found=f"{type(error).__name__}: {error}".splitlines()[0],
-        ) from error
-    recipe = checkpoint.get("decoder") if isinstance(checkpoint, dict) else None
-    if not isinstance(recipe, dict):
-        raise CheckpointError(
-            "holds no decoder", where=path, expected="a checkpoint written by train.py"
-        )
-    if recipe.get("version") != CHECKPOINT_VERSION:
-        raise CheckpointError(
-            "has another version",
-            where=path,
-            expected=CHECKPOINT_VERSION,
-            found=recipe.get("version"),
-            advice="Train again with this version of lightweight-decoder.",
-        )
-    loaded: dict[str, Any] = checkpoint
-    return loaded
-
-
-@contextmanager
-def _reporting_misfits(path: str | Path) -> Iterator[None]:
-    """Turns what a checkpoint with missing or altered parts raises into our error."""
-    try:
-        yield
-    except (KeyError, TypeError, RuntimeError, AttributeError) as error:
-        raise CheckpointError(
-            "its parts do not fit together",
-            where=path,
-            expected="a checkpoint written by train.py",
-            found=f"{type(error).__name__}: {error}",
-            advice="Copy the checkpoint again, or train again.",
-        ) from error
-
-
-def _bank_path(path: str | Path, trained_with: str) -> Path:
-    """Where the bank of a checkpoint was during training."""
-    bank = Path(trained_with)
-    if not bank.is_dir():
-        raise CheckpointError(
-            "the bank it was trained with has moved",
-            where=path,
-            expected=bank,
-            found="no such folder",
-            advice="Name the bank's new place with bank=DIR.",
-        )
-    return bank
-
-
-def _weights(checkpoint: dict[str, Any], part: str) -> dict[str, Tensor]:
-    """The weights of one learned part, by the names that the part itself gives them."""
-    prefix = f"{part}."
-    return {
-        name.removeprefix(prefix): weight
-        for name, weight in checkpoint["state_dict"].items()
-        if name.startswith(prefix)
-    }

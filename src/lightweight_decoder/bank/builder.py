@@ -27,8 +27,8 @@ from lightweight_decoder.bank.normalization import unit_rows
 from lightweight_decoder.bank.phrase_bank import PhraseBank
 from lightweight_decoder.bank.phrase_writer import PhraseWriter
 from lightweight_decoder.bank.placement import placed_when_finished
-from lightweight_decoder.bank.progress import report_progress
 from lightweight_decoder.errors import BankBuildError
+from lightweight_decoder.progress import report_progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -96,7 +96,9 @@ def build_bank(
             NpyWriter(folder / VECTORS_NAME, dtype) as vectors_file,
             NpyWriter(folder / OWNERS_NAME, np.int64) as owners_file,
             PhraseWriter(folder / PHRASES_NAME) as phrases_file,
-            report_progress(total=total, enabled=show_progress) as advance,
+            report_progress(
+                "building the bank", unit="rows", total=total, enabled=show_progress
+            ) as advance,
         ):
             for block in rows:
                 vectors = _checked_vectors(block, num_rows, dim)

@@ -11,8 +11,8 @@ import numpy as np
 
 from lightweight_decoder.embeddings.cache import EmbeddingCache
 from lightweight_decoder.embeddings.model_files import locate_model, model_fingerprint
-from lightweight_decoder.embeddings.progress import report_progress
 from lightweight_decoder.errors import EncoderError
+from lightweight_decoder.progress import report_progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -1,0 +1,99 @@
+"""The parts that several commands build."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from lightweight_decoder.bank import PhraseBank
+from lightweight_decoder.decoding import PhraseBankDecoder
+from lightweight_decoder.embeddings import TextEncoder, default_cache_dir
+from lightweight_decoder.errors import ConfigError, EncoderError
+from lightweight_decoder.wiring.plain import plain
+from lightweight_decoder.wiring.schemas import PLANNED, build, takes
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from lightweight_decoder.accelerator import AcceleratorPlan
+    from lightweight_decoder.data.datamodule import DecoderDataModule
+
+
+def resolve(config: DictConfig) -> AcceleratorPlan:
+    """Returns the accelerator that works, out of what ``config.trainer`` asks for."""
+    asked = {key: value for key, value in plain(config.trainer).items() if key in PLANNED}
+    return cast("AcceleratorPlan", build(config.accelerator, **asked))
+
+
+def device_of(plan: AcceleratorPlan) -> str:
+    """Torch's name for the plan's first device."""
+    if plan.accelerator == "cuda" and isinstance(plan.devices, list):
+        return f"cuda:{plan.devices[0]}"
+    return plan.accelerator
+
+
+def build_encoder(config: DictConfig, plan: AcceleratorPlan) -> TextEncoder:
+    """The configured text encoder on the device that works, with the cache of this user."""
+    cache_dir = default_cache_dir() if config.cache else None
+    return cast(
+        "TextEncoder", build(config.embeddings, device=device_of(plan), cache_dir=cache_dir)
+    )
+
+
+def build_datamodule(config: DictConfig, plan: AcceleratorPlan) -> DecoderDataModule:
+    """The configured source, with its bank built, in batches."""
+    encoder = {"encoder": build_encoder(config, plan)} if takes(config.data, "encoder") else {}
+    source = build(config.data, **encoder)
+    datamodule = cast("DecoderDataModule", build(config.batches, source=source, seed=config.seed))
+    datamodule.prepare_data()
+    return datamodule
+
+
+def open_decoder(config: DictConfig, plan: AcceleratorPlan) -> PhraseBankDecoder:
+    """The decoder of ``config.checkpoint``, or plain search in ``config.bank``.
+
+    Raises:
+        ConfigError: Neither is given.
+        CheckpointError: The checkpoint cannot be used.
+        BankError: The bank cannot be used.
+    """
+    if config.checkpoint is not None:
+        return PhraseBankDecoder.from_checkpoint(
+            config.checkpoint, bank=config.bank, device=device_of(plan)
+        )
+    if config.bank is None:
+        raise ConfigError(
+            "there is nothing to decode with",
+            where="bank, checkpoint",
+            expected="bank=DIR or checkpoint=CKPT",
+            found="neither",
+        )
+    return PhraseBankDecoder(PhraseBank.open(config.bank), device=device_of(plan))
+
+
+def encoder_of(bank: PhraseBank, config: DictConfig, plan: AcceleratorPlan) -> TextEncoder:
+    """The encoder that made a bank's vectors, the very same.
+
+    Raises:
+        EncoderError: The bank does not name one, or it has changed since.
+    """
+    info = bank.manifest.encoder
+    if info is None:
+        raise EncoderError(
+            "the bank does not say which encoder made its vectors",
+            where=bank.path,
+            advice="Encode the text yourself and decode it with input=FILE",
+        )
+    encoder = TextEncoder(
+        model=info.name,
+        device=device_of(plan),
+        cache_dir=default_cache_dir() if config.cache else None,
+    )
+    if encoder.fingerprint != info.fingerprint:
+        raise EncoderError(
+            "the encoder is not the one that made the bank's vectors",
+            where=info.name,
+            expected=f"fingerprint {info.fingerprint[:12]}",
+            found=encoder.fingerprint[:12],
+            advice="Install the encoder that the bank was built with, or build the bank again",
+        )
+    return encoder
