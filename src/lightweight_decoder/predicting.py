@@ -10,13 +10,20 @@ import torch
 
 from lightweight_decoder.datatypes import NO_ID
 from lightweight_decoder.decoding import PhraseBankDecoder
-from lightweight_decoder.embeddings.progress import report_progress
 from lightweight_decoder.evaluation.predictions import SCHEMA, build_predictions
 from lightweight_decoder.evaluation.ranking import best_ranks
+from lightweight_decoder.evaluation.speed import (
+    latency_metrics,
+    peak_memory_bytes,
+    queries_per_s,
+    time_queries,
+)
+from lightweight_decoder.progress import report_progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    import numpy.typing as npt
     import pyarrow as pa
 
     from lightweight_decoder.bank import PhraseBank
@@ -125,6 +132,47 @@ def answer_queries(decoder: PhraseBankDecoder, split: Split, *, top_k: int) -> I
             similarity=similarity.cpu().numpy(),
             confidence=decoder.confidence(similarity, found),
         )
+
+
+def speed_metrics(
+    decoder: PhraseBankDecoder, queries: FloatArray, *, top_k: int
+) -> tuple[dict[str, float], npt.NDArray[np.float64]]:
+    """Measures how fast a decoder answers, text included.
+
+    Args:
+        decoder: What answers.
+        queries: (q, query_dim), at least one.
+        top_k: How many phrases of each query to give.
+
+    Returns:
+        ``latency_p50_ms``, ``latency_p95_ms``, ``latency_p99_ms`` of single queries and
+        ``queries_per_s`` of a batch; and the time of each single query in milliseconds.
+    """
+
+    def answer(some: FloatArray) -> object:
+        return decoder.decode(some, top_k=top_k)
+
+    latencies_ms = time_queries(answer, queries)
+    throughput = {"queries_per_s": queries_per_s(answer, queries)}
+    return latency_metrics(latencies_ms) | throughput, latencies_ms
+
+
+def size_metrics(decoder: PhraseBankDecoder) -> dict[str, float]:
+    """Returns ``model_bytes`` (what was learned), ``bank_bytes`` and ``peak_memory_bytes``.
+
+    The last is of this process so far; on a CUDA device ``peak_gpu_memory_bytes`` is there too.
+    """
+    parts = [part for part in (decoder.adapter, decoder.reranker) if part is not None]
+    tensors = [tensor for part in parts for tensor in part.state_dict().values()]
+    metrics = {
+        "model_bytes": float(sum(tensor.nbytes for tensor in tensors)),
+        "bank_bytes": float(decoder.bank.manifest.total_bytes),
+        "peak_memory_bytes": float(peak_memory_bytes()),
+    }
+    if decoder.device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(decoder.device)
+        metrics["peak_gpu_memory_bytes"] = float(peak)
+    return metrics
 
 
 def phrase_metadata(

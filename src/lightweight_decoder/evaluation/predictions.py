@@ -48,7 +48,8 @@ SCHEMA = pa.schema(
 - in_bank: whether a right phrase is in the bank.
 - rank, baseline_rank: of the best right phrase over the whole bank, from 1; 0 exactly where not
   ``in_bank``. baseline_rank is null in all rows where plain search cannot read the queries, as
-  they are of another width than the bank. target_ranks, baseline_target_ranks: of every right phrase in the bank, where known.
+  they are of another width than the bank. target_ranks, baseline_target_ranks: of every right
+  phrase in the bank, where known.
 - baseline_value: the best value of plain search, where known.
 - phrases, values: the decoder's first phrases and their values, best first, at least one.
 - confidence: probability that the first phrase is right; null in all rows where not calibrated.

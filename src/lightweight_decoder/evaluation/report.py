@@ -17,8 +17,8 @@ from markupsafe import Markup
 
 from lightweight_decoder.errors import InputDataError
 from lightweight_decoder.evaluation import plots
+from lightweight_decoder.evaluation.comparison import metric_rows
 from lightweight_decoder.evaluation.files import whole_file
-from lightweight_decoder.evaluation.metric_names import METRICS, MetricInfo, metric_info
 from lightweight_decoder.evaluation.predictions import (
     check_predictions,
     first_values,
@@ -42,7 +42,6 @@ _EXAMPLE_COLUMNS = (
 )
 _PHRASES_SHOWN = 5
 _NAMES = {"baseline": "plain search", "decoder": "decoder"}
-_SIGNIFICANT = 0.05
 _SVG_METADATA = ("Creator", "Date", "Format", "Type")
 _VARIABLES = {
     plots.INK: "var(--ink)",
@@ -130,7 +129,7 @@ def render_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    rows = _metric_rows(metrics, split)
+    rows = metric_rows(metrics, split=split)
     return environment.get_template("report.html").render(
         title=title,
         split=split,
@@ -148,97 +147,6 @@ def render_report(
             "examples": _examples(shown),
         },
     )
-
-
-def _metric_rows(metrics: Mapping[str, float], split: str) -> list[dict[str, str]]:
-    """A row for each metric of either system, in the order of ``METRICS``, as texts."""
-    keys = {
-        name.removeprefix(f"{split}/{system}/")
-        for system in ("baseline", "decoder")
-        for name in metrics
-        if name.startswith(f"{split}/{system}/")
-    }
-    known = [
-        (key, info)
-        for key in keys
-        if (info := metric_info(key)) and "/" not in key and info.higher_is_better is not None
-    ]
-    order = list(METRICS)
-
-    def place(entry: tuple[str, MetricInfo]) -> tuple[int, int]:
-        kind, _, k = entry[0].partition("@")
-        return order.index(kind), int(k or 0)
-
-    return [_metric_row(metrics, split, key, info) for key, info in sorted(known, key=place)]
-
-
-def _metric_row(
-    metrics: Mapping[str, float], split: str, key: str, info: MetricInfo
-) -> dict[str, str]:
-    """What the page says of one metric."""
-    baseline, decoder = (_Cell.read(metrics, f"{split}/{s}/{key}") for s in ("baseline", "decoder"))
-    difference = _Cell.read(metrics, f"{split}/difference/{key}")
-    p_value = metrics.get(f"{split}/difference/{key}/p_value")
-    row = {
-        "key": key,
-        "label": info.label,
-        "meaning": info.meaning,
-        "arrow": "\u2191" if info.higher_is_better else "\u2193",
-        "baseline": _number(baseline.value, info),
-        "baseline_interval": _interval(baseline, info),
-        "decoder": _number(decoder.value, info),
-        "decoder_interval": _interval(decoder, info),
-        "change": "",
-        "change_interval": _interval(difference, info, sign="+"),
-        "verdict": "unclear",
-        "p_value": "" if p_value is None else f"{p_value:.3f}",
-    }
-    if baseline.value is None or decoder.value is None:
-        return row
-    change = decoder.value - baseline.value
-    is_clear = p_value < _SIGNIFICANT if p_value is not None else baseline.is_apart(decoder)
-    if is_clear:
-        row["verdict"] = "better" if (change > 0) == info.higher_is_better else "worse"
-    return row | {"change": _number(change, info, sign="+")}
-
-
-class _Cell(NamedTuple):
-    """A figure with its interval, as far as it has one."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-
-    @classmethod
-    def read(cls, metrics: Mapping[str, float], name: str) -> _Cell:
-        return cls(metrics.get(name), metrics.get(f"{name}/low"), metrics.get(f"{name}/high"))
-
-    def is_apart(self, other: _Cell) -> bool:
-        """Whether both have intervals, and these do not touch."""
-        if None in {self.low, self.high, other.low, other.high}:
-            return False
-        return self.high < other.low or other.high < self.low  # type: ignore[operator]  # not None
-
-
-def _number(value: float | None, info: MetricInfo, *, sign: str = "") -> str:
-    """A figure as people read it; nothing where there is none."""
-    if value is None:
-        return ""
-    if info.percent:
-        return f"{100 * value:{sign}.1f}{' pp' if sign else '%'}"
-    return (
-        f"{value:{sign},.0f}"
-        if info.relative or info.higher_is_better is None
-        else f"{value:{sign}.3f}"
-    )
-
-
-def _interval(cell: _Cell, info: MetricInfo, *, sign: str = "") -> str:
-    """The interval of a figure as people read it; nothing where there is none."""
-    if cell.low is None or cell.high is None:
-        return ""
-    low, high = (_number(end, info, sign=sign) for end in (cell.low, cell.high))
-    return f"{low.removesuffix(' pp')} to {high.removesuffix(' pp')}"
 
 
 def _level_note(metrics: Mapping[str, float], split: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from pathlib import Path
@@ -181,13 +180,6 @@ def _finish_checkpoint(
         torch.save(checkpoint, partial)
         partial.replace(path)
     trainer.strategy.barrier()
-
-
-def write_metrics(metrics: dict[str, float], run_dir: Path) -> Path:
-    """Writes ``metrics.json`` in ``run_dir`` and returns its path."""
-    path = run_dir / "metrics.json"
-    path.write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    return path
 
 
 def comparison_table(metrics: dict[str, float], *, split: str = "test") -> Table:

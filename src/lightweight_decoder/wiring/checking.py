@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _COMMAND_VALUES: dict[str, Any] = {
     "abstain_below": Annotated[float, Field(ge=0, le=1)],
+    "against": str | None,
     "bank": str | None,
     "cache": bool,
     "checkpoint": str | None,
@@ -27,9 +28,11 @@ _COMMAND_VALUES: dict[str, Any] = {
     "output": str | None,
     "overwrite": bool,
     "patience": Annotated[int, Field(ge=1)],
+    "run_dir": str,
     "seed": Annotated[int, Field(ge=0)],
     "text": str | int | float | bool | None,
     "text_column": str,
+    "tolerance": Annotated[float, Field(ge=0)],
     "top_k": Annotated[int, Field(ge=1)],
     "trainer.accelerator": str,
     "trainer.devices": str | int | list[int],

@@ -18,11 +18,11 @@ from lightweight_decoder.accelerator import (
     recognize_kernel_failure,
 )
 from lightweight_decoder.decoding import PhraseBankDecoder
+from lightweight_decoder.evaluation.metrics_file import write_metrics
 from lightweight_decoder.training.run import (
     build_trainer,
     comparison_table,
     fit_and_test,
-    write_metrics,
 )
 from lightweight_decoder.training.tracking import open_trackers
 from lightweight_decoder.wiring.checking import check
