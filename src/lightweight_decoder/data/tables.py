@@ -162,7 +162,10 @@ def _check_columns(
                 if name not in there_are
                 else (f"there are several columns {name!r}")
             )
-            advice = "Name a column with data.text_column, data.label_column or data.target_column"
+            advice = (
+                "Name a column with data.text_column, data.label_column or data.target_column,"
+                " or with text_column in build_bank.py"
+            )
             raise InputDataError(
                 problem, where=path, at=at, expected=repr(name), found=found, advice=advice
             )

@@ -1,0 +1,212 @@
+"""What each command says about input that it cannot use, and that it leaves nothing behind."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf, open_dict
+
+from lightweight_decoder import PhraseBank, PhraseBankDecoder, wiring
+from lightweight_decoder.bank import BankRows, build_bank
+from lightweight_decoder.errors import LightweightDecoderError
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+COMMANDS = {"train": wiring.train, "decode": wiring.decode, "build_bank": wiring.build_bank}
+DIM = 8
+TEXTS = ["red", "green", "blue"]
+
+
+def run(command, *overrides):
+    """Runs a command in this process, as its script would."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        overrides = [*overrides, "trainer.accelerator=cpu"]
+        config = compose(command, overrides, return_hydra_config=True)
+    HydraConfig.instance().set_config(config)
+    config = OmegaConf.create(OmegaConf.to_container(config))
+    with open_dict(config):
+        del config["hydra"]
+    COMMANDS[command](config)
+
+
+def vectors(num_rows):
+    return np.random.default_rng(num_rows).standard_normal((num_rows, DIM)).astype(np.float32)
+
+
+@pytest.fixture
+def work(tmp_path):
+    """A folder with a bank, four queries and a table."""
+    folder = tmp_path / "work"
+    build_bank(folder / "bank", [BankRows(texts=TEXTS, vectors=vectors(3))])
+    np.save(folder / "q.npy", vectors(4))
+    (folder / "t.csv").write_text("text,label\nhello,greeting\n")
+    return folder
+
+
+def refusal(work, command, *overrides):
+    """The message that a command ends with; whatever it began to write is gone."""
+    run_dir = work.with_name("run")
+    run_dir.mkdir(exist_ok=True)
+    before = sorted(work.rglob("*"))
+    with pytest.raises(LightweightDecoderError) as refused:
+        run(
+            command,
+            *(override.format(work=work) for override in overrides),
+            *([f"hydra.runtime.output_dir={run_dir}"] if command == "train" else []),
+        )
+    assert sorted(work.rglob("*")) == before
+    return str(refused.value).replace(str(work), "WORK")
+
+
+DECODE = ["bank={work}/bank", "input={work}/q.npy", "output={work}/out.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        (np.full(DIM, np.nan), "nan"),
+        (np.full(DIM, np.inf), "inf"),
+        (np.zeros(DIM), "zero"),
+    ],
+)
+def test_a_query_that_points_nowhere(work, row, told):
+    queries = vectors(4)
+    queries[2] = row
+    np.save(work / "q.npy", queries)
+
+    message = refusal(work, "decode", *DECODE)
+
+    assert "row 2" in message
+    assert told in message.lower()
+
+
+def test_a_vector_that_points_nowhere_joins_no_bank(work):
+    rows = vectors(3)
+    rows[1, 0] = np.nan
+    np.save(work / "v.npy", rows)
+    (work / "p.txt").write_text("a\nb\nc\n")
+
+    message = refusal(
+        work,
+        "build_bank",
+        "input={work}/p.txt",
+        "vectors={work}/v.npy",
+        "output={work}/new",
+    )
+
+    assert "row 1" in message
+
+
+def test_no_queries_at_all(work):
+    np.save(work / "q.npy", np.empty((0, DIM), dtype=np.float32))
+
+    assert "WORK/q.npy" in refusal(work, "decode", *DECODE)
+
+
+@pytest.mark.parametrize("command", ["build_bank", "train"])
+@pytest.mark.parametrize(
+    ("table", "told"),
+    [
+        ("", ["table is empty"]),
+        ("text,label\n", ["WORK/t.csv"]),
+        ("words,label\nhello,greeting\n", ["no column 'text'", "'words', 'label'", "text_column"]),
+        ("text,label\nhello,greeting\n ,greeting\n", ["row 1", "empty", "' '"]),
+    ],
+)
+def test_a_table_without_what_it_should_have(work, command, table, told):
+    (work / "t.csv").write_text(table)
+    overrides = {
+        "build_bank": ["input={work}/t.csv", "output={work}/new"],
+        "train": ["data=labelled_text", "data.train={work}/t.csv", "data.bank_root={work}/banks"],
+    }[command]
+
+    message = refusal(work, command, *overrides)
+
+    assert all(part in message for part in ["WORK/t.csv", *told]), message
+
+
+def test_too_few_rows_to_train_on(work):
+    (work / "t.csv").write_text("text,label\nhello,greeting\nbye,farewell\n")
+    message = refusal(
+        work,
+        "train",
+        "data=labelled_text",
+        "data.train={work}/t.csv",
+        "data.bank_root={work}/banks",
+    )
+
+    assert "leave nothing to train on" in message
+
+
+def test_a_target_that_is_not_in_the_bank(work):
+    (work / "targets.txt").write_text("red\ngreen\npurple\nblue\n")
+
+    message = refusal(
+        work,
+        "train",
+        "data=pairs",
+        "data.queries={work}/q.npy",
+        "data.targets={work}/targets.txt",
+        "data.bank={work}/bank",
+    )
+
+    assert "purple" in message
+    assert "row 2" in message
+
+
+def checkpoint_of(work):
+    """A checkpoint of an untrained decoder of the bank."""
+    decoder = PhraseBankDecoder(PhraseBank.open(work))
+    path = work.parent / "best.ckpt"
+    torch.save({"decoder": decoder.recipe(), "state_dict": {}}, path)
+    return path
+
+
+def test_a_checkpoint_from_another_bank(work):
+    path = checkpoint_of(work / "bank")
+    build_bank(work / "other", [BankRows(texts=TEXTS, vectors=vectors(5)[:3])])
+
+    message = refusal(work, "decode", f"checkpoint={path}", "bank={work}/other", *DECODE[1:])
+
+    assert "trained with another bank" in message
+    assert "bank=DIR" in message
+
+
+def test_a_checkpoint_whose_bank_has_moved(work):
+    path = checkpoint_of(work / "bank")
+    shutil.move(work / "bank", work / "elsewhere")
+
+    assert "bank=DIR" in refusal(work, "decode", f"checkpoint={path}", *DECODE[1:])
+    run(
+        "decode",
+        f"checkpoint={path}",
+        f"bank={work}/elsewhere",
+        *(d.format(work=work) for d in DECODE[1:]),
+    )
+    assert len((work / "out.jsonl").read_text().splitlines()) == 4
+
+
+@pytest.mark.parametrize("damage", ["cut", "altered"])
+def test_a_damaged_bank(work, damage):
+    file = work / "bank" / "vectors.npy"
+    content = file.read_bytes()
+    file.chmod(0o644)
+    file.write_bytes(content[:-4] if damage == "cut" else content[:-1] + b"\x7f")
+
+    assert "WORK/bank/vectors.npy" in refusal(work, "decode", *DECODE)
+
+
+@pytest.mark.parametrize("command", ["decode", "build_bank"])
+def test_an_output_that_cannot_be_written(work, command):
+    (work / "p.txt").write_text("a\nb\nc\nd\n")
+    overrides = {
+        "decode": [*DECODE[:2], "output=/dev/null/out.jsonl"],
+        "build_bank": ["input={work}/p.txt", "vectors={work}/q.npy", "output=/dev/null/bank"],
+    }[command]
+
+    assert "/dev/null" in refusal(work, command, *overrides)
