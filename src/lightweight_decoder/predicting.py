@@ -87,7 +87,7 @@ def predict(
         "evaluating", unit="queries", total=num_searches * num_queries, enabled=show_progress
     ) as advance:
         decoded = _answer_all(decoder, parts, top_k, advance)
-        searched = decoded
+        searched: Answers | None = decoded
         if plain is not decoder:
             searched = None if plain is None else _answer_all(plain, parts, 1, advance)
     return _table(decoder.bank, parts, decoded, searched, abstain_below=abstain_below, seen=seen)
@@ -238,7 +238,8 @@ def _table(
     """The predictions table of what was answered."""
     width = max(1, *(part.targets.shape[1] for part in parts))
     targets = np.concatenate([_widened(part.targets, width, NO_ID) for part in parts])
-    texts = [text for part in parts for text in part.texts or [None] * len(part)]
+    no_texts: list[str | None] = [None]
+    texts = [text for part in parts for text in part.texts or no_texts * len(part)]
     abstained = np.zeros(len(targets), dtype=bool)
     if decoded.confidence is not None:
         abstained = decoded.confidence < abstain_below
@@ -265,9 +266,9 @@ def _widened(ids: IntArray, width: int, filling: int) -> IntArray:
     return np.pad(ids, ((0, 0), (0, missing)), constant_values=filling)
 
 
-def _lists(ranks: IntArray) -> list[IntArray]:
+def _lists(ranks: IntArray) -> list[list[int]]:
     """The ranks of each query without their filling."""
-    return [row[row > 0] for row in ranks]
+    return [row[row > 0].tolist() for row in ranks]
 
 
 def _texts(bank: PhraseBank, phrase_ids: IntArray) -> list[list[str]]:

@@ -75,9 +75,7 @@ def test_predictions_say_what_decoding_and_ranking_say(tiny_bank, split, queries
     others = [row for row in range(30) if row != 3]  # of which one vector is hidden
     for row in others:
         assert inside["phrases"][row].as_py() == decoded.texts[row]
-        assert inside["confidence"][row].as_py() == pytest.approx(
-            decoded.confidence[row], abs=1e-4
-        )
+        assert inside["confidence"][row].as_py() == pytest.approx(decoded.confidence[row], abs=1e-4)
         assert inside["abstained"][row].as_py() == decoded.abstained[row]
     texts = [tiny_bank.texts([i for i in row if i != NO_ID]) for row in split.targets]
     assert inside["targets"].to_pylist() == texts

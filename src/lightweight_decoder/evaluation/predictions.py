@@ -66,7 +66,7 @@ def build_predictions(
     values: FloatArray | Sequence[FloatArray],
     abstained: npt.NDArray[np.bool_],
     baseline_rank: IntArray | None = None,
-    text: Sequence[str] | None = None,
+    text: Sequence[str | None] | None = None,
     target_ranks: Sequence[Sequence[int]] | None = None,
     baseline_target_ranks: Sequence[Sequence[int]] | None = None,
     baseline_value: FloatArray | None = None,

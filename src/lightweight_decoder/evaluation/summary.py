@@ -86,7 +86,7 @@ def summarize_predictions(
     inside = predictions.filter(pa.array(in_bank))
     bootstrap = _Bootstrap(num_resamples=num_resamples, level=level, seed=seed)
     values = {system: query_values(inside, system) for system in systems(predictions)}
-    figures = {
+    figures: dict[str, dict[str, float]] = {
         system: bootstrap.summarize(each, best_rank(inside, system))
         for system, each in values.items()
     }
