@@ -150,26 +150,14 @@ class PhraseBankDecoder:
             ``reranker.num_candidates`` keep the order of the search. The values are cosines, or
             logits where there is a reranker.
         """
-        return self.search_and_rerank(queries, k, exclude_vectors=exclude_vectors)[1]
-
-    @torch.no_grad()
-    def search_and_rerank(
-        self, queries: Tensor, k: int, *, exclude_vectors: Tensor | None = None
-    ) -> tuple[Tensor, Candidates]:
-        """Returns the best cosine (q,) that the search found, and what ``candidates`` returns.
-
-        Logits say which phrase is best, the cosine whether any phrase is near: calibration needs
-        both.
-        """
         adapted = self.adapt(queries)
         wanted = k if self.reranker is None else max(k, self.reranker.num_candidates)
         found = self.search.search(adapted, wanted, exclude_vectors=exclude_vectors)
-        similarity = found.values[:, 0]
         if self.reranker is not None:
             head = _first(found, self.reranker.num_candidates)
             logits = self.logits(queries, adapted, head, exclude_vectors=exclude_vectors)
             found = _append_tail(_reordered(head, logits), found)
-        return similarity, _first(found, k)
+        return _first(found, k)
 
     def adapt(self, queries: Tensor) -> Tensor:
         """Returns queries (q, query_dim) moved into the bank's space (q, d)."""
@@ -274,16 +262,44 @@ class PhraseBankDecoder:
         ranks[rows] += phrase_ranks(self.bank, adapted, missing[rows], exclude_vectors=hidden)
         return ranks
 
-    def confidence(self, similarity: Tensor, found: Candidates) -> FloatArray | None:
+    @torch.no_grad()
+    def similarities(
+        self, queries: Tensor, found: Candidates, *, exclude_vectors: Tensor | None = None
+    ) -> Tensor:
+        """Returns two cosines (q, 2) float32 that tell whether any phrase answers a query.
+
+        The first is with the nearest of the candidates' vectors, the second with all vectors of the
+        first candidate taken together. The query is taken as it came, where it has the bank's
+        width: the adapter moves queries towards phrases, those that no phrase answers too.
+
+        Args:
+            queries: (q, query_dim) float32.
+            found: From ``candidates``.
+            exclude_vectors: As in ``candidates``.
+        """
+        same_width = queries.shape[1] == self.bank.dim
+        unit = torch.nn.functional.normalize(queries if same_width else self.adapt(queries), dim=1)
+        vectors = self.bank.gather(found.vector_ids)
+        nearest = torch.einsum("qd,qkd->qk", unit, vectors).amax(dim=1)
+        first = _first(found, 1)
+        together = self._agreement(unit, vectors[:, :1], first, exclude_vectors)
+        return torch.stack([nearest, together[:, 0]], dim=1)
+
+    def confidence(
+        self, queries: Tensor, found: Candidates, *, exclude_vectors: Tensor | None = None
+    ) -> FloatArray | None:
         """Returns the probability (q,) that each first phrase is right; None if not calibrated.
 
         Args:
-            similarity: (q,) from ``search_and_rerank``.
-            found: From the same call, ``depth`` of them or more.
+            queries: (q, query_dim) float32.
+            found: What ``candidates`` gave for them, ``depth`` of them or more.
+            exclude_vectors: As in ``candidates``.
         """
         if self.calibration is None:
             return None
-        return self.calibration.confidence(found.values.cpu().numpy(), similarity.cpu().numpy())
+        read = _first(found, self.calibration.num_candidates)
+        similarity = self.similarities(queries, read, exclude_vectors=exclude_vectors)
+        return self.calibration.confidence(read.values.cpu().numpy(), similarity.cpu().numpy())
 
     def recipe(self) -> dict[str, Any]:
         """Returns what ``from_checkpoint`` needs besides the weights, as plain values."""
@@ -358,8 +374,8 @@ class PhraseBankDecoder:
     def _decode_batch(self, queries: Tensor, top_k: int, abstain_below: float) -> Decoded:
         """Decodes one batch of checked queries."""
         wanted = max(top_k, self.calibration.num_candidates if self.calibration else 0)
-        similarity, found = self.search_and_rerank(queries, wanted)
-        confidence = self.confidence(similarity, found)
+        found = self.candidates(queries, wanted)
+        confidence = self.confidence(queries, found)
         found = _first(found, top_k)
         phrase_ids = found.phrase_ids.cpu().numpy()
         abstained = np.zeros(len(phrase_ids), dtype=bool)

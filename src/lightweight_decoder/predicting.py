@@ -45,14 +45,12 @@ class Answers:
             rows of queries with fewer of them.
         phrase_ids: (q, k) int64, best first.
         values: (q, k) float32.
-        similarity: (q,) float32 best cosine of the search.
         confidence: (q,) float32 in [0, 1]; None where the decoder is not calibrated.
     """
 
     ranks: IntArray
     phrase_ids: IntArray
     values: FloatArray
-    similarity: FloatArray
     confidence: FloatArray | None
 
 
@@ -121,16 +119,13 @@ def answer_queries(decoder: PhraseBankDecoder, split: Split, *, top_k: int) -> I
             torch.from_numpy(column)[rows].to(decoder.device)
             for column in (split.queries, split.targets, split.own_vectors)
         )
-        similarity, found = decoder.search_and_rerank(
-            queries, max(top_k, decoder.depth), exclude_vectors=hidden
-        )
+        found = decoder.candidates(queries, max(top_k, decoder.depth), exclude_vectors=hidden)
         ranks = decoder.ranks(queries, targets, found=found, exclude_vectors=hidden)
         yield Answers(
             ranks=ranks.cpu().numpy(),
             phrase_ids=found.phrase_ids[:, :top_k].cpu().numpy(),
             values=found.values[:, :top_k].cpu().numpy(),
-            similarity=similarity.cpu().numpy(),
-            confidence=decoder.confidence(similarity, found),
+            confidence=decoder.confidence(queries, found, exclude_vectors=hidden),
         )
 
 
@@ -221,7 +216,6 @@ def _answer_all(
         ranks=np.concatenate([_widened(batch.ranks, width, 0) for batch in batches]),
         phrase_ids=np.concatenate([batch.phrase_ids for batch in batches]),
         values=np.concatenate([batch.values for batch in batches]),
-        similarity=np.concatenate([batch.similarity for batch in batches]),
         confidence=np.concatenate(confidence) if confidence else None,
     )
 
@@ -251,7 +245,7 @@ def _table(
         target_ranks=_lists(decoded.ranks),
         baseline_rank=None if searched is None else best_ranks(searched.ranks),
         baseline_target_ranks=None if searched is None else _lists(searched.ranks),
-        baseline_value=None if searched is None else searched.similarity,
+        baseline_value=None if searched is None else searched.values[:, 0],
         phrases=_texts(bank, decoded.phrase_ids),
         values=[row[np.isfinite(row)] for row in decoded.values],
         confidence=decoded.confidence,

@@ -196,7 +196,7 @@ def with_an_unknown_key(run_dir):
     ("spoil", "error", "message"),
     [
         (without_checkpoint, CheckpointError, r"run: the run has no checkpoint.*best\.ckpt"),
-        (of_another_version, CheckpointError, "has another version: expected 1, found 99"),
+        (of_another_version, CheckpointError, "has another version: expected 2, found 99"),
         (without_config, ConfigError, r"not the folder of a run.*run_dir="),
         (with_a_broken_config, ConfigError, r"config\.yaml: cannot be read"),
         (with_another_config, ConfigError, r"config\.yaml: is not the configuration of a run"),

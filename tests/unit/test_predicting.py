@@ -22,9 +22,9 @@ from lightweight_decoder.rerank import ListwiseReranker, QueryAdapter
 CALIBRATION = Calibration(
     method="temperature",
     num_candidates=150,
-    needs_similarity=True,
+    num_similarities=2,
     temperature=0.1,
-    weights=(1.0, 1.0, 0.0),
+    weights=(1.0, 0.0, 1.0, 0.5),
     bias=0.0,
 )
 

@@ -23,7 +23,7 @@ from lightweight_decoder.evaluation.report import write_report
 from lightweight_decoder.evaluation.summary import summarize_predictions
 from lightweight_decoder.predicting import plain_search, predict, size_metrics, speed_metrics
 from lightweight_decoder.wiring.checking import check
-from lightweight_decoder.wiring.parts import build_datamodule, device_of, resolve
+from lightweight_decoder.wiring.parts import abstain_below, build_datamodule, device_of, resolve
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -82,7 +82,7 @@ def evaluate(config: DictConfig) -> None:
     output = run.path if config.output is None else Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
     plan = resolve(config)
-    evaluation = _evaluate_on(plan, run, top_k=config.top_k, abstain_below=config.abstain_below)
+    evaluation = _evaluate_on(plan, run, config)
     write_metrics(evaluation.metrics, output)
     write_predictions(evaluation.predictions, output / PREDICTIONS_NAME)
     write_report(
@@ -150,13 +150,13 @@ def _read_config(path: Path) -> DictConfig:
     return config
 
 
-def _evaluate_on(
-    plan: AcceleratorPlan, run: FinishedRun, *, top_k: int, abstain_below: float
-) -> Evaluation:
+def _evaluate_on(plan: AcceleratorPlan, run: FinishedRun, config: DictConfig) -> Evaluation:
     """Rebuilds the run's data and decoder, and measures."""
+    top_k = config.top_k
     decoder = PhraseBankDecoder.from_checkpoint(
         run.checkpoint, bank=run.bank, device=device_of(plan)
     )
+    threshold = abstain_below(config, decoder)
     datamodule = build_datamodule(run.config, plan)
     asked_for = np.unique(datamodule.split("train").targets)
     test = datamodule.split("test")
@@ -164,7 +164,7 @@ def _evaluate_on(
         decoder,
         test,
         top_k=top_k,
-        abstain_below=abstain_below,
+        abstain_below=threshold,
         seen=asked_for[asked_for != NO_ID],
         show_progress=True,
     )

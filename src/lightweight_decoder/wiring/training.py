@@ -87,7 +87,13 @@ def _train_on(
         ckpt_path=ckpt_path,
         **arguments(config.trainer) | plan.trainer_arguments(),
     )
-    metrics = fit_and_test(trainer, module, datamodule, ckpt_path=ckpt_path)
+    metrics = fit_and_test(
+        trainer,
+        module,
+        datamodule,
+        ckpt_path=ckpt_path,
+        calibration_options=arguments(config.calibration),
+    )
     if trainer.is_global_zero:
         write_metrics(metrics, run_dir)
         Console().print(comparison_table(metrics))
