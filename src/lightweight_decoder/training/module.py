@@ -43,6 +43,8 @@ class DecoderModule(L.LightningModule):
         weight_decay: Weight decay of the reranker; the adapter has none.
         num_negatives: Vectors sampled for each batch as the adapter's negatives.
         num_hard_negatives: Mined candidates of each query that join them.
+        num_listed: Mined candidates in each list that the reranker is trained on; decoding
+            re-orders ``num_candidates``, which costs time once, not in every epoch.
         num_mined: Training queries for which candidates are mined in an epoch; the others train the
             adapter only.
         seed: Seed of everything that is drawn while training.
@@ -59,6 +61,7 @@ class DecoderModule(L.LightningModule):
         weight_decay: float = 0.01,  # noqa: ARG002 - kept in hparams
         num_negatives: int = 1_024,
         num_hard_negatives: int = 4,  # noqa: ARG002 - kept in hparams
+        num_listed: int = 64,  # noqa: ARG002 - kept in hparams
         num_mined: int = 32_768,  # noqa: ARG002 - kept in hparams
         seed: int = 0,  # noqa: ARG002 - kept in hparams
     ) -> None:
@@ -126,7 +129,11 @@ class DecoderModule(L.LightningModule):
         """Reads the training queries, which mining needs all at once."""
         split = self._datamodule.split("train")
         self._miner = CandidateMiner(
-            self.decoder, split, num_mined=self.hparams["num_mined"], device=self.device
+            self.decoder,
+            split,
+            num_listed=self.hparams["num_listed"],
+            num_mined=self.hparams["num_mined"],
+            device=self.device,
         )
         if self.adapter is not None and self.current_epoch == 0:
             first_targets = torch.from_numpy(split.targets[:, 0])
