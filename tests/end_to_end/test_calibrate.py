@@ -77,7 +77,7 @@ def test_plain_search_is_calibrated_and_decodes(work, capsys, method):
     assert confidence.mean() == pytest.approx(right.mean(), abs=0.02)
     assert "precision" in capsys.readouterr().out
     half = decoded_lines(work, "target_coverage=0.5")
-    assert sum(line["text"] is not None for line in half) == pytest.approx(200, abs=5)
+    assert 200 <= sum(line["text"] is not None for line in half) < 240  # ties go together
 
 
 def test_out_of_bank_queries_are_mistrusted(work):
