@@ -31,10 +31,12 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def command(folder, script, *arguments):
     """A command's exit status and everything it printed."""
-    environment = os.environ | {
+    environment = {name: value for name, value in os.environ.items() if "WANDB" not in name}
+    environment |= {
         "LIGHTWEIGHT_DECODER_CACHE": str(folder / "cache"),
         "OMP_NUM_THREADS": "1",
         "COLUMNS": "200",
+        "WANDB_DATA_DIR": str(folder / "wandb-data"),
     }
     done = subprocess.run(
         [sys.executable, script, *arguments],
@@ -76,8 +78,10 @@ def work(tmp_path_factory):
         "data.num_calib=64",
         "data.num_test=64",
         "data.noise=2",
+        "logger=wandb",
     )
     assert status == 0, output
+    assert "wandb sync" in output
     return folder
 
 
@@ -104,6 +108,68 @@ def test_a_run_is_evaluated_as_training_tested_it(run_dir):
     page = (run_dir / "report.html").read_text()
     assert "peak memory" in page
     assert "<svg" in page
+
+
+def test_wandb_says_what_metrics_json_says(work, tmp_path, read_offline_run):
+    metrics = json.loads((work / "run" / "metrics.json").read_text())
+    trained = read_offline_run(work / "run")
+    assert {name: trained.summary[name] for name in metrics} == metrics
+    assert sorted(artifact.type for artifact in trained.artifacts.values()) == ["bank", "model"]
+
+    status, output = command(
+        work,
+        "scripts/evaluate.py",
+        f"run_dir={work}/run",
+        f"output={tmp_path}",
+        "logger=wandb",
+        "trainer.accelerator=cpu",
+    )
+
+    assert status == 0, output
+    assert "wandb sync" in output
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    run = read_offline_run(tmp_path)
+    assert {name: run.summary[name] for name in metrics} == metrics
+    assert run.exit_code == 0
+    (table,) = (run.files / "media" / "table").glob("examples*.json")
+    rows = json.loads(table.read_text())["data"]
+    predictions = read_predictions(tmp_path / "predictions.parquet")
+    assert [row[3] for row in rows] == predictions["rank"].to_pylist()
+    assert len(list((run.files / "media" / "images").rglob("*.png"))) == 5
+    assert b"accelerator_plan" in run.content
+
+
+def test_artifacts_say_what_they_are_based_on(work, read_offline_run):
+    trained = read_offline_run(work / "run")
+    (bank,) = (name for name in trained.artifacts if name.startswith("bank-"))
+    (checkpoint,) = (name for name in trained.artifacts if name.startswith("checkpoint-"))
+
+    assert json.loads(trained.artifacts[checkpoint].metadata)["bank"] == bank
+    files = {entry.path: entry for entry in trained.artifacts[bank].manifest.contents}
+    assert files["files/vectors.npy"].ref == (work / "bank" / "vectors.npy").as_uri()
+    assert not files["files/vectors.npy"].local_path  # a reference, not a copy
+
+
+def test_a_failing_evaluation_closes_its_wandb_run_as_failed(
+    run_dir, work, tmp_path, read_offline_run
+):
+    checkpoint = torch.load(run_dir / "checkpoints" / "best.ckpt", weights_only=True)
+    del checkpoint["state_dict"]["adapter.residual.bias"]
+    torch.save(checkpoint, run_dir / "checkpoints" / "best.ckpt")
+    status, output = command(
+        work,
+        "scripts/evaluate.py",
+        f"run_dir={run_dir}",
+        f"output={tmp_path}/out",
+        "logger=wandb",
+        "trainer.accelerator=cpu",
+    )
+
+    assert status == 1
+    assert "its parts do not fit together" in output
+    assert "Traceback" not in output
+    assert read_offline_run(tmp_path / "out").exit_code == 1
+    assert not (tmp_path / "out" / "metrics.json").exists()
 
 
 def test_the_gate_fails_with_what_fell_and_the_record_is_kept(run_dir, tmp_path, work):

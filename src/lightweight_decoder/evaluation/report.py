@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from io import StringIO
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
@@ -18,15 +18,14 @@ from markupsafe import Markup
 from lightweight_decoder.errors import InputDataError
 from lightweight_decoder.evaluation import plots
 from lightweight_decoder.evaluation.comparison import metric_rows
+from lightweight_decoder.evaluation.figures import draw_figures
 from lightweight_decoder.evaluation.files import whole_file
 from lightweight_decoder.evaluation.predictions import (
     check_predictions,
-    first_values,
     has_baseline,
     is_calibrated,
 )
 from lightweight_decoder.evaluation.slices import slice_metrics
-from lightweight_decoder.evaluation.summary import best_rank, systems
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,7 +40,6 @@ _EXAMPLE_COLUMNS = (
     *("phrases", "values", "confidence", "abstained"),
 )
 _PHRASES_SHOWN = 5
-_NAMES = {"baseline": "plain search", "decoder": "decoder"}
 _SVG_METADATA = ("Creator", "Date", "Format", "Type")
 _VARIABLES = {
     plots.INK: "var(--ink)",
@@ -50,14 +48,6 @@ _VARIABLES = {
     plots.STRONG: "var(--strong)",
     plots.SOFT: "var(--soft)",
 }
-
-
-class _Drawing(NamedTuple):
-    """A figure of the page."""
-
-    title: str
-    note: str
-    svg: Markup
 
 
 def write_report(
@@ -112,7 +102,6 @@ def render_report(
 ) -> str:
     """The page as text; arguments and errors are those of ``write_report``."""
     check_predictions(predictions)
-    inside = predictions.filter(predictions["in_bank"])
     if f"{split}/decoder/num_queries" not in metrics:
         raise InputDataError(
             "the metrics are not of this split",
@@ -137,7 +126,7 @@ def render_report(
         cards=[row for key in _CARDS for row in rows if row["key"] == key],
         rows=rows,
         level_note=_level_note(metrics, split),
-        figures=_drawings(inside, latencies_ms),
+        figures=_drawings(predictions, latencies_ms),
         examples_note=f"{len(shown)} of {len(predictions)}, drawn evenly." if left_out else "",
         data={
             "calibrated": is_calibrated(predictions),
@@ -163,38 +152,14 @@ def _level_note(metrics: Mapping[str, float], split: str) -> str:
     return note + " Arrows say which direction is better."
 
 
-def _drawings(inside: pa.Table, latencies_ms: npt.NDArray[np.floating] | None) -> list[_Drawing]:
-    """The figures that there is something to draw for."""
-    ranks = {_NAMES[system]: best_rank(inside, system) for system in systems(inside)}
-    right = ranks["decoder"] == 1
-    drawings = [
-        ("Recall at k", "How far down the right phrase is found.", plots.plot_recall(ranks)),
-        ("Ranks", "Where the right phrase stands.", plots.plot_rank_histogram(ranks)),
+def _drawings(
+    predictions: pa.Table, latencies_ms: npt.NDArray[np.floating] | None
+) -> list[dict[str, str]]:
+    """The figures as the page shows them."""
+    return [
+        {"title": each.title, "note": each.note, "svg": _svg(each.figure, each.title)}
+        for each in draw_figures(predictions, latencies_ms)
     ]
-    calibrated = is_calibrated(inside)
-    if calibrated:
-        drawings.append(
-            (
-                "Reliability",
-                "A confidence of 80% should be right 8 times of 10.",
-                plots.plot_reliability(inside["confidence"].to_numpy(), right),
-            )
-        )
-    sureness = inside["confidence"].to_numpy() if calibrated else first_values(inside)
-    risks = {"decoder": (sureness, right)}
-    if has_baseline(inside) and inside["baseline_value"].null_count == 0:
-        own = (inside["baseline_value"].to_numpy(), ranks["plain search"] == 1)
-        risks = {"plain search": own, **risks}
-    drawings.append(
-        (
-            "Risk and coverage",
-            "How many answers are wrong when only the surest are given.",
-            plots.plot_risk_coverage(risks),
-        )
-    )
-    if latencies_ms is not None:
-        drawings.append(("Latency", "Time of single queries.", plots.plot_latency(latencies_ms)))
-    return [_Drawing(title, note, _svg(figure, title)) for title, note, figure in drawings]
 
 
 def _svg(figure: Figure, title: str) -> Markup:

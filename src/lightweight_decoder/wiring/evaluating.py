@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,12 +23,19 @@ from lightweight_decoder.evaluation.predictions import read_predictions, write_p
 from lightweight_decoder.evaluation.report import write_report
 from lightweight_decoder.evaluation.summary import summarize_predictions
 from lightweight_decoder.predicting import plain_search, predict, size_metrics, speed_metrics
+from lightweight_decoder.training.tracking import open_wandb
+from lightweight_decoder.training.wandb_records import log_evaluation
 from lightweight_decoder.wiring.checking import check
 from lightweight_decoder.wiring.parts import abstain_below, build_datamodule, device_of, resolve
+from lightweight_decoder.wiring.plain import plain
+from lightweight_decoder.wiring.schemas import arguments
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     import numpy.typing as npt
     import pyarrow as pa
+    from lightning.pytorch.loggers import WandbLogger
 
     from lightweight_decoder.accelerator import AcceleratorPlan
 
@@ -82,17 +90,25 @@ def evaluate(config: DictConfig) -> None:
     output = run.path if config.output is None else Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
     plan = resolve(config)
-    evaluation = _evaluate_on(plan, run, config)
-    write_metrics(evaluation.metrics, output)
-    write_predictions(evaluation.predictions, output / PREDICTIONS_NAME)
-    write_report(
-        output / REPORT_NAME,
-        evaluation.metrics,
-        evaluation.predictions,
-        title=run.path.name,
-        facts=_facts(run, plan, evaluation.metrics),
-        latencies_ms=evaluation.latencies_ms,
-    )
+    with _tracker(config, output) as tracker:
+        if tracker is not None:
+            settings = {"evaluate": plain(config), "run": plain(run.config)}
+            tracker.log_hyperparams(settings | {"accelerator_plan": plan.to_dict()})
+        decoder = PhraseBankDecoder.from_checkpoint(
+            run.checkpoint, bank=run.bank, device=device_of(plan)
+        )
+        evaluation = _measure(decoder, run, plan, config)
+        files = _write(evaluation, output, run, plan)
+        if tracker is not None:
+            log_evaluation(
+                tracker.experiment,
+                evaluation.metrics,
+                evaluation.predictions,
+                latencies_ms=evaluation.latencies_ms,
+                bank=decoder.bank,
+                checkpoint=run.checkpoint,
+                files=files,
+            )
     Console().print(metric_table(evaluation.metrics))
     logger.info("Report: %s", output / REPORT_NAME)
     if earlier is not None:
@@ -150,12 +166,38 @@ def _read_config(path: Path) -> DictConfig:
     return config
 
 
-def _evaluate_on(plan: AcceleratorPlan, run: FinishedRun, config: DictConfig) -> Evaluation:
-    """Rebuilds the run's data and decoder, and measures."""
-    top_k = config.top_k
-    decoder = PhraseBankDecoder.from_checkpoint(
-        run.checkpoint, bank=run.bank, device=device_of(plan)
+def _tracker(
+    config: DictConfig, output: Path
+) -> AbstractContextManager[WandbLogger] | nullcontext[None]:
+    """The W&B run that was asked for, in a folder beside what is written."""
+    if config.logger.wandb is None:
+        return nullcontext()
+    return open_wandb(output, **arguments(config.logger.wandb))
+
+
+def _write(
+    evaluation: Evaluation, output: Path, run: FinishedRun, plan: AcceleratorPlan
+) -> list[Path]:
+    """Writes metrics, predictions and report; returns their paths."""
+    predictions, report = output / PREDICTIONS_NAME, output / REPORT_NAME
+    metrics = write_metrics(evaluation.metrics, output)
+    write_predictions(evaluation.predictions, predictions)
+    write_report(
+        report,
+        evaluation.metrics,
+        evaluation.predictions,
+        title=run.path.name,
+        facts=_facts(run, plan, evaluation.metrics),
+        latencies_ms=evaluation.latencies_ms,
     )
+    return [metrics, predictions, report]
+
+
+def _measure(
+    decoder: PhraseBankDecoder, run: FinishedRun, plan: AcceleratorPlan, config: DictConfig
+) -> Evaluation:
+    """Rebuilds the run's data, answers its test queries, and measures."""
+    top_k = config.top_k
     threshold = abstain_below(config, decoder)
     datamodule = build_datamodule(run.config, plan)
     asked_for = np.unique(datamodule.split("train").targets)
@@ -170,9 +212,9 @@ def _evaluate_on(plan: AcceleratorPlan, run: FinishedRun, config: DictConfig) ->
     )
     speed, latencies_ms = speed_metrics(decoder, test.queries, top_k=top_k)
     figures = {"decoder": speed}
-    plain = plain_search(decoder)
-    if plain is not None:
-        figures["baseline"] = speed_metrics(plain, test.queries, top_k=top_k)[0]
+    searched = plain_search(decoder)
+    if searched is not None:
+        figures["baseline"] = speed_metrics(searched, test.queries, top_k=top_k)[0]
     figures["decoder"] |= size_metrics(decoder)
     metrics = summarize_predictions(predictions) | {
         f"test/{system}/{name}": figure
