@@ -25,7 +25,7 @@ def time_queries(
     queries: FloatArray,
     *,
     max_calls: int = 200,
-    max_seconds: float = 5.0,
+    max_seconds: float = 2.0,
 ) -> npt.NDArray[np.float64]:
     """Answers queries one by one, after three to warm up, and gives the time of each.
 
@@ -51,7 +51,7 @@ def time_queries(
 
 
 def queries_per_s(
-    answer: Callable[[FloatArray], object], queries: FloatArray, *, batch_size: int = 1024
+    answer: Callable[[FloatArray], object], queries: FloatArray, *, batch_size: int = 512
 ) -> float:
     """Answers a batch of queries, after a small one to warm up.
 
