@@ -15,6 +15,7 @@ from rich.table import Table
 from lightweight_decoder.checkpoints import write_checkpoint
 from lightweight_decoder.errors import CheckpointError, InputDataError
 from lightweight_decoder.training.calibrating import calibrate
+from lightweight_decoder.training.monitoring import TrainingMonitor
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -90,6 +91,7 @@ def build_trainer(
             enable_version_counter=False,
         ),
         EarlyStopping(monitor=MONITORED, mode="max", patience=patience),
+        TrainingMonitor(),
     ]
     if options.get("enable_progress_bar") is not False:
         callbacks.append(RichProgressBar())
