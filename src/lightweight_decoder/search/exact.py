@@ -121,6 +121,7 @@ class ExactSearch:
         if self._device.type == "cuda":  # where float64 is to be had too
             self._source = self._vectors
         self._has_kernels = group_maxima.is_available(self._device)
+        self._vector_roundings: dict[group_maxima.Precision, float] = {}
         owners = torch.as_tensor(bank.owners)
         _check_owners(owners, self._num_phrases)
         self._owners = None if _counts_up(owners) else owners.to(self._source.device)
@@ -263,13 +264,29 @@ class ExactSearch:
         wide = queries.float().to(self._device)
         excluded = None if excluded is None else excluded.to(self._device)
         if with_kernels:
-            listed = grouped_pass(wide, self._vectors, list_length, excluded)
+            precision = group_maxima.fastest_precision(self._vectors.dtype, len(wide))
+            listed = grouped_pass(
+                wide,
+                self._vectors,
+                list_length,
+                excluded,
+                precision=precision,
+                vector_rounding=self._vector_rounding(precision),
+            )
         else:
             max_bytes = self._max_block_bytes
             listed = blocked_pass(
                 wide, self._vectors, list_length, excluded, max_block_bytes=max_bytes
             )
         return Listed(*(column.to(queries.device) for column in listed))
+
+    def _vector_rounding(self, precision: group_maxima.Precision) -> float:
+        """Return how far a precision is from the vectors, which is found out once."""
+        if precision not in self._vector_roundings:
+            self._vector_roundings[precision] = group_maxima.longest_rounding(
+                self._vectors, precision, self._device
+            )
+        return self._vector_roundings[precision]
 
     def _search_float64(self, queries: Tensor, k: int, excluded: Tensor | None) -> Found:
         """Search by the definition: every value in float64, rounded to float32, and sorted."""

@@ -41,12 +41,7 @@ _DTYPES: dict[Precision, torch.dtype] = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
-_ROUNDOFFS: dict[Precision, float] = {
-    "float32": 0.0,
-    "tf32": 2.0**-10,
-    "float16": 2.0**-11,
-    "bfloat16": 2.0**-8,
-}
+_TF32_BITS = -(2**13)  # the bits of float32 that tf32 keeps
 
 
 class TopProducts(NamedTuple):
@@ -92,25 +87,50 @@ def fastest_precision(stored: torch.dtype, num_queries: int) -> Precision:
     return "bfloat16" if stored == torch.bfloat16 else "float16"
 
 
-def choice_error(precision: Precision, stored: torch.dtype, dim: int) -> float:
+def choice_error(queries: Tensor, vector_rounding: float, precision: Precision) -> Tensor:
     """Bound how far products that groups are chosen by can be off, for rows of about unit length.
 
-    Rounding both rows relatively by u changes their product by at most 2 u + u**2 (Cauchy-Schwarz);
-    vectors that are stored in the precision are not rounded. Entries of float16 below 2**-14 are
-    off by up to 2**-25 instead, all together by less than sqrt(d) times that. Sums lose d + 4
-    roundings of float32; tensor cores cut off instead of rounding (Fasi et al., Numerical behavior
-    of NVIDIA tensor cores, PeerJ 2021), for which four times as much is allowed.
-    Half a percent of a row's length is allowed for.
+    Rounding changes a product by at most the lengths of what is rounded off on both sides
+    (Cauchy-Schwarz). Sums lose d + 4 roundings of float32; tensor cores cut off instead of rounding
+    (Fasi et al., Numerical behavior of NVIDIA tensor cores, PeerJ 2021), for which four times as
+    much is allowed. One percent is for rows that are not quite of length one.
 
     Args:
+        queries: (q, d) float32.
+        vector_rounding: The longest part that is rounded off a vector (:func:`longest_rounding`).
         precision: What the groups are chosen in.
-        stored: What the vectors are stored in; queries are taken to be rounded.
-        dim: d, the width of a vector.
+
+    Returns:
+        (q,) float32.
     """
-    u = _ROUNDOFFS[precision]
-    rounding = u if stored == _DTYPES[precision] != torch.float32 else 2 * u + u**2
-    tiny = 2 * math.sqrt(dim) * 2.0**-25 if precision == "float16" else 0.0
-    return 1.01 * (rounding + tiny + (dim + 4) * (2.0**-24 if precision == "float32" else 2.0**-22))
+    sums = (queries.shape[1] + 4) * (2.0**-24 if precision == "float32" else 2.0**-22)
+    error: Tensor = 1.01 * (_rounding_lengths(queries, precision) + vector_rounding + sums)
+    return error
+
+
+def longest_rounding(vectors: Tensor, precision: Precision, device: torch.device) -> float:
+    """Return the length of the longest part that rounding takes off a vector.
+
+    Args:
+        vectors: (n, d), on any device.
+        precision: What they are rounded to.
+        device: Where that is computed.
+    """
+    if vectors.dtype == _DTYPES[precision] and precision != "tf32":
+        return 0.0
+    blocks = device_blocks(vectors, device, _BLOCK_ROWS // 8)
+    lengths = [_rounding_lengths(block, precision).amax() for _, block in blocks]
+    return float(torch.stack(lengths).amax())
+
+
+def _rounding_lengths(rows: Tensor, precision: Precision) -> Tensor:
+    """Return the length of what is rounded off each row, (n,) float32; tf32 may cut off."""
+    wide = rows.float()
+    if precision == "tf32":
+        rounded = (wide.view(torch.int32) & _TF32_BITS).view(torch.float32)
+    else:
+        rounded = wide.to(_DTYPES[precision]).float()
+    return torch.linalg.vector_norm(wide - rounded, dim=1)
 
 
 def top_k_products(
@@ -127,6 +147,7 @@ def top_k_products(
     float32 from queries and vectors as they are, which gives the values. So the answer is exact up
     to the rounding of sums where both are stored in the precision. Elsewhere it is exact in those
     rows whose last value is above the ceiling by the error of the choice (:func:`choice_error`).
+    Nothing waits for the device, so a call can be captured in a CUDA graph.
 
     Extra memory on the device: up to 2 GiB of maxima, a rounded copy of up to 2**20 vectors where
     they are not stored in the precision or in rows of a multiple of 16 bytes, and about
@@ -144,7 +165,7 @@ def top_k_products(
         The products, on the queries' device.
     """
     queries = queries.contiguous()
-    if not len(queries):
+    if queries.shape[0] == 0:
         nothing = queries.new_empty((0, min(k, len(vectors))), dtype=torch.float32)
         return TopProducts(nothing, nothing.long(), nothing.new_empty(0))
     best: TopProducts | None = None
@@ -156,8 +177,11 @@ def top_k_products(
             best = found if best is None else _merged(best, found, k)
     if best is None:
         raise ValueError("there are no vectors to search")
-    num_columns = min(k, len(vectors))
-    return TopProducts(best.values[:, :num_columns], best.vectors[:, :num_columns], best.ceiling)
+    if k <= len(vectors):
+        return best
+    return TopProducts(
+        best.values[:, : len(vectors)], best.vectors[:, : len(vectors)], best.ceiling
+    )
 
 
 def _current(device: torch.device) -> contextlib.AbstractContextManager[object]:

@@ -55,10 +55,10 @@ def maxima_of_groups(
     Returns:
         (q, t * GROUPS_PER_TILE) and (q, t) float32 for t tiles.
     """
-    cut = cut or _best_cut(len(queries), queries.device, ieee=ieee)
-    num_tiles = math.ceil(len(vectors) / TILE)
-    tile_maxima = queries.new_empty((len(queries), num_tiles), dtype=torch.float32)
-    group_maxima = tile_maxima.new_empty((len(queries), num_tiles * GROUPS_PER_TILE))
+    cut = cut or _best_cut(queries.shape[0], queries.device, ieee=ieee)
+    num_tiles = math.ceil(vectors.shape[0] / TILE)
+    tile_maxima = queries.new_empty((queries.shape[0], num_tiles), dtype=torch.float32)
+    group_maxima = tile_maxima.new_empty((queries.shape[0], num_tiles * GROUPS_PER_TILE))
     step = cut.row_bytes // queries.itemsize
     programs = cut.per_processor * _num_processors(queries.device)
     kernels.maxima_kernel[(programs,)](
@@ -66,8 +66,8 @@ def maxima_of_groups(
         TensorDescriptor.from_tensor(vectors, [TILE, step]),
         group_maxima,
         tile_maxima,
-        len(queries),
-        len(vectors),
+        queries.shape[0],
+        vectors.shape[0],
         num_tiles,
         queries.shape[1],
         QUERIES=cut.queries,
@@ -135,15 +135,15 @@ def products_of_members(
         (q, j * GROUP) float32, -inf where a group goes on beyond the last vector.
     """
     num_products = groups.shape[1] * GROUP
-    products = queries.new_empty((len(queries), num_products), dtype=torch.float32)
-    kernels.members_kernel[(len(queries), math.ceil(num_products / _ROWS_AT_ONCE))](
+    products = queries.new_empty((queries.shape[0], num_products), dtype=torch.float32)
+    kernels.members_kernel[(queries.shape[0], math.ceil(num_products / _ROWS_AT_ONCE))](
         queries,
         vectors,
         groups,
         groups if excluded is None else excluded,
         products,
         groups.shape[1],
-        len(vectors),
+        vectors.shape[0],
         0 if excluded is None else excluded.shape[1],
         vectors.shape[1],
         GROUP=GROUP,
@@ -169,8 +169,10 @@ def largest_products(
     """
     num_queries, num_products = products.shape
     k = min(k, num_products)
-    unsorted_values, values = products.new_empty((2, num_queries, k)).unbind()
-    unsorted_ids, ids = groups.new_empty((2, num_queries, k), dtype=torch.int64).unbind()
+    unsorted_values = products.new_empty((num_queries, k))
+    unsorted_ids = groups.new_empty((num_queries, k))
+    values = torch.empty_like(unsorted_values)
+    ids = torch.empty_like(unsorted_ids, dtype=torch.int64)
     block = triton.next_power_of_2(num_products)
     kernels.rank_kernel[(num_queries,)](
         products,
