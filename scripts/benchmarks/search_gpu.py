@@ -205,7 +205,7 @@ def our_methods(
 ) -> dict[str, Callable[[], Tensor]]:
     """Our products in each precision that fits the type, and the whole of exact search."""
     half = vectors.dtype == torch.bfloat16
-    precisions = ("bfloat16",) if half else ("tf32", "float16")
+    precisions = ("bfloat16",) if half else ("float32", "tf32", "float16")
     methods: dict[str, Callable[[], Tensor]] = {
         f"group maxima, {precision}": functools.partial(
             group_maxima, queries, vectors, k, precision

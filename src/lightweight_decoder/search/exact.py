@@ -20,8 +20,9 @@ from torch import Tensor
 
 from lightweight_decoder.bank import unit_rows
 from lightweight_decoder.datatypes import NO_ID, Candidates
-from lightweight_decoder.errors import BankError, ConfigError, EmbeddingError
+from lightweight_decoder.errors import ConfigError, EmbeddingError
 from lightweight_decoder.search import group_maxima
+from lightweight_decoder.search.checks import UNIT_TOLERANCE, check_owners, check_unit_rows
 from lightweight_decoder.search.device_blocks import converted_blocks, fits
 from lightweight_decoder.search.first_pass import (
     Listed,
@@ -48,7 +49,6 @@ core: 16 MiB 1.32 s, 64 MiB 1.21 s, 128 MiB 1.35 s; torch's matmul and topk 1.17
 
 _PAIRS_AT_ONCE = 16_384
 _FLOAT32_ROUNDING = 2.0**-24
-_UNIT_TOLERANCE = 2e-3  # float16 rounds entries by up to 2**-11 of their size
 
 
 class VectorTable(Protocol):
@@ -89,7 +89,7 @@ class ExactSearch:
 
     On the CPU the bank's mapped vectors are used in place. A GPU gets a copy of them if they fit
     into its memory; else every search streams them to it. Where Triton is installed, an NVIDIA GPU
-    chooses in float16 or tf32 what the first pass looks at (:mod:`.group_maxima`), which changes
+    chooses in a lower precision what the first pass looks at (:mod:`.group_maxima`), which changes
     its speed and not the answer.
 
     Values are float64 cosines rounded to float32 where order depends on it, else float32 products
@@ -123,12 +123,12 @@ class ExactSearch:
         self._has_kernels = group_maxima.is_available(self._device)
         self._vector_roundings: dict[group_maxima.Precision, float] = {}
         owners = torch.as_tensor(bank.owners)
-        _check_owners(owners, self._num_phrases)
+        check_owners(owners, self._num_phrases)
         self._owners = None if _counts_up(owners) else owners.to(self._source.device)
         # A sum of d products is off by at most d roundings, whatever its order (Higham, Accuracy
         # and Stability of Numerical Algorithms, section 3.1); four more for the query's and the
         # result's own rounding.
-        self._error_bound = (1 + _UNIT_TOLERANCE) * (self.dim + 4) * _FLOAT32_ROUNDING
+        self._error_bound = (1 + UNIT_TOLERANCE) * (self.dim + 4) * _FLOAT32_ROUNDING
 
     @classmethod
     def over(
@@ -155,7 +155,7 @@ class ExactSearch:
             BankError: If an owner is not a phrase.
         """
         rows = torch.as_tensor(vectors)
-        _check_unit_rows(rows)
+        check_unit_rows(rows)
         owned_by = torch.arange(len(rows)) if owners is None else torch.as_tensor(owners)
         if num_phrases is None:
             num_phrases = int(owned_by.max()) + 1
@@ -185,8 +185,11 @@ class ExactSearch:
         if list_length >= self.num_vectors / 8:  # sorting everything is then no slower
             found = self._search_float64(exact_queries, num_columns, excluded)
         else:
+            precision = None
+            if self._has_kernels and group_maxima.has_room_for(list_length, excluded):
+                precision = group_maxima.fastest_precision(self._source.dtype, len(queries))
             found = self._search_fast(
-                exact_queries, num_columns, list_length, excluded, with_kernels=self._has_kernels
+                exact_queries, num_columns, list_length, excluded, precision=precision
             )
         values, vectors, phrases = (column.to(queries.device) for column in found)
         return Candidates(phrase_ids=phrases, vector_ids=vectors, values=values, kind="cosine")
@@ -224,12 +227,11 @@ class ExactSearch:
         list_length: int,
         excluded: Tensor | None,
         *,
-        with_kernels: bool,
+        precision: group_maxima.Precision | None,
     ) -> Found:
         """Search in float32, then compute again what is too close to call."""
-        with_kernels &= group_maxima.has_room_for(list_length, excluded)
         values, vectors, unseen = self._first_pass(
-            queries, list_length, excluded, with_kernels=with_kernels
+            queries, list_length, excluded, precision=precision
         )
         phrases = self._phrases_of(vectors)
         margin = 2 * self._error_bound
@@ -247,24 +249,36 @@ class ExactSearch:
         rows = (~settled).nonzero().squeeze(1)
         if len(rows):
             exclude = None if excluded is None else excluded[rows]
-            if with_kernels:  # their rougher choice may be all that is too close
-                again = self._search_fast(
-                    queries[rows], k, list_length, exclude, with_kernels=False
-                )
-            else:
+            if precision in (None, "float32"):
                 again = self._search_float64(queries[rows], k, exclude)
+            else:  # the rougher choice may be all that leaves them open
+                again = self._search_fast(
+                    queries[rows], k, list_length, exclude, precision="float32"
+                )
             for column, resolved in zip(found, again, strict=True):
                 column[rows] = resolved
         return found
 
     def _first_pass(
-        self, queries: Tensor, list_length: int, excluded: Tensor | None, *, with_kernels: bool
+        self,
+        queries: Tensor,
+        list_length: int,
+        excluded: Tensor | None,
+        *,
+        precision: group_maxima.Precision | None,
     ) -> Listed:
-        """List the largest float32 products, in the way that suits the device."""
+        """List the largest float32 products, with kernels if there is a precision for them."""
         wide = queries.float().to(self._device)
         excluded = None if excluded is None else excluded.to(self._device)
-        if with_kernels:
-            precision = group_maxima.fastest_precision(self._vectors.dtype, len(wide))
+        if precision is None:
+            listed = blocked_pass(
+                wide,
+                self._vectors,
+                list_length,
+                excluded,
+                max_block_bytes=self._max_block_bytes,
+            )
+        else:
             listed = grouped_pass(
                 wide,
                 self._vectors,
@@ -272,11 +286,6 @@ class ExactSearch:
                 excluded,
                 precision=precision,
                 vector_rounding=self._vector_rounding(precision),
-            )
-        else:
-            max_bytes = self._max_block_bytes
-            listed = blocked_pass(
-                wide, self._vectors, list_length, excluded, max_block_bytes=max_bytes
             )
         return Listed(*(column.to(queries.device) for column in listed))
 
@@ -367,30 +376,3 @@ def _counts_up(owners: Tensor) -> bool:
         bool((owners[rows] == torch.arange(rows.start, rows.stop, device=owners.device)).all())
         for rows in slices(len(owners), 2**20)
     )
-
-
-def _check_owners(owners: Tensor, num_phrases: int) -> None:
-    """Refuse owners that are no phrases."""
-    for rows in slices(len(owners), 2**20):
-        outside = (owners[rows] < 0) | (owners[rows] >= num_phrases)
-        for row in outside.nonzero()[:1, 0].tolist():
-            raise BankError(
-                "a vector belongs to no phrase",
-                at=f"row {rows.start + row}",
-                expected=f"a phrase id from 0 to {num_phrases - 1}",
-                found=int(owners[rows.start + row]),
-            )
-
-
-def _check_unit_rows(vectors: Tensor) -> None:
-    """Refuse rows that are not of unit length, as far as float16 can be."""
-    for rows in slices(len(vectors), 2**16):
-        lengths = torch.linalg.vector_norm(vectors[rows].float(), dim=1)
-        for row in (~((lengths - 1).abs() <= _UNIT_TOLERANCE)).nonzero()[:1, 0].tolist():
-            raise EmbeddingError(
-                "a vector cannot be searched",
-                at=f"row {rows.start + row}",
-                expected="a vector of length 1",
-                found=f"length {lengths[row].item():.6g}",
-                advice="Scale the rows with lightweight_decoder.bank.unit_rows",
-            )

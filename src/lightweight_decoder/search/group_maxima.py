@@ -26,13 +26,14 @@ from torch.nn.functional import pad
 from lightweight_decoder.search.device_blocks import device_blocks
 
 Precision = Literal["float32", "tf32", "float16", "bfloat16"]
-"""What products are computed in. Sums are float32 in all of them."""
+"""What products are computed in: float32 is three products of tf32. Sums are float32 in all."""
 
 _BLOCK_ROWS = 2**20
 _MOST_GROUPS = 1024
 _MAXIMA_BYTES = 2**31
 _QUERY_STEP = 128
 _ROUND_FROM = 256
+_FEW = 16
 _BYTES_PER_COPY = 16  # rows of the GPU's copy engine are multiples of it
 
 _DTYPES: dict[Precision, torch.dtype] = {
@@ -77,13 +78,13 @@ def has_room_for(k: int, excluded: Tensor | None) -> bool:
 
 
 def fastest_precision(stored: torch.dtype, num_queries: int) -> Precision:
-    """Choose the precision that groups are chosen in.
+    """Choose the precision that groups are chosen in: the least time, then the least error.
 
     float16 is twice as fast as tf32 and more accurate, but rounding float32 vectors to it takes
-    longer than to read them, which is what few queries wait for.
+    longer than reading them. Very few queries wait for the reading alone, whatever the precision.
     """
     if stored == torch.float32 and num_queries < _ROUND_FROM:
-        return "tf32"
+        return "float32" if num_queries <= _FEW else "tf32"
     return "bfloat16" if stored == torch.bfloat16 else "float16"
 
 
@@ -91,9 +92,10 @@ def choice_error(queries: Tensor, vector_rounding: float, precision: Precision) 
     """Bound how far products that groups are chosen by can be off, for rows of about unit length.
 
     Rounding changes a product by at most the lengths of what is rounded off on both sides
-    (Cauchy-Schwarz). Sums lose d + 4 roundings of float32; tensor cores cut off instead of rounding
-    (Fasi et al., Numerical behavior of NVIDIA tensor cores, PeerJ 2021), for which four times as
-    much is allowed. One percent is for rows that are not quite of length one.
+    (Cauchy-Schwarz). What three products of tf32 leave out of a float32 product is less than 2**-20
+    for each side, and as much for both. Sums lose d + 4 roundings of float32; tensor cores cut off
+    instead of rounding (Fasi et al., Numerical behavior of NVIDIA tensor cores, PeerJ 2021), for
+    which four times as much is allowed. One percent is for rows that are not quite of length one.
 
     Args:
         queries: (q, d) float32.
@@ -103,8 +105,10 @@ def choice_error(queries: Tensor, vector_rounding: float, precision: Precision) 
     Returns:
         (q,) float32.
     """
-    sums = (queries.shape[1] + 4) * (2.0**-24 if precision == "float32" else 2.0**-22)
-    error: Tensor = 1.01 * (_rounding_lengths(queries, precision) + vector_rounding + sums)
+    sums = (queries.shape[1] + 4) * 2.0**-22
+    left_out = 3 * 2.0**-20 if precision == "float32" else 0.0
+    rounding = _rounding_lengths(queries, precision) + vector_rounding
+    error: Tensor = 1.01 * (rounding + left_out + sums)
     return error
 
 
@@ -116,7 +120,7 @@ def longest_rounding(vectors: Tensor, precision: Precision, device: torch.device
         precision: What they are rounded to.
         device: Where that is computed.
     """
-    if vectors.dtype == _DTYPES[precision] and precision != "tf32":
+    if precision == "float32" or vectors.dtype == _DTYPES[precision] != torch.float32:
         return 0.0
     blocks = device_blocks(vectors, device, _BLOCK_ROWS // 8)
     lengths = [_rounding_lengths(block, precision).amax() for _, block in blocks]
@@ -130,7 +134,8 @@ def _rounding_lengths(rows: Tensor, precision: Precision) -> Tensor:
         rounded = (wide.view(torch.int32) & _TF32_BITS).view(torch.float32)
     else:
         rounded = wide.to(_DTYPES[precision]).float()
-    return torch.linalg.vector_norm(wide - rounded, dim=1)
+    lengths: Tensor = torch.linalg.vector_norm(wide - rounded, dim=1)
+    return lengths
 
 
 def top_k_products(
@@ -203,14 +208,15 @@ def _search_block(
 
     vectors = vectors.contiguous()
     rough_queries, rough_vectors = _rounded(queries, precision), _rounded(vectors, precision)
-    num_groups, ieee = _num_groups(k, excluded), precision == "float32"
+    num_groups, in_full = _num_groups(k, excluded), precision == "float32"
     most = _MAXIMA_BYTES // (4 * math.ceil(len(vectors) / launch.GROUP))
     step = max(_QUERY_STEP, most // _QUERY_STEP * _QUERY_STEP)
     parts = []
     for start in range(0, len(queries), step):
         rows = slice(start, start + step)
         groups, ceiling = launch.choose_groups(
-            *launch.maxima_of_groups(rough_queries[rows], rough_vectors, ieee=ieee), num_groups
+            *launch.maxima_of_groups(rough_queries[rows], rough_vectors, in_full=in_full),
+            num_groups,
         )
         hidden = None if excluded is None else (excluded[rows] - first_id).contiguous()
         products = launch.products_of_members(queries[rows], vectors, groups, hidden)

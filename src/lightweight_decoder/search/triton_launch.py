@@ -38,24 +38,24 @@ class _Cut(NamedTuple):
 
 
 _CUTS = (_Cut(16, 256, 4, 3, 2), _Cut(64, 256, 4, 2, 1), _Cut(128, 128, 8, 3, 1))
-_IEEE_CUTS = (_Cut(16, 64, 4, 3, 2), _Cut(64, 64, 8, 3, 1))
+_CUTS_IN_FULL = (_Cut(16, 128, 4, 3, 2), _Cut(64, 256, 4, 2, 1), _Cut(128, 128, 8, 2, 1))
 
 
 def maxima_of_groups(
-    queries: Tensor, vectors: Tensor, *, ieee: bool, cut: _Cut | None = None
+    queries: Tensor, vectors: Tensor, *, in_full: bool, cut: _Cut | None = None
 ) -> tuple[Tensor, Tensor]:
     """Multiply, and keep each group's and each tile's largest product.
 
     Args:
         queries: (q, d), rows of a multiple of 16 bytes.
         vectors: (n, d) of the same type.
-        ieee: Whether float32 is multiplied in full; else in tf32.
+        in_full: Whether float32 is multiplied as three products of tf32 and not as one.
         cut: How the product is cut, by default what was fastest on an H100.
 
     Returns:
         (q, t * GROUPS_PER_TILE) and (q, t) float32 for t tiles.
     """
-    cut = cut or _best_cut(queries.shape[0], queries.device, ieee=ieee)
+    cut = cut or _best_cut(queries.shape[0], queries.device, in_full=in_full)
     num_tiles = math.ceil(vectors.shape[0] / TILE)
     tile_maxima = queries.new_empty((queries.shape[0], num_tiles), dtype=torch.float32)
     group_maxima = tile_maxima.new_empty((queries.shape[0], num_tiles * GROUPS_PER_TILE))
@@ -74,7 +74,7 @@ def maxima_of_groups(
         TILE=TILE,
         GROUP=GROUP,
         STEP=step,
-        PRECISION="ieee" if ieee else "tf32",
+        PRECISION="tf32x3" if in_full else "tf32",
         PROGRAMS=programs,
         num_warps=cut.warps,
         num_stages=cut.stages,
@@ -194,9 +194,9 @@ def largest_products(
 
 
 @cache
-def _best_cut(num_queries: int, device: torch.device, *, ieee: bool) -> _Cut:
+def _best_cut(num_queries: int, device: torch.device, *, in_full: bool) -> _Cut:
     """Choose how a product is cut: what was fastest on an H100, and fits into this GPU."""
-    cuts = _IEEE_CUTS if ieee else _CUTS
+    cuts = _CUTS_IN_FULL if in_full else _CUTS
     cut = next((cut for cut in cuts if num_queries <= cut.queries), cuts[-1])
     if device.type != "cuda":
         return cut

@@ -11,6 +11,7 @@ import os
 import pytest
 import torch
 
+from lightweight_decoder.bank import unit_rows
 from lightweight_decoder.datatypes import NO_ID
 from lightweight_decoder.search import ExactSearch, group_maxima
 from lightweight_decoder.search.first_pass import grouped_pass
@@ -155,7 +156,7 @@ def test_blocks_of_vectors_and_of_queries_give_the_same(monkeypatch):
 
 
 @needs_kernels
-@pytest.mark.parametrize("precision", ["tf32", "float16"])
+@pytest.mark.parametrize("precision", ["float32", "tf32", "float16"])
 def test_nothing_that_is_not_found_exceeds_the_ceiling(precision):
     queries, vectors = unit(0, 6, 24), unit(1, 900, 24)
     found = top_k_products(queries.to(DEVICE), vectors.to(DEVICE), 8, precision=precision)
@@ -170,26 +171,32 @@ def test_nothing_that_is_not_found_exceeds_the_ceiling(precision):
 
 
 @needs_kernels
-def test_what_a_rough_choice_leaves_open_is_settled_by_finer_passes(monkeypatch):
-    base, queries = unit(0, 1, 16), unit(1, 2, 16)
-    vectors = torch.cat([base + 1e-4 * unit(2, 300, 16), unit(3, 300, 16)])  # a dense cluster
-    vectors = torch.nn.functional.normalize(vectors, dim=1)
-    queries[0] = base[0]
-    search = ExactSearch.over(vectors, device=DEVICE)
+def test_what_a_rough_choice_leaves_open_is_settled_by_finer_ones(monkeypatch):
+    monkeypatch.setattr(group_maxima, "fastest_precision", lambda *_: "float16")
+    clusters = []
+    for seed, width in ((0, 0.03), (1, 1e-6)):  # too dense for float16, and for float32
+        near = unit(seed, 1, 16) + width * unit(seed + 2, 300, 16)
+        clusters.append(torch.nn.functional.normalize(near, dim=1))
+    queries = torch.cat([clusters[0][:1], clusters[1][:1], unit(5, 1, 16)])
+    search = ExactSearch.over(torch.cat([*clusters, unit(6, 300, 16)]), device=DEVICE)
     passes = []
-    first_pass = search._first_pass
+    first_pass, search_float64 = search._first_pass, search._search_float64
 
-    def record(queries, *args, with_kernels):
-        passes.append((len(queries), with_kernels))
-        return first_pass(queries, *args, with_kernels=with_kernels)
+    def record(queries, *args, precision):
+        passes.append((precision, len(queries)))
+        return first_pass(queries, *args, precision=precision)
+
+    def record_float64(queries, *args):
+        passes.append(("float64", len(queries)))
+        return search_float64(queries, *args)
 
     monkeypatch.setattr(search, "_first_pass", record)
+    monkeypatch.setattr(search, "_search_float64", record_float64)
     found = search.search(queries, 4)
-    assert passes == [(2, True), (1, False)]
-    monkeypatch.setattr(search, "_has_kernels", False)
-    without = search.search(queries, 4)
-    assert torch.equal(found.vector_ids, without.vector_ids)
-    torch.testing.assert_close(found.values, without.values, rtol=0, atol=2e-6)
+    assert passes == [("float16", 3), ("float32", 2), ("float64", 1)]
+    expected = search_float64(unit_rows(queries.double()).to(DEVICE), 4, None)
+    assert torch.equal(found.vector_ids, expected.vectors.cpu())
+    torch.testing.assert_close(found.values, expected.values.cpu(), rtol=0, atol=2e-6)
 
 
 @needs_kernels
