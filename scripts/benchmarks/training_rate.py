@@ -73,7 +73,7 @@ def bare_rate(config: object) -> float:
     module, datamodule = build(config)
     split = datamodule.split("train")
     module._miner = CandidateMiner(  # noqa: SLF001 - fit would set it
-        module.decoder, split, num_mined=len(split), device=torch.device("cpu")
+        module.decoder, split, num_listed=64, num_mined=len(split), device=torch.device("cpu")
     )
     module.miner.mine(seed=0)
     module.log = lambda *_, **__: None  # type: ignore[method-assign]

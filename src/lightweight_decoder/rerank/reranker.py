@@ -43,7 +43,7 @@ class ListwiseReranker(nn.Module):
         query_dim: int,
         bank_dim: int,
         num_phrases: int,
-        num_candidates: int = 64,
+        num_candidates: int = 128,
         rank_dim: int = 64,
         hidden_dim: int = 128,
         dropout: float = 0.3,

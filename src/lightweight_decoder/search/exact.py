@@ -21,7 +21,7 @@ from torch import Tensor
 from lightweight_decoder.bank import unit_rows
 from lightweight_decoder.datatypes import NO_ID, Candidates
 from lightweight_decoder.errors import ConfigError, EmbeddingError
-from lightweight_decoder.search import group_maxima
+from lightweight_decoder.search import group_maxima, rounded_pass
 from lightweight_decoder.search.checks import UNIT_TOLERANCE, check_owners, check_unit_rows
 from lightweight_decoder.search.device_blocks import converted_blocks, fits
 from lightweight_decoder.search.first_pass import (
@@ -89,8 +89,9 @@ class ExactSearch:
 
     On the CPU the bank's mapped vectors are used in place. A GPU gets a copy of them if they fit
     into its memory; else every search streams them to it. Where Triton is installed, an NVIDIA GPU
-    chooses in a lower precision what the first pass looks at (:mod:`.group_maxima`), which changes
-    its speed and not the answer.
+    chooses in a lower precision what the first pass looks at (:mod:`.group_maxima`), and a
+    processor with instructions for bfloat16 does so in these (:mod:`.rounded_pass`). That changes
+    the speed and not the answer.
 
     Values are float64 cosines rounded to float32 where order depends on it, else float32 products
     (off by less than (d + 4) / 2**24, in practice by 1e-6). Extra memory: about
@@ -100,6 +101,8 @@ class ExactSearch:
         bank: The bank, or anything else with ``vectors``, ``owners`` and ``num_phrases``.
         device: Where products are computed.
         max_block_bytes: Size of the largest block of values, and of vectors converted at once.
+        rounded: Whether a CPU chooses in bfloat16 what the first pass looks at; None: where its
+            processor is made for that and there are enough queries to make up for the rounding.
 
     Raises:
         BankError: If an owner is not a phrase.
@@ -111,6 +114,7 @@ class ExactSearch:
         *,
         device: str | torch.device = "cpu",
         max_block_bytes: int = DEFAULT_BLOCK_BYTES,
+        rounded: bool | None = None,
     ) -> None:
         self._device = torch.device(device)
         self._max_block_bytes = max_block_bytes
@@ -121,7 +125,8 @@ class ExactSearch:
         if self._device.type == "cuda":  # where float64 is to be had too
             self._source = self._vectors
         self._has_kernels = group_maxima.is_available(self._device)
-        self._vector_roundings: dict[group_maxima.Precision, float] = {}
+        self._rounded = rounded
+        self._roundings: dict[group_maxima.Precision, float] = {}
         owners = torch.as_tensor(bank.owners)
         check_owners(owners, self._num_phrases)
         self._owners = None if _counts_up(owners) else owners.to(self._source.device)
@@ -185,11 +190,8 @@ class ExactSearch:
         if list_length >= self.num_vectors / 8:  # sorting everything is then no slower
             found = self._search_float64(exact_queries, num_columns, excluded)
         else:
-            precision = None
-            if self._has_kernels and group_maxima.has_room_for(list_length, excluded):
-                precision = group_maxima.fastest_precision(self._source.dtype, len(queries))
             found = self._search_fast(
-                exact_queries, num_columns, list_length, excluded, precision=precision
+                exact_queries, num_columns, list_length, excluded, roughly=True
             )
         values, vectors, phrases = (column.to(queries.device) for column in found)
         return Candidates(phrase_ids=phrases, vector_ids=vectors, values=values, kind="cosine")
@@ -227,12 +229,11 @@ class ExactSearch:
         list_length: int,
         excluded: Tensor | None,
         *,
-        precision: group_maxima.Precision | None,
+        roughly: bool,
     ) -> Found:
         """Search in float32, then compute again what is too close to call."""
-        values, vectors, unseen = self._first_pass(
-            queries, list_length, excluded, precision=precision
-        )
+        roughly = roughly and self._can_choose_roughly(len(queries), list_length, excluded)
+        values, vectors, unseen = self._first_pass(queries, list_length, excluded, roughly=roughly)
         phrases = self._phrases_of(vectors)
         margin = 2 * self._error_bound
         # No vector that is not in the list can reach the first k phrases if ``unseen`` is below
@@ -249,53 +250,65 @@ class ExactSearch:
         rows = (~settled).nonzero().squeeze(1)
         if len(rows):
             exclude = None if excluded is None else excluded[rows]
-            if precision in (None, "float32"):
+            if roughly:  # the rougher choice may be all that is too close
+                again = self._search_fast(queries[rows], k, list_length, exclude, roughly=False)
+            else:
                 again = self._search_float64(queries[rows], k, exclude)
-            else:  # the rougher choice may be all that leaves them open
-                again = self._search_fast(
-                    queries[rows], k, list_length, exclude, precision="float32"
-                )
             for column, resolved in zip(found, again, strict=True):
                 column[rows] = resolved
         return found
 
     def _first_pass(
-        self,
-        queries: Tensor,
-        list_length: int,
-        excluded: Tensor | None,
-        *,
-        precision: group_maxima.Precision | None,
+        self, queries: Tensor, list_length: int, excluded: Tensor | None, *, roughly: bool
     ) -> Listed:
-        """List the largest float32 products, with kernels if there is a precision for them."""
+        """List the largest float32 products, in the way that suits the device."""
         wide = queries.float().to(self._device)
         excluded = None if excluded is None else excluded.to(self._device)
-        if precision is None:
-            listed = blocked_pass(
-                wide,
-                self._vectors,
-                list_length,
-                excluded,
-                max_block_bytes=self._max_block_bytes,
-            )
-        else:
+        max_bytes = self._max_block_bytes
+        if self._has_kernels and group_maxima.has_room_for(list_length, excluded):
+            stored = self._vectors.dtype
+            precision = group_maxima.fastest_precision(stored, len(wide)) if roughly else "float32"
             listed = grouped_pass(
                 wide,
                 self._vectors,
                 list_length,
                 excluded,
                 precision=precision,
-                vector_rounding=self._vector_rounding(precision),
+                vectors_error=self._rounding_error(precision),
+            )
+        elif roughly:
+            listed = rounded_pass.rounded_pass(
+                wide,
+                self._vectors,
+                list_length + list_length // 2,
+                excluded,
+                vectors_error=self._rounding_error("bfloat16"),
+                max_block_bytes=max_bytes,
+            )
+        else:
+            listed = blocked_pass(
+                wide, self._vectors, list_length, excluded, max_block_bytes=max_bytes
             )
         return Listed(*(column.to(queries.device) for column in listed))
 
-    def _vector_rounding(self, precision: group_maxima.Precision) -> float:
-        """Return how far a precision is from the vectors, which is found out once."""
-        if precision not in self._vector_roundings:
-            self._vector_roundings[precision] = group_maxima.longest_rounding(
+    def _can_choose_roughly(
+        self, num_queries: int, list_length: int, excluded: Tensor | None
+    ) -> bool:
+        """Say whether rougher products may choose what the first pass looks at, and pay."""
+        if self._has_kernels:
+            return group_maxima.has_room_for(list_length, excluded)
+        if self._rounded is None:
+            pays = num_queries >= rounded_pass.LEAST_QUERIES
+            return self._device.type == "cpu" and pays and rounded_pass.is_fast()
+        return self._rounded
+
+    def _rounding_error(self, precision: group_maxima.Precision) -> float:
+        """Return how far a precision moves a vector, at most, which is found out once."""
+        if precision not in self._roundings:
+            self._roundings[precision] = group_maxima.longest_rounding(
                 self._vectors, precision, self._device
             )
-        return self._vector_roundings[precision]
+        return self._roundings[precision]
 
     def _search_float64(self, queries: Tensor, k: int, excluded: Tensor | None) -> Found:
         """Search by the definition: every value in float64, rounded to float32, and sorted."""

@@ -36,7 +36,7 @@ def grouped_pass(
     excluded: Tensor | None,
     *,
     precision: Precision,
-    vector_rounding: float,
+    vectors_error: float,
 ) -> Listed:
     """List the products of vectors that rougher products choose; needs Triton.
 
@@ -46,12 +46,12 @@ def grouped_pass(
         list_length: m, how many to list.
         excluded: (q, w) int64 vectors not to list, filled up with ``NO_ID``, or None.
         precision: What the rougher products are computed in.
-        vector_rounding: The length of the longest part that this rounds off a vector.
+        vectors_error: The length of the longest part that this rounds off a vector.
     """
     values, ids, ceiling = top_k_products(
         queries, vectors, list_length, excluded=excluded, precision=precision
     )
-    error = choice_error(queries, vector_rounding, precision)
+    error = choice_error(queries, vectors_error, precision)
     return Listed(values, ids, torch.maximum(values[:, -1], ceiling + error)[:, None])
 
 

@@ -88,7 +88,7 @@ def fastest_precision(stored: torch.dtype, num_queries: int) -> Precision:
     return "bfloat16" if stored == torch.bfloat16 else "float16"
 
 
-def choice_error(queries: Tensor, vector_rounding: float, precision: Precision) -> Tensor:
+def choice_error(queries: Tensor, vectors_error: float, precision: Precision) -> Tensor:
     """Bound how far products that groups are chosen by can be off, for rows of about unit length.
 
     Rounding changes a product by at most the lengths of what is rounded off on both sides
@@ -99,7 +99,7 @@ def choice_error(queries: Tensor, vector_rounding: float, precision: Precision) 
 
     Args:
         queries: (q, d) float32.
-        vector_rounding: The longest part that is rounded off a vector (:func:`longest_rounding`).
+        vectors_error: The longest part that is rounded off a vector (:func:`longest_rounding`).
         precision: What the groups are chosen in.
 
     Returns:
@@ -107,7 +107,7 @@ def choice_error(queries: Tensor, vector_rounding: float, precision: Precision) 
     """
     sums = (queries.shape[1] + 4) * 2.0**-22
     left_out = 3 * 2.0**-20 if precision == "float32" else 0.0
-    rounding = _rounding_lengths(queries, precision) + vector_rounding
+    rounding = _rounding_lengths(queries, precision) + vectors_error
     error: Tensor = 1.01 * (rounding + left_out + sums)
     return error
 
@@ -122,7 +122,7 @@ def longest_rounding(vectors: Tensor, precision: Precision, device: torch.device
     """
     if precision == "float32" or vectors.dtype == _DTYPES[precision] != torch.float32:
         return 0.0
-    blocks = device_blocks(vectors, device, _BLOCK_ROWS // 8)
+    blocks = device_blocks(vectors, device, _BLOCK_ROWS // 64)
     lengths = [_rounding_lengths(block, precision).amax() for _, block in blocks]
     return float(torch.stack(lengths).amax())
 

@@ -23,20 +23,28 @@ _NUM_HUBNESS_QUERIES = 8_192
 class CandidateMiner:
     """Keeps what the search finds for training queries, and which phrases may be negatives.
 
-    Memory: 12 bytes times ``num_mined`` times the reranker's candidates (50 MB for 32,768 x 128).
+    Memory: 16 bytes times ``num_mined`` times ``num_listed`` (34 MB for 32,768 x 64).
 
     Args:
         decoder: Its current adapter is mined with.
         split: The training queries.
+        num_listed: How many candidates to keep of each, at least 1.
         num_mined: How many of them to search for at each call of ``mine``.
         device: Where batches live.
     """
 
     def __init__(
-        self, decoder: PhraseBankDecoder, split: Split, *, num_mined: int, device: torch.device
+        self,
+        decoder: PhraseBankDecoder,
+        split: Split,
+        *,
+        num_listed: int,
+        num_mined: int,
+        device: torch.device,
     ) -> None:
         self._decoder = decoder
         self._device = device
+        self._num_listed = num_listed
         self._num_mined = min(num_mined, len(split))
         self._queries = torch.from_numpy(split.queries)
         self._targets = torch.from_numpy(split.targets)
@@ -75,20 +83,17 @@ class CandidateMiner:
         if adapted.shape[1] == self._decoder.bank.dim:
             hub = hubness(self._decoder.bank, adapted, self._targets[some].to(self._device))
             reranker.hubness.copy_(hub)
-        found = [
-            self._search(rows, reranker.num_candidates)
-            for rows in torch.split(chosen, _QUERIES_AT_ONCE)
-        ]
+        found = [self._search(rows) for rows in torch.split(chosen, _QUERIES_AT_ONCE)]
         self._phrase_ids = torch.cat([part.phrase_ids.cpu() for part in found])
         self._vector_ids = torch.cat([part.vector_ids.cpu() for part in found])
         self._place.fill_(NO_ID)
         self._place[chosen] = torch.arange(len(chosen))
 
-    def _search(self, rows: Tensor, k: int) -> Candidates:
+    def _search(self, rows: Tensor) -> Candidates:
         """Candidates of some training queries, none of them made from the query itself."""
         adapted = self._decoder.adapt(self._queries[rows].to(self._device))
         own_vectors = self._own_vectors[rows].to(self._device)
-        return self._decoder.search.search(adapted, k, exclude_vectors=own_vectors)
+        return self._decoder.search.search(adapted, self._num_listed, exclude_vectors=own_vectors)
 
     def candidates(self, batch: Batch, adapted: Tensor) -> tuple[Tensor, Candidates]:
         """Returns which queries of a batch were mined (b', ) int64, and their candidates (b', k).

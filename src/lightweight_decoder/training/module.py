@@ -43,6 +43,8 @@ class DecoderModule(L.LightningModule):
         weight_decay: Weight decay of the reranker; the adapter has none.
         num_negatives: Vectors sampled for each batch as the adapter's negatives.
         num_hard_negatives: Mined candidates of each query that join them.
+        num_listed: Mined candidates in each list that the reranker is trained on; decoding
+            re-orders ``num_candidates``, which costs time once, not in every epoch.
         num_mined: Training queries for which candidates are mined in an epoch; the others train the
             adapter only.
         seed: Seed of everything that is drawn while training.
@@ -59,6 +61,7 @@ class DecoderModule(L.LightningModule):
         weight_decay: float = 0.01,  # noqa: ARG002 - kept in hparams
         num_negatives: int = 1_024,
         num_hard_negatives: int = 4,  # noqa: ARG002 - kept in hparams
+        num_listed: int = 64,  # noqa: ARG002 - kept in hparams
         num_mined: int = 32_768,  # noqa: ARG002 - kept in hparams
         seed: int = 0,  # noqa: ARG002 - kept in hparams
     ) -> None:
@@ -80,6 +83,7 @@ class DecoderModule(L.LightningModule):
         self.log_scale = nn.Parameter(torch.tensor(math.log(_START_SCALE)))
         self._miner: CandidateMiner | None = None
         self._ranks: dict[System, list[Tensor]] = {"baseline": [], "decoder": []}
+        self._baseline_is_known = False
 
     @property
     def is_trainable(self) -> bool:
@@ -126,7 +130,11 @@ class DecoderModule(L.LightningModule):
         """Reads the training queries, which mining needs all at once."""
         split = self._datamodule.split("train")
         self._miner = CandidateMiner(
-            self.decoder, split, num_mined=self.hparams["num_mined"], device=self.device
+            self.decoder,
+            split,
+            num_listed=self.hparams["num_listed"],
+            num_mined=self.hparams["num_mined"],
+            device=self.device,
         )
         if self.adapter is not None and self.current_epoch == 0:
             first_targets = torch.from_numpy(split.targets[:, 0])
@@ -178,18 +186,20 @@ class DecoderModule(L.LightningModule):
         return listwise_loss(logits, right, self.miner.is_asked_for(found.phrase_ids))
 
     def validation_step(self, batch: Batch) -> None:
-        """Ranks the right phrases with the decoder."""
+        """Ranks the right phrases with the decoder, and the first time with plain search."""
         self._rank(batch, "decoder")
+        if not self._baseline_is_known:
+            self._rank_baseline(batch)
 
     def test_step(self, batch: Batch) -> None:
         """Ranks the right phrases with the decoder, and with plain search."""
         self._rank(batch, "decoder")
-        if batch.queries.shape[1] == self.decoder.bank.dim:
-            self._rank(batch, "baseline")
+        self._rank_baseline(batch)
 
     def on_validation_epoch_end(self) -> None:
-        """Logs ``val/decoder/…``."""
+        """Logs ``val/decoder/…``, and the first time ``val/baseline/…``, which never changes."""
         self._log_metrics("val")
+        self._baseline_is_known = not self.trainer.sanity_checking
 
     def on_test_epoch_end(self) -> None:
         """Logs ``test/baseline/…`` (where query and bank have one width) and ``test/decoder/…``."""
@@ -219,6 +229,11 @@ class DecoderModule(L.LightningModule):
         best = ranks.masked_fill(ranks == 0, torch.iinfo(ranks.dtype).max).amin(dim=1)
         best = best.masked_fill((ranks == 0).all(dim=1), 0)
         self._ranks[system].append(torch.stack([batch.query_ids, best], dim=1))
+
+    def _rank_baseline(self, batch: Batch) -> None:
+        """The same with plain search, where query and bank have one width."""
+        if batch.queries.shape[1] == self.decoder.bank.dim:
+            self._rank(batch, "baseline")
 
     def _log_metrics(self, split: str) -> None:
         """Logs the metrics of all queries, each counted once however it was sampled."""

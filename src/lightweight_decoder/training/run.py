@@ -17,6 +17,7 @@ from rich.table import Table
 from lightweight_decoder.calibration import fit_calibration
 from lightweight_decoder.errors import CheckpointError, InputDataError
 from lightweight_decoder.rerank import is_right
+from lightweight_decoder.training.monitoring import TrainingMonitor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -97,6 +98,7 @@ def build_trainer(
             enable_version_counter=False,
         ),
         EarlyStopping(monitor=MONITORED, mode="max", patience=patience),
+        TrainingMonitor(),
     ]
     if options.get("enable_progress_bar") is not False:
         callbacks.append(RichProgressBar())

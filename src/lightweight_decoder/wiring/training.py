@@ -29,6 +29,7 @@ from lightweight_decoder.wiring.checking import check
 from lightweight_decoder.wiring.parts import build_datamodule, device_of, resolve
 from lightweight_decoder.wiring.plain import plain
 from lightweight_decoder.wiring.schemas import arguments, build
+from lightweight_decoder.wiring.sweep import group_of_sweep
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,7 +54,10 @@ def train(config: DictConfig) -> float:
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     plan = resolve(config)
     _write_run_record(run_dir, config, plan)
-    wandb_options = None if config.logger.wandb is None else arguments(config.logger.wandb)
+    wandb_options = None
+    if config.logger.wandb is not None:
+        wandb_options = arguments(config.logger.wandb)
+        wandb_options["group"] = wandb_options["group"] or group_of_sweep()
     with open_trackers(run_dir, wandb_options) as trackers:
         for tracker in trackers:
             tracker.log_hyperparams({**plain(config), "accelerator_plan": plan.to_dict()})

@@ -182,9 +182,9 @@ def test_what_a_rough_choice_leaves_open_is_settled_by_finer_ones(monkeypatch):
     passes = []
     first_pass, search_float64 = search._first_pass, search._search_float64
 
-    def record(queries, *args, precision):
-        passes.append((precision, len(queries)))
-        return first_pass(queries, *args, precision=precision)
+    def record(queries, *args, roughly):
+        passes.append(("float16" if roughly else "float32", len(queries)))
+        return first_pass(queries, *args, roughly=roughly)
 
     def record_float64(queries, *args):
         passes.append(("float64", len(queries)))
@@ -208,7 +208,7 @@ def test_a_listed_pass_bounds_what_it_does_not_list():
         6,
         None,
         precision="float16",
-        vector_rounding=0.0,
+        vectors_error=0.0,
     )
     products = queries.double() @ vectors.double().T
     rest = products.scatter(1, listed.vectors.cpu(), -torch.inf).amax(dim=1, keepdim=True)

@@ -52,7 +52,9 @@ def mining(make_run, tmp_path):
     """A module that has mined, and all its training queries as one batch."""
     run = make_run(tmp_path)
     split = run.data.split("train")
-    miner = CandidateMiner(run.decoder, split, num_mined=120, device=torch.device("cpu"))
+    miner = CandidateMiner(
+        run.decoder, split, num_listed=24, num_mined=120, device=torch.device("cpu")
+    )
     miner.mine(seed=3)
     run.module._miner = miner
     run.module.eval()
