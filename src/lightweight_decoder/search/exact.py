@@ -48,6 +48,7 @@ DEFAULT_BLOCK_BYTES = 64 * 2**20
 core: 16 MiB 1.32 s, 64 MiB 1.21 s, 128 MiB 1.35 s; torch's matmul and topk 1.17 s)."""
 
 _PAIRS_AT_ONCE = 16_384
+_SMALL_SEARCHES_BEFORE_COPY = 8
 _FLOAT32_ROUNDING = 2.0**-24
 
 
@@ -95,7 +96,8 @@ class ExactSearch:
 
     Values are float64 cosines rounded to float32 where order depends on it, else float32 products
     (off by less than (d + 4) / 2**24, in practice by 1e-6). Extra memory: about
-    ``max_block_bytes`` + 12 q k bytes.
+    ``max_block_bytes`` + 12 q k bytes; after several searches of few queries on such a processor,
+    2 n d bytes for rounded vectors, up to 256 MiB.
 
     Args:
         bank: The bank, or anything else with ``vectors``, ``owners`` and ``num_phrases``.
@@ -127,6 +129,8 @@ class ExactSearch:
         self._has_kernels = group_maxima.is_available(self._device)
         self._rounded = rounded
         self._roundings: dict[group_maxima.Precision, float] = {}
+        self._rounded_vectors: Tensor | None = None
+        self._num_small_searches = 0
         owners = torch.as_tensor(bank.owners)
         check_owners(owners, self._num_phrases)
         self._owners = None if _counts_up(owners) else owners.to(self._source.device)
@@ -144,6 +148,7 @@ class ExactSearch:
         num_phrases: int | None = None,
         device: str | torch.device = "cpu",
         max_block_bytes: int = DEFAULT_BLOCK_BYTES,
+        rounded: bool | None = None,
     ) -> ExactSearch:
         """Search plain arrays.
 
@@ -154,6 +159,7 @@ class ExactSearch:
                 never found.
             device: Where products are computed.
             max_block_bytes: Size of the largest block of values, and of vectors converted at once.
+            rounded: As in the constructor.
 
         Raises:
             EmbeddingError: If a row is not of unit length.
@@ -165,7 +171,7 @@ class ExactSearch:
         if num_phrases is None:
             num_phrases = int(owned_by.max()) + 1
         table = _Arrays(rows, owned_by, num_phrases)
-        return cls(table, device=device, max_block_bytes=max_block_bytes)
+        return cls(table, device=device, max_block_bytes=max_block_bytes, rounded=rounded)
 
     @property
     def num_vectors(self) -> int:
@@ -280,6 +286,7 @@ class ExactSearch:
             listed = rounded_pass.rounded_pass(
                 wide,
                 self._vectors,
+                self._rounded_vectors,
                 list_length + list_length // 2,
                 excluded,
                 vectors_error=self._rounding_error("bfloat16"),
@@ -298,8 +305,9 @@ class ExactSearch:
         if self._has_kernels:
             return group_maxima.has_room_for(list_length, excluded)
         if self._rounded is None:
-            pays = num_queries >= rounded_pass.LEAST_QUERIES
-            return self._device.type == "cpu" and pays and rounded_pass.is_fast()
+            if self._device.type != "cpu" or not rounded_pass.is_fast():
+                return False
+            return num_queries >= rounded_pass.LEAST_QUERIES or self._has_rounded_copy()
         return self._rounded
 
     def _rounding_error(self, precision: group_maxima.Precision) -> float:
@@ -309,6 +317,18 @@ class ExactSearch:
                 self._vectors, precision, self._device
             )
         return self._roundings[precision]
+
+    def _has_rounded_copy(self) -> bool:
+        """Say whether a search of few queries may use rounded vectors, which it halves the time of.
+
+        They are copied when several such searches have come, and more are likely to.
+        """
+        self._num_small_searches += 1
+        if self._rounded_vectors is None and self._num_small_searches > _SMALL_SEARCHES_BEFORE_COPY:
+            if 2 * self._vectors.numel() > rounded_pass.MOST_BYTES_KEPT:
+                return False
+            self._rounded_vectors = self._vectors.bfloat16()
+        return self._rounded_vectors is not None
 
     def _search_float64(self, queries: Tensor, k: int, excluded: Tensor | None) -> Found:
         """Search by the definition: every value in float64, rounded to float32, and sorted."""

@@ -81,13 +81,20 @@ def blocked_pass(
     with full_float32(queries.device):
         for start, block in blocks:
             for rows in slices(len(queries), _QUERY_ROWS):
-                scores = queries[rows] @ block.T
+                scores = _products(queries[rows], block)
                 hide_excluded(scores, None if excluded is None else excluded[rows], start)
                 top = scores.topk(min(list_length, scores.shape[1]), dim=1)
                 merged = torch.cat([values[rows], top.values], dim=1).topk(list_length, dim=1)
                 found = torch.cat([ids[rows], top.indices + start], dim=1)
                 values[rows], ids[rows] = merged.values, found.gather(1, merged.indices)
     return Listed(values, ids, values[:, -1:])
+
+
+def _products(queries: Tensor, vectors: Tensor) -> Tensor:
+    """Multiply; torch takes all cores for one query only if it is a vector."""
+    if len(queries) == 1:
+        return torch.mv(vectors, queries[0])[None]
+    return queries @ vectors.T
 
 
 def slices(length: int, step: int) -> Iterator[slice]:

@@ -19,7 +19,7 @@ def unit(seed, rows, dim, dtype=torch.float32):
 def listed(queries, vectors, length, excluded=None, block_bytes=2**20):
     error = float(rounding_error(vectors).max())
     return rounded_pass(
-        queries, vectors, length, excluded, vectors_error=error, max_block_bytes=block_bytes
+        queries, vectors, None, length, excluded, vectors_error=error, max_block_bytes=block_bytes
     )
 
 
@@ -60,6 +60,17 @@ def test_the_bound_is_small_enough_to_settle_ordinary_vectors():
     values, _, unseen = listed(queries, vectors, 96)
 
     assert (unseen[:, 0] < values[:, 31]).float().mean() > 0.9
+
+
+def test_vectors_that_are_rounded_already_give_the_same():
+    queries, vectors = unit(0, 3, 16), unit(1, 2_000, 16)
+    error = float(rounding_error(vectors).max())
+    given = rounded_pass(
+        queries, vectors, vectors.bfloat16(), 20, None, vectors_error=error, max_block_bytes=2**20
+    )
+
+    for found, expected in zip(given, listed(queries, vectors, 20), strict=True):
+        assert torch.equal(found, expected)
 
 
 def test_excluded_vectors_are_not_listed():
