@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import lightning as L  # noqa: N812 - the name everyone uses
 from hydra.core.hydra_config import HydraConfig
+from lightning.pytorch.loggers import WandbLogger
 from omegaconf import OmegaConf
 from rich.console import Console
 
@@ -18,13 +19,14 @@ from lightweight_decoder.accelerator import (
     recognize_kernel_failure,
 )
 from lightweight_decoder.decoding import PhraseBankDecoder
+from lightweight_decoder.evaluation.metrics_file import write_metrics
 from lightweight_decoder.training.run import (
     build_trainer,
     comparison_table,
     fit_and_test,
-    write_metrics,
 )
 from lightweight_decoder.training.tracking import open_trackers
+from lightweight_decoder.training.wandb_records import log_training
 from lightweight_decoder.wiring.checking import check
 from lightweight_decoder.wiring.parts import build_datamodule, device_of, resolve
 from lightweight_decoder.wiring.plain import plain
@@ -91,9 +93,23 @@ def _train_on(
         ckpt_path=ckpt_path,
         **arguments(config.trainer) | plan.trainer_arguments(),
     )
-    metrics = fit_and_test(trainer, module, datamodule, ckpt_path=ckpt_path)
+    metrics = fit_and_test(
+        trainer,
+        module,
+        datamodule,
+        ckpt_path=ckpt_path,
+        calibration_options=arguments(config.calibration),
+    )
     if trainer.is_global_zero:
         write_metrics(metrics, run_dir)
+        for tracker in trackers:
+            if isinstance(tracker, WandbLogger):
+                log_training(
+                    tracker.experiment,
+                    metrics,
+                    bank=module.decoder.bank,
+                    checkpoint=run_dir / "checkpoints" / "best.ckpt",
+                )
         Console().print(comparison_table(metrics))
         logger.info("Run folder: %s", run_dir)
     return module.best_mrr
