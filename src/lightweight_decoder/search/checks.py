@@ -1,4 +1,4 @@
-"""Refuses arrays that cannot be searched."""
+"""Looks at arrays before they are searched, and refuses those that cannot be."""
 
 from __future__ import annotations
 
@@ -57,3 +57,11 @@ def check_unit_rows(vectors: Tensor) -> None:
                 found=f"length {lengths[row].item():.6g}",
                 advice="Scale the rows with lightweight_decoder.bank.unit_rows",
             )
+
+
+def counts_up(owners: Tensor) -> bool:
+    """Say whether vector i belongs to phrase i, for all i."""
+    return all(
+        bool((owners[rows] == torch.arange(rows.start, rows.stop, device=owners.device)).all())
+        for rows in slices(len(owners), 2**20)
+    )

@@ -22,7 +22,12 @@ from lightweight_decoder.bank import unit_rows
 from lightweight_decoder.datatypes import NO_ID, Candidates
 from lightweight_decoder.errors import ConfigError, EmbeddingError
 from lightweight_decoder.search import group_maxima, rounded_pass
-from lightweight_decoder.search.checks import UNIT_TOLERANCE, check_owners, check_unit_rows
+from lightweight_decoder.search.checks import (
+    UNIT_TOLERANCE,
+    check_owners,
+    check_unit_rows,
+    counts_up,
+)
 from lightweight_decoder.search.device_blocks import converted_blocks, fits
 from lightweight_decoder.search.first_pass import (
     Listed,
@@ -33,6 +38,7 @@ from lightweight_decoder.search.first_pass import (
 )
 from lightweight_decoder.search.ranking import (
     first_k_phrases,
+    has_close_neighbor,
     rounded_cosines,
     sorted_by_value,
     value_of_kth_phrase,
@@ -133,7 +139,7 @@ class ExactSearch:
         self._num_small_searches = 0
         owners = torch.as_tensor(bank.owners)
         check_owners(owners, self._num_phrases)
-        self._owners = None if _counts_up(owners) else owners.to(self._source.device)
+        self._owners = None if counts_up(owners) else owners.to(self._source.device)
         # A sum of d products is off by at most d roundings, whatever its order (Higham, Accuracy
         # and Stability of Numerical Algorithms, section 3.1); four more for the query's and the
         # result's own rounding.
@@ -196,9 +202,7 @@ class ExactSearch:
         if list_length >= self.num_vectors / 8:  # sorting everything is then no slower
             found = self._search_float64(exact_queries, num_columns, excluded)
         else:
-            found = self._search_fast(
-                exact_queries, num_columns, list_length, excluded, roughly=True
-            )
+            found = self._search_fast(exact_queries, num_columns, list_length, excluded)
         values, vectors, phrases = (column.to(queries.device) for column in found)
         return Candidates(phrase_ids=phrases, vector_ids=vectors, values=values, kind="cosine")
 
@@ -235,7 +239,7 @@ class ExactSearch:
         list_length: int,
         excluded: Tensor | None,
         *,
-        roughly: bool,
+        roughly: bool = True,
     ) -> Found:
         """Search in float32, then compute again what is too close to call."""
         roughly = roughly and self._can_choose_roughly(len(queries), list_length, excluded)
@@ -246,7 +250,7 @@ class ExactSearch:
         # ``cut``: each of the first k phrases is worth at least the k-th value less the error.
         cut = self._value_of_kth_phrase(values, phrases, k) - margin
         settled = ((unseen < cut) | (values[:, -1:] == -torch.inf)).squeeze(1)
-        too_close = _has_close_neighbor(values, margin) & (values >= cut) & settled[:, None]
+        too_close = has_close_neighbor(values, margin) & (values >= cut) & settled[:, None]
         values[too_close] = self._float64_values(queries, vectors, too_close)
         rows = too_close.any(dim=1).nonzero().squeeze(1)
         values[rows], vectors[rows], phrases[rows] = sorted_by_value(
@@ -272,8 +276,8 @@ class ExactSearch:
         excluded = None if excluded is None else excluded.to(self._device)
         max_bytes = self._max_block_bytes
         if self._has_kernels and group_maxima.has_room_for(list_length, excluded):
-            stored = self._vectors.dtype
-            precision = group_maxima.fastest_precision(stored, len(wide)) if roughly else "float32"
+            fastest = group_maxima.fastest_precision(self._vectors.dtype, len(wide))
+            precision = fastest if roughly else "float32"
             listed = grouped_pass(
                 wide,
                 self._vectors,
@@ -313,9 +317,8 @@ class ExactSearch:
     def _rounding_error(self, precision: group_maxima.Precision) -> float:
         """Return how far a precision moves a vector, at most, which is found out once."""
         if precision not in self._roundings:
-            self._roundings[precision] = group_maxima.longest_rounding(
-                self._vectors, precision, self._device
-            )
+            longest = group_maxima.longest_rounding(self._vectors, precision, self._device)
+            self._roundings[precision] = longest
         return self._roundings[precision]
 
     def _has_rounded_copy(self) -> bool:
@@ -395,17 +398,3 @@ class ExactSearch:
             found.vectors.masked_fill(hidden, NO_ID),
             found.phrases.masked_fill(hidden, NO_ID),
         )
-
-
-def _has_close_neighbor(values: Tensor, margin: float) -> Tensor:
-    """Mark entries of falling rows that are within ``margin`` of the one before or behind."""
-    close = values[:, :-1] - values[:, 1:] <= margin
-    return torch.nn.functional.pad(close, (1, 0)) | torch.nn.functional.pad(close, (0, 1))
-
-
-def _counts_up(owners: Tensor) -> bool:
-    """Say whether vector i belongs to phrase i, for all i."""
-    return all(
-        bool((owners[rows] == torch.arange(rows.start, rows.stop, device=owners.device)).all())
-        for rows in slices(len(owners), 2**20)
-    )
