@@ -20,8 +20,14 @@ from torch import Tensor
 
 from lightweight_decoder.bank import unit_rows
 from lightweight_decoder.datatypes import NO_ID, Candidates
-from lightweight_decoder.errors import BankError, ConfigError, EmbeddingError
+from lightweight_decoder.errors import ConfigError, EmbeddingError
 from lightweight_decoder.search import group_maxima, rounded_pass
+from lightweight_decoder.search.checks import (
+    UNIT_TOLERANCE,
+    check_owners,
+    check_unit_rows,
+    counts_up,
+)
 from lightweight_decoder.search.device_blocks import converted_blocks, fits
 from lightweight_decoder.search.first_pass import (
     Listed,
@@ -32,6 +38,7 @@ from lightweight_decoder.search.first_pass import (
 )
 from lightweight_decoder.search.ranking import (
     first_k_phrases,
+    has_close_neighbor,
     rounded_cosines,
     sorted_by_value,
     value_of_kth_phrase,
@@ -49,7 +56,6 @@ core: 16 MiB 1.32 s, 64 MiB 1.21 s, 128 MiB 1.35 s; torch's matmul and topk 1.17
 _PAIRS_AT_ONCE = 16_384
 _SMALL_SEARCHES_BEFORE_COPY = 8
 _FLOAT32_ROUNDING = 2.0**-24
-_UNIT_TOLERANCE = 2e-3  # float16 rounds entries by up to 2**-11 of their size
 
 
 class VectorTable(Protocol):
@@ -90,9 +96,9 @@ class ExactSearch:
 
     On the CPU the bank's mapped vectors are used in place. A GPU gets a copy of them if they fit
     into its memory; else every search streams them to it. Where Triton is installed, an NVIDIA GPU
-    chooses in float16 or tf32 what the first pass looks at (:mod:`.group_maxima`), and a processor
-    with instructions for bfloat16 does so in these (:mod:`.rounded_pass`). That changes the speed
-    and not the answer.
+    chooses in a lower precision what the first pass looks at (:mod:`.group_maxima`), and a
+    processor with instructions for bfloat16 does so in these (:mod:`.rounded_pass`). That changes
+    the speed and not the answer.
 
     Values are float64 cosines rounded to float32 where order depends on it, else float32 products
     (off by less than (d + 4) / 2**24, in practice by 1e-6). Extra memory: about
@@ -128,15 +134,16 @@ class ExactSearch:
             self._source = self._vectors
         self._has_kernels = group_maxima.is_available(self._device)
         self._rounded = rounded
+        self._roundings: dict[group_maxima.Precision, float] = {}
         self._rounded_vectors: Tensor | None = None
         self._num_small_searches = 0
         owners = torch.as_tensor(bank.owners)
-        _check_owners(owners, self._num_phrases)
-        self._owners = None if _counts_up(owners) else owners.to(self._source.device)
+        check_owners(owners, self._num_phrases)
+        self._owners = None if counts_up(owners) else owners.to(self._source.device)
         # A sum of d products is off by at most d roundings, whatever its order (Higham, Accuracy
         # and Stability of Numerical Algorithms, section 3.1); four more for the query's and the
         # result's own rounding.
-        self._error_bound = (1 + _UNIT_TOLERANCE) * (self.dim + 4) * _FLOAT32_ROUNDING
+        self._error_bound = (1 + UNIT_TOLERANCE) * (self.dim + 4) * _FLOAT32_ROUNDING
 
     @classmethod
     def over(
@@ -165,7 +172,7 @@ class ExactSearch:
             BankError: If an owner is not a phrase.
         """
         rows = torch.as_tensor(vectors)
-        _check_unit_rows(rows)
+        check_unit_rows(rows)
         owned_by = torch.arange(len(rows)) if owners is None else torch.as_tensor(owners)
         if num_phrases is None:
             num_phrases = int(owned_by.max()) + 1
@@ -195,9 +202,7 @@ class ExactSearch:
         if list_length >= self.num_vectors / 8:  # sorting everything is then no slower
             found = self._search_float64(exact_queries, num_columns, excluded)
         else:
-            found = self._search_fast(
-                exact_queries, num_columns, list_length, excluded, roughly=True
-            )
+            found = self._search_fast(exact_queries, num_columns, list_length, excluded)
         values, vectors, phrases = (column.to(queries.device) for column in found)
         return Candidates(phrase_ids=phrases, vector_ids=vectors, values=values, kind="cosine")
 
@@ -234,7 +239,7 @@ class ExactSearch:
         list_length: int,
         excluded: Tensor | None,
         *,
-        roughly: bool,
+        roughly: bool = True,
     ) -> Found:
         """Search in float32, then compute again what is too close to call."""
         roughly = roughly and self._can_choose_roughly(len(queries), list_length, excluded)
@@ -245,7 +250,7 @@ class ExactSearch:
         # ``cut``: each of the first k phrases is worth at least the k-th value less the error.
         cut = self._value_of_kth_phrase(values, phrases, k) - margin
         settled = ((unseen < cut) | (values[:, -1:] == -torch.inf)).squeeze(1)
-        too_close = _has_close_neighbor(values, margin) & (values >= cut) & settled[:, None]
+        too_close = has_close_neighbor(values, margin) & (values >= cut) & settled[:, None]
         values[too_close] = self._float64_values(queries, vectors, too_close)
         rows = too_close.any(dim=1).nonzero().squeeze(1)
         values[rows], vectors[rows], phrases[rows] = sorted_by_value(
@@ -270,8 +275,17 @@ class ExactSearch:
         wide = queries.float().to(self._device)
         excluded = None if excluded is None else excluded.to(self._device)
         max_bytes = self._max_block_bytes
-        if roughly and self._has_kernels:
-            listed = grouped_pass(wide, self._vectors, list_length, excluded)
+        if self._has_kernels and group_maxima.has_room_for(list_length, excluded):
+            fastest = group_maxima.fastest_precision(self._vectors.dtype, len(wide))
+            precision = fastest if roughly else "float32"
+            listed = grouped_pass(
+                wide,
+                self._vectors,
+                list_length,
+                excluded,
+                precision=precision,
+                vectors_error=self._rounding_error(precision),
+            )
         elif roughly:
             listed = rounded_pass.rounded_pass(
                 wide,
@@ -279,7 +293,7 @@ class ExactSearch:
                 self._rounded_vectors,
                 list_length + list_length // 2,
                 excluded,
-                vectors_error=self._rounding_error,
+                vectors_error=self._rounding_error("bfloat16"),
                 max_block_bytes=max_bytes,
             )
         else:
@@ -300,6 +314,13 @@ class ExactSearch:
             return num_queries >= rounded_pass.LEAST_QUERIES or self._has_rounded_copy()
         return self._rounded
 
+    def _rounding_error(self, precision: group_maxima.Precision) -> float:
+        """Return how far a precision moves a vector, at most, which is found out once."""
+        if precision not in self._roundings:
+            longest = group_maxima.longest_rounding(self._vectors, precision, self._device)
+            self._roundings[precision] = longest
+        return self._roundings[precision]
+
     def _has_rounded_copy(self) -> bool:
         """Say whether a search of few queries may use rounded vectors, which it halves the time of.
 
@@ -311,14 +332,6 @@ class ExactSearch:
                 return False
             self._rounded_vectors = self._vectors.bfloat16()
         return self._rounded_vectors is not None
-
-    @cached_property
-    def _rounding_error(self) -> float:
-        """How far rounding to bfloat16 moves a vector, at most."""
-        blocks = converted_blocks(
-            self._vectors, torch.float32, self._device, max_bytes=self._max_block_bytes
-        )
-        return max(float(rounded_pass.rounding_error(block).max()) for _, block in blocks)
 
     def _search_float64(self, queries: Tensor, k: int, excluded: Tensor | None) -> Found:
         """Search by the definition: every value in float64, rounded to float32, and sorted."""
@@ -385,44 +398,3 @@ class ExactSearch:
             found.vectors.masked_fill(hidden, NO_ID),
             found.phrases.masked_fill(hidden, NO_ID),
         )
-
-
-def _has_close_neighbor(values: Tensor, margin: float) -> Tensor:
-    """Mark entries of falling rows that are within ``margin`` of the one before or behind."""
-    close = values[:, :-1] - values[:, 1:] <= margin
-    return torch.nn.functional.pad(close, (1, 0)) | torch.nn.functional.pad(close, (0, 1))
-
-
-def _counts_up(owners: Tensor) -> bool:
-    """Say whether vector i belongs to phrase i, for all i."""
-    return all(
-        bool((owners[rows] == torch.arange(rows.start, rows.stop, device=owners.device)).all())
-        for rows in slices(len(owners), 2**20)
-    )
-
-
-def _check_owners(owners: Tensor, num_phrases: int) -> None:
-    """Refuse owners that are no phrases."""
-    for rows in slices(len(owners), 2**20):
-        outside = (owners[rows] < 0) | (owners[rows] >= num_phrases)
-        for row in outside.nonzero()[:1, 0].tolist():
-            raise BankError(
-                "a vector belongs to no phrase",
-                at=f"row {rows.start + row}",
-                expected=f"a phrase id from 0 to {num_phrases - 1}",
-                found=int(owners[rows.start + row]),
-            )
-
-
-def _check_unit_rows(vectors: Tensor) -> None:
-    """Refuse rows that are not of unit length, as far as float16 can be."""
-    for rows in slices(len(vectors), 2**16):
-        lengths = torch.linalg.vector_norm(vectors[rows].float(), dim=1)
-        for row in (~((lengths - 1).abs() <= _UNIT_TOLERANCE)).nonzero()[:1, 0].tolist():
-            raise EmbeddingError(
-                "a vector cannot be searched",
-                at=f"row {rows.start + row}",
-                expected="a vector of length 1",
-                found=f"length {lengths[row].item():.6g}",
-                advice="Scale the rows with lightweight_decoder.bank.unit_rows",
-            )

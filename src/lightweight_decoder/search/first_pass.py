@@ -9,11 +9,7 @@ from torch import Tensor
 
 from lightweight_decoder.datatypes import NO_ID
 from lightweight_decoder.search.device_blocks import converted_blocks
-from lightweight_decoder.search.group_maxima import (
-    choice_error,
-    fastest_precision,
-    top_k_products,
-)
+from lightweight_decoder.search.group_maxima import Precision, choice_error, top_k_products
 from lightweight_decoder.search.precision import full_float32
 
 if TYPE_CHECKING:
@@ -34,7 +30,13 @@ class Listed(NamedTuple):
 
 
 def grouped_pass(
-    queries: Tensor, vectors: Tensor, list_length: int, excluded: Tensor | None
+    queries: Tensor,
+    vectors: Tensor,
+    list_length: int,
+    excluded: Tensor | None,
+    *,
+    precision: Precision,
+    vectors_error: float,
 ) -> Listed:
     """List the products of vectors that rougher products choose; needs Triton.
 
@@ -43,12 +45,13 @@ def grouped_pass(
         vectors: (n, d) of length one, there or on the CPU.
         list_length: m, how many to list.
         excluded: (q, w) int64 vectors not to list, filled up with ``NO_ID``, or None.
+        precision: What the rougher products are computed in.
+        vectors_error: The length of the longest part that this rounds off a vector.
     """
-    precision = fastest_precision(vectors.dtype, len(queries))
     values, ids, ceiling = top_k_products(
         queries, vectors, list_length, excluded=excluded, precision=precision
     )
-    error = choice_error(precision, vectors.dtype, vectors.shape[1])
+    error = choice_error(queries, vectors_error, precision)
     return Listed(values, ids, torch.maximum(values[:, -1], ceiling + error)[:, None])
 
 
