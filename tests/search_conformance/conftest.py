@@ -32,6 +32,10 @@ BACKENDS = {
     "exact": lambda table: ExactSearch.over(*table[:2], num_phrases=table.num_phrases),
     "exact-tiny-blocks": lambda table: ExactSearch(table, max_block_bytes=1),
     "exact-small-blocks": lambda table: ExactSearch(table, max_block_bytes=40_000),
+    "exact-rounded": lambda table: ExactSearch(table, rounded=True),
+    "exact-rounded-small-blocks": lambda table: ExactSearch(
+        table, rounded=True, max_block_bytes=40_000
+    ),
     "exact-cuda": lambda table: ExactSearch(table, device="cuda"),
 }
 

@@ -20,18 +20,31 @@ from torch import Tensor
 
 from lightweight_decoder.bank import unit_rows
 from lightweight_decoder.datatypes import NO_ID, Candidates
-from lightweight_decoder.errors import BankError, ConfigError, EmbeddingError
-from lightweight_decoder.search.precision import full_float32
+from lightweight_decoder.errors import ConfigError, EmbeddingError
+from lightweight_decoder.search import group_maxima, rounded_pass
+from lightweight_decoder.search.checks import (
+    UNIT_TOLERANCE,
+    check_owners,
+    check_unit_rows,
+    counts_up,
+)
+from lightweight_decoder.search.device_blocks import converted_blocks, fits
+from lightweight_decoder.search.first_pass import (
+    Listed,
+    blocked_pass,
+    grouped_pass,
+    hide_excluded,
+    slices,
+)
 from lightweight_decoder.search.ranking import (
     first_k_phrases,
+    has_close_neighbor,
     rounded_cosines,
     sorted_by_value,
     value_of_kth_phrase,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import numpy.typing as npt
 
     from lightweight_decoder.datatypes import IntArray
@@ -40,10 +53,9 @@ DEFAULT_BLOCK_BYTES = 64 * 2**20
 """Fewer blocks leave less to merge; larger ones no longer pay (2,048 queries x 50,000 x 384 on one
 core: 16 MiB 1.32 s, 64 MiB 1.21 s, 128 MiB 1.35 s; torch's matmul and topk 1.17 s)."""
 
-_QUERY_ROWS = 256
 _PAIRS_AT_ONCE = 16_384
+_SMALL_SEARCHES_BEFORE_COPY = 8
 _FLOAT32_ROUNDING = 2.0**-24
-_UNIT_TOLERANCE = 2e-3  # float16 rounds entries by up to 2**-11 of their size
 
 
 class VectorTable(Protocol):
@@ -82,17 +94,23 @@ class Found(NamedTuple):
 class ExactSearch:
     """Searches all vectors of a bank; a :class:`~lightweight_decoder.search.SearchBackend`.
 
-    On the CPU the bank's mapped vectors are used in place. For another device they are copied to it
-    once.
+    On the CPU the bank's mapped vectors are used in place. A GPU gets a copy of them if they fit
+    into its memory; else every search streams them to it. Where Triton is installed, an NVIDIA GPU
+    chooses in a lower precision what the first pass looks at (:mod:`.group_maxima`), and a
+    processor with instructions for bfloat16 does so in these (:mod:`.rounded_pass`). That changes
+    the speed and not the answer.
 
     Values are float64 cosines rounded to float32 where order depends on it, else float32 products
     (off by less than (d + 4) / 2**24, in practice by 1e-6). Extra memory: about
-    ``max_block_bytes`` + 12 q k bytes.
+    ``max_block_bytes`` + 12 q k bytes; after several searches of few queries on such a processor,
+    2 n d bytes for rounded vectors, up to 256 MiB.
 
     Args:
         bank: The bank, or anything else with ``vectors``, ``owners`` and ``num_phrases``.
         device: Where products are computed.
         max_block_bytes: Size of the largest block of values, and of vectors converted at once.
+        rounded: Whether a CPU chooses in bfloat16 what the first pass looks at; None: where its
+            processor is made for that and there are enough queries to make up for the rounding.
 
     Raises:
         BankError: If an owner is not a phrase.
@@ -104,19 +122,28 @@ class ExactSearch:
         *,
         device: str | torch.device = "cpu",
         max_block_bytes: int = DEFAULT_BLOCK_BYTES,
+        rounded: bool | None = None,
     ) -> None:
         self._device = torch.device(device)
         self._max_block_bytes = max_block_bytes
         self._num_phrases = bank.num_phrases
         self._source = torch.as_tensor(bank.vectors)
-        self._vectors = self._source.to(self._device)
+        resident = fits(self._source, self._device)
+        self._vectors = self._source.to(self._device) if resident else self._source
+        if self._device.type == "cuda":  # where float64 is to be had too
+            self._source = self._vectors
+        self._has_kernels = group_maxima.is_available(self._device)
+        self._rounded = rounded
+        self._roundings: dict[group_maxima.Precision, float] = {}
+        self._rounded_vectors: Tensor | None = None
+        self._num_small_searches = 0
         owners = torch.as_tensor(bank.owners)
-        _check_owners(owners, self._num_phrases)
-        self._owners = None if _counts_up(owners) else owners.to(self._source.device)
+        check_owners(owners, self._num_phrases)
+        self._owners = None if counts_up(owners) else owners.to(self._source.device)
         # A sum of d products is off by at most d roundings, whatever its order (Higham, Accuracy
         # and Stability of Numerical Algorithms, section 3.1); four more for the query's and the
         # result's own rounding.
-        self._error_bound = (1 + _UNIT_TOLERANCE) * (self.dim + 4) * _FLOAT32_ROUNDING
+        self._error_bound = (1 + UNIT_TOLERANCE) * (self.dim + 4) * _FLOAT32_ROUNDING
 
     @classmethod
     def over(
@@ -127,6 +154,7 @@ class ExactSearch:
         num_phrases: int | None = None,
         device: str | torch.device = "cpu",
         max_block_bytes: int = DEFAULT_BLOCK_BYTES,
+        rounded: bool | None = None,
     ) -> ExactSearch:
         """Search plain arrays.
 
@@ -137,18 +165,19 @@ class ExactSearch:
                 never found.
             device: Where products are computed.
             max_block_bytes: Size of the largest block of values, and of vectors converted at once.
+            rounded: As in the constructor.
 
         Raises:
             EmbeddingError: If a row is not of unit length.
             BankError: If an owner is not a phrase.
         """
         rows = torch.as_tensor(vectors)
-        _check_unit_rows(rows)
+        check_unit_rows(rows)
         owned_by = torch.arange(len(rows)) if owners is None else torch.as_tensor(owners)
         if num_phrases is None:
             num_phrases = int(owned_by.max()) + 1
         table = _Arrays(rows, owned_by, num_phrases)
-        return cls(table, device=device, max_block_bytes=max_block_bytes)
+        return cls(table, device=device, max_block_bytes=max_block_bytes, rounded=rounded)
 
     @property
     def num_vectors(self) -> int:
@@ -204,17 +233,24 @@ class ExactSearch:
         return math.ceil(k * max(vectors_per_phrase, 1)) + k // 8 + 8
 
     def _search_fast(
-        self, queries: Tensor, k: int, list_length: int, excluded: Tensor | None
+        self,
+        queries: Tensor,
+        k: int,
+        list_length: int,
+        excluded: Tensor | None,
+        *,
+        roughly: bool = True,
     ) -> Found:
         """Search in float32, then compute again what is too close to call."""
-        values, vectors = self._first_pass(queries, list_length, excluded)
+        roughly = roughly and self._can_choose_roughly(len(queries), list_length, excluded)
+        values, vectors, unseen = self._first_pass(queries, list_length, excluded, roughly=roughly)
         phrases = self._phrases_of(vectors)
         margin = 2 * self._error_bound
-        # No vector that is not in the list can reach the first k phrases if the list goes on beyond
+        # No vector that is not in the list can reach the first k phrases if ``unseen`` is below
         # ``cut``: each of the first k phrases is worth at least the k-th value less the error.
         cut = self._value_of_kth_phrase(values, phrases, k) - margin
-        settled = ((values[:, -1:] < cut) | (values[:, -1:] == -torch.inf)).squeeze(1)
-        too_close = _has_close_neighbor(values, margin) & (values >= cut) & settled[:, None]
+        settled = ((unseen < cut) | (values[:, -1:] == -torch.inf)).squeeze(1)
+        too_close = has_close_neighbor(values, margin) & (values >= cut) & settled[:, None]
         values[too_close] = self._float64_values(queries, vectors, too_close)
         rows = too_close.any(dim=1).nonzero().squeeze(1)
         values[rows], vectors[rows], phrases[rows] = sorted_by_value(
@@ -224,46 +260,97 @@ class ExactSearch:
         rows = (~settled).nonzero().squeeze(1)
         if len(rows):
             exclude = None if excluded is None else excluded[rows]
-            again = self._search_float64(queries[rows], k, exclude)
+            if roughly:  # the rougher choice may be all that is too close
+                again = self._search_fast(queries[rows], k, list_length, exclude, roughly=False)
+            else:
+                again = self._search_float64(queries[rows], k, exclude)
             for column, resolved in zip(found, again, strict=True):
                 column[rows] = resolved
         return found
 
     def _first_pass(
-        self, queries: Tensor, list_length: int, excluded: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Return the largest float32 values, (q, list_length) falling, and their vectors."""
-        queries = queries.float().to(self._device)
+        self, queries: Tensor, list_length: int, excluded: Tensor | None, *, roughly: bool
+    ) -> Listed:
+        """List the largest float32 products, in the way that suits the device."""
+        wide = queries.float().to(self._device)
         excluded = None if excluded is None else excluded.to(self._device)
-        values = queries.new_full((len(queries), list_length), -torch.inf)
-        vectors = torch.full_like(values, NO_ID, dtype=torch.int64)
-        with full_float32(self._device):
-            for start, block in self._blocks(self._vectors, torch.float32):
-                for rows in _slices(len(queries), _QUERY_ROWS):
-                    scores = queries[rows] @ block.T
-                    _hide_excluded(scores, None if excluded is None else excluded[rows], start)
-                    top = scores.topk(min(list_length, scores.shape[1]), dim=1)
-                    merged = torch.cat([values[rows], top.values], dim=1).topk(list_length, dim=1)
-                    owners = torch.cat([vectors[rows], top.indices + start], dim=1)
-                    values[rows] = merged.values
-                    vectors[rows] = owners.gather(1, merged.indices)
-        return values.to(self._source.device), vectors.to(self._source.device)
+        max_bytes = self._max_block_bytes
+        if self._has_kernels and group_maxima.has_room_for(list_length, excluded):
+            fastest = group_maxima.fastest_precision(self._vectors.dtype, len(wide))
+            precision = fastest if roughly else "float32"
+            listed = grouped_pass(
+                wide,
+                self._vectors,
+                list_length,
+                excluded,
+                precision=precision,
+                vectors_error=self._rounding_error(precision),
+            )
+        elif roughly:
+            listed = rounded_pass.rounded_pass(
+                wide,
+                self._vectors,
+                self._rounded_vectors,
+                list_length + list_length // 2,
+                excluded,
+                vectors_error=self._rounding_error("bfloat16"),
+                max_block_bytes=max_bytes,
+            )
+        else:
+            listed = blocked_pass(
+                wide, self._vectors, list_length, excluded, max_block_bytes=max_bytes
+            )
+        return Listed(*(column.to(queries.device) for column in listed))
+
+    def _can_choose_roughly(
+        self, num_queries: int, list_length: int, excluded: Tensor | None
+    ) -> bool:
+        """Say whether rougher products may choose what the first pass looks at, and pay."""
+        if self._has_kernels:
+            return group_maxima.has_room_for(list_length, excluded)
+        if self._rounded is None:
+            if self._device.type != "cpu" or not rounded_pass.is_fast():
+                return False
+            return num_queries >= rounded_pass.LEAST_QUERIES or self._has_rounded_copy()
+        return self._rounded
+
+    def _rounding_error(self, precision: group_maxima.Precision) -> float:
+        """Return how far a precision moves a vector, at most, which is found out once."""
+        if precision not in self._roundings:
+            longest = group_maxima.longest_rounding(self._vectors, precision, self._device)
+            self._roundings[precision] = longest
+        return self._roundings[precision]
+
+    def _has_rounded_copy(self) -> bool:
+        """Say whether a search of few queries may use rounded vectors, which it halves the time of.
+
+        They are copied when several such searches have come, and more are likely to.
+        """
+        self._num_small_searches += 1
+        if self._rounded_vectors is None and self._num_small_searches > _SMALL_SEARCHES_BEFORE_COPY:
+            if 2 * self._vectors.numel() > rounded_pass.MOST_BYTES_KEPT:
+                return False
+            self._rounded_vectors = self._vectors.bfloat16()
+        return self._rounded_vectors is not None
 
     def _search_float64(self, queries: Tensor, k: int, excluded: Tensor | None) -> Found:
         """Search by the definition: every value in float64, rounded to float32, and sorted."""
         chunk = max(1, self._max_block_bytes // (32 * self.num_vectors))  # 32: values, ids, sorting
         parts = [
             self._sort_everything(queries[rows], k, None if excluded is None else excluded[rows])
-            for rows in _slices(len(queries), chunk)
+            for rows in slices(len(queries), chunk)
         ]
         return Found(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
     def _sort_everything(self, queries: Tensor, k: int, excluded: Tensor | None) -> Found:
         """Search a few queries by the definition."""
         values = queries.new_empty((len(queries), self.num_vectors), dtype=torch.float32)
-        for start, block in self._blocks(self._source, torch.float64):
+        blocks = converted_blocks(
+            self._source, torch.float64, queries.device, max_bytes=self._max_block_bytes
+        )
+        for start, block in blocks:
             values[:, start : start + len(block)] = rounded_cosines(queries @ block.T)
-        _hide_excluded(values, excluded, 0)
+        hide_excluded(values, excluded, 0)
         order = self._by_phrase  # ties then fall to the lower phrase, there to the lower vector
         values, places = values[:, order].sort(dim=1, descending=True, stable=True)
         vectors = order[places]
@@ -273,18 +360,10 @@ class ExactSearch:
         """Compute the masked entries of (q, m) vectors in float64, rounded to float32."""
         rows, chosen = mask.nonzero()[:, 0], vectors[mask]
         values = queries.new_empty(len(rows), dtype=torch.float32)
-        for pairs in _slices(len(rows), _PAIRS_AT_ONCE):
+        for pairs in slices(len(rows), _PAIRS_AT_ONCE):
             products = queries[rows[pairs]] * self._source[chosen[pairs]].double()
             values[pairs] = rounded_cosines(products.sum(dim=1))
         return values
-
-    def _blocks(self, vectors: Tensor, dtype: torch.dtype) -> Iterator[tuple[int, Tensor]]:
-        """Yield blocks of vectors, converted, each with the row it starts at."""
-        row_bytes = max(self.dim, _QUERY_ROWS) * dtype.itemsize
-        most_rows = max(1, self._max_block_bytes // row_bytes)
-        num_blocks = math.ceil(self.num_vectors / most_rows)
-        for rows in _slices(self.num_vectors, math.ceil(self.num_vectors / num_blocks)):
-            yield rows.start, vectors[rows].to(dtype)
 
     @cached_property
     def _by_phrase(self) -> Tensor:
@@ -319,59 +398,3 @@ class ExactSearch:
             found.vectors.masked_fill(hidden, NO_ID),
             found.phrases.masked_fill(hidden, NO_ID),
         )
-
-
-def _slices(length: int, step: int) -> Iterator[slice]:
-    """Cut ``range(length)`` into slices of at most ``step``."""
-    for start in range(0, length, step):
-        yield slice(start, min(start + step, length))
-
-
-def _hide_excluded(scores: Tensor, excluded: Tensor | None, first_vector: int) -> None:
-    """Set the values of excluded vectors to -inf, in place."""
-    if excluded is None:
-        return
-    columns = excluded - first_vector
-    inside = (columns >= 0) & (columns < scores.shape[1]) & (excluded != NO_ID)
-    scores[inside.nonzero()[:, 0], columns[inside]] = -torch.inf
-
-
-def _has_close_neighbor(values: Tensor, margin: float) -> Tensor:
-    """Mark entries of falling rows that are within ``margin`` of the one before or behind."""
-    close = values[:, :-1] - values[:, 1:] <= margin
-    return torch.nn.functional.pad(close, (1, 0)) | torch.nn.functional.pad(close, (0, 1))
-
-
-def _counts_up(owners: Tensor) -> bool:
-    """Say whether vector i belongs to phrase i, for all i."""
-    return all(
-        bool((owners[rows] == torch.arange(rows.start, rows.stop, device=owners.device)).all())
-        for rows in _slices(len(owners), 2**20)
-    )
-
-
-def _check_owners(owners: Tensor, num_phrases: int) -> None:
-    """Refuse owners that are no phrases."""
-    for rows in _slices(len(owners), 2**20):
-        outside = (owners[rows] < 0) | (owners[rows] >= num_phrases)
-        for row in outside.nonzero()[:1, 0].tolist():
-            raise BankError(
-                "a vector belongs to no phrase",
-                at=f"row {rows.start + row}",
-                expected=f"a phrase id from 0 to {num_phrases - 1}",
-                found=int(owners[rows.start + row]),
-            )
-
-
-def _check_unit_rows(vectors: Tensor) -> None:
-    """Refuse rows that are not of unit length, as far as float16 can be."""
-    for rows in _slices(len(vectors), 2**16):
-        lengths = torch.linalg.vector_norm(vectors[rows].float(), dim=1)
-        for row in (~((lengths - 1).abs() <= _UNIT_TOLERANCE)).nonzero()[:1, 0].tolist():
-            raise EmbeddingError(
-                "a vector cannot be searched",
-                at=f"row {rows.start + row}",
-                expected="a vector of length 1",
-                found=f"length {lengths[row].item():.6g}",
-                advice="Scale the rows with lightweight_decoder.bank.unit_rows",
-            )
