@@ -1,10 +1,11 @@
 """Kills a build at random moments and resumes it: the files must be those of an undisturbed one.
 
-    python scripts/benchmarks/killed_build.py --kills 20 --rows 300000 FOLDER
+    python scripts/benchmarks/killed_build.py --kills 20 --rows 200000 FOLDER
 
-Runs ``scripts/build_bank.py`` on seeded texts and vectors, with ``kill -9`` after a random part of
-the time that an undisturbed build takes, then with ``resume=true``. Prints a line a kill, and exits
-with 1 if a checksum differs.
+Builds from seeded texts and vectors in a process of its own, as scripts/build_bank.py does, but
+with a journal every 0.1 s; ``kill -9`` after a random part of the time that an undisturbed build
+takes from its first file on; then resumes. Prints a line a kill, and exits with 1 if a checksum
+differs.
 """
 
 from __future__ import annotations
@@ -17,11 +18,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
-SCRIPT = Path(__file__).parents[1] / "build_bank.py"
+from lightweight_decoder.bank import PhraseBank, journal, write_bank
+from lightweight_decoder.data.phrase_files import open_texts, rows_with_vectors
+from lightweight_decoder.embeddings import open_embeddings
+
 DIM = 384
+SECONDS_BETWEEN = 0.1
 
 
 def main() -> None:
@@ -29,14 +35,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", type=Path, help="for temporary files; emptied at the end")
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--rows", type=int, default=300_000)
+    parser.add_argument("--rows", type=int, default=200_000)
+    parser.add_argument("--build", choices=("keep", "resume"), help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.build:
+        build(options.folder, options.build)
+        return
     work = options.folder / "killed_build"
     work.mkdir(parents=True)
     try:
         write_input(work, options.rows)
+        process = start(work / "undisturbed", "keep")
         started = time.perf_counter()
-        build(work, "undisturbed").wait()
+        process.wait()
         duration = time.perf_counter() - started
         expected = fingerprint(work / "undisturbed")
         print(f"undisturbed: {duration:.1f} s, fingerprint {expected[:12]}")
@@ -60,14 +71,14 @@ def write_input(work: Path, num_rows: int) -> None:
 def kill_and_resume(work: Path, number: int, duration: float, expected: str) -> bool:
     """Kill a build after a random time, resume it, and compare."""
     after = random.Random(number).uniform(0, duration)  # noqa: S311, not for secrets
-    process = build(work, "killed")
+    process = start(work / "killed", "keep")
     time.sleep(after)
     process.kill()
     process.wait()
     kept = kept_bytes(work / ".killed.partial")
     was_finished = (work / "killed").exists()
     if not was_finished:
-        build(work, "killed", "resume=true").wait()
+        start(work / "killed", "resume").wait()
     is_same = fingerprint(work / "killed") == expected
     shutil.rmtree(work / "killed")
     state = "was finished" if was_finished else f"{kept / 2**20:.0f} MiB kept"
@@ -75,12 +86,21 @@ def kill_and_resume(work: Path, number: int, duration: float, expected: str) -> 
     return is_same
 
 
-def build(work: Path, name: str, *options: str) -> subprocess.Popen[bytes]:
-    """Start a build."""
-    overrides = [f"input={work}/texts.txt", f"vectors={work}/vectors.npy", f"output={work}/{name}"]
-    return subprocess.Popen(
-        [sys.executable, SCRIPT, *overrides, *options], stdout=subprocess.DEVNULL
-    )
+def start(output: Path, how: str) -> subprocess.Popen[bytes]:
+    """Start a build in a process of its own, and wait for its first file."""
+    process = subprocess.Popen([sys.executable, __file__, output, "--build", how])
+    partial = output.with_name(f".{output.name}.partial")
+    while process.poll() is None and not (partial / "vectors.npy").exists():
+        time.sleep(0.001)
+    return process
+
+
+def build(output: Path, how: Literal["keep", "resume"]) -> None:
+    """Build the bank in this process."""
+    journal.SECONDS_BETWEEN = SECONDS_BETWEEN
+    texts = open_texts(output.parent / "texts.txt")
+    rows = rows_with_vectors(texts, open_embeddings(output.parent / "vectors.npy"))
+    write_bank(output, rows, interrupted=how, total=texts.num_rows)
 
 
 def kept_bytes(partial: Path) -> int:
@@ -91,8 +111,6 @@ def kept_bytes(partial: Path) -> int:
 
 def fingerprint(bank: Path) -> str:
     """Check a bank's checksums against its files, and return what they add up to."""
-    from lightweight_decoder.bank import PhraseBank  # noqa: PLC0415, after the first build
-
     opened = PhraseBank.open(bank)
     opened.verify()
     return opened.fingerprint
