@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,8 +25,11 @@ from lightweight_decoder.rerank import (
     ListwiseReranker,
     QueryAdapter,
     agreement,
+    first_columns,
     phrase_features,
     phrase_sums,
+    reordered,
+    with_tail,
 )
 from lightweight_decoder.search import ExactSearch, phrase_ranks
 
@@ -154,10 +156,10 @@ class PhraseBankDecoder:
         wanted = k if self.reranker is None else max(k, self.reranker.num_candidates)
         found = self.search.search(adapted, wanted, exclude_vectors=exclude_vectors)
         if self.reranker is not None:
-            head = _first(found, self.reranker.num_candidates)
+            head = first_columns(found, self.reranker.num_candidates)
             logits = self.logits(queries, adapted, head, exclude_vectors=exclude_vectors)
-            found = _append_tail(_reordered(head, logits), found)
-        return _first(found, k)
+            found = with_tail(reordered(head, logits), found)
+        return first_columns(found, k)
 
     def adapt(self, queries: Tensor) -> Tensor:
         """Returns queries (q, query_dim) moved into the bank's space (q, d)."""
@@ -281,7 +283,7 @@ class PhraseBankDecoder:
         unit = torch.nn.functional.normalize(queries if same_width else self.adapt(queries), dim=1)
         vectors = self.bank.gather(found.vector_ids)
         nearest = torch.einsum("qd,qkd->qk", unit, vectors).amax(dim=1)
-        first = _first(found, 1)
+        first = first_columns(found, 1)
         together = self._agreement(unit, vectors[:, :1], first, exclude_vectors)
         return torch.stack([nearest, together[:, 0]], dim=1)
 
@@ -297,7 +299,7 @@ class PhraseBankDecoder:
         """
         if self.calibration is None:
             return None
-        read = _first(found, self.calibration.num_candidates)
+        read = first_columns(found, self.calibration.num_candidates)
         similarity = self.similarities(queries, read, exclude_vectors=exclude_vectors)
         return self.calibration.confidence(read.values.cpu().numpy(), similarity.cpu().numpy())
 
@@ -376,7 +378,7 @@ class PhraseBankDecoder:
         wanted = max(top_k, self.calibration.num_candidates if self.calibration else 0)
         found = self.candidates(queries, wanted)
         confidence = self.confidence(queries, found)
-        found = _first(found, top_k)
+        found = first_columns(found, top_k)
         phrase_ids = found.phrase_ids.cpu().numpy()
         abstained = np.zeros(len(phrase_ids), dtype=bool)
         return Decoded(
@@ -398,41 +400,6 @@ def _as_tensor(embeddings: npt.ArrayLike | Tensor) -> Tensor:
             return torch.from_numpy(np.array(embeddings, dtype=np.float32))
     except (TypeError, ValueError) as error:
         raise EmbeddingError("the embeddings are not an array of numbers", found=error) from error
-
-
-def _first(found: Candidates, k: int) -> Candidates:
-    """The first k columns."""
-    return replace(
-        found,
-        phrase_ids=found.phrase_ids[:, :k],
-        vector_ids=found.vector_ids[:, :k],
-        values=found.values[:, :k],
-    )
-
-
-def _reordered(found: Candidates, logits: Tensor) -> Candidates:
-    """The candidates by falling logit, ties in the order of the search."""
-    order = logits.argsort(dim=1, descending=True, stable=True)
-    return Candidates(
-        phrase_ids=found.phrase_ids.gather(1, order),
-        vector_ids=found.vector_ids.gather(1, order),
-        values=logits.gather(1, order),
-        kind="logit",
-    )
-
-
-def _append_tail(head: Candidates, found: Candidates) -> Candidates:
-    """The reranked head, then the columns of ``found`` behind it, at values that keep the order."""
-    k = head.phrase_ids.shape[1]
-    behind = found.values[:, k:]
-    tail = behind - found.values[:, k - 1 : k] + head.values[:, -1:]
-    tail = tail.masked_fill(behind == -torch.inf, -torch.inf)  # else inf - inf
-    return Candidates(
-        phrase_ids=torch.cat([head.phrase_ids, found.phrase_ids[:, k:]], dim=1),
-        vector_ids=torch.cat([head.vector_ids, found.vector_ids[:, k:]], dim=1),
-        values=torch.cat([head.values, tail], dim=1),
-        kind=head.kind,
-    )
 
 
 def _concatenate(batches: list[Decoded]) -> Decoded:

@@ -8,6 +8,7 @@ from lightweight_decoder.rerank.features import (
     phrase_features,
     phrase_sums,
 )
+from lightweight_decoder.rerank.lists import first_columns, reordered, with_tail
 from lightweight_decoder.rerank.losses import listwise_loss
 from lightweight_decoder.rerank.reranker import ListwiseReranker
 
@@ -15,9 +16,12 @@ __all__ = [
     "ListwiseReranker",
     "QueryAdapter",
     "agreement",
+    "first_columns",
     "hubness",
     "is_right",
     "listwise_loss",
     "phrase_features",
     "phrase_sums",
+    "reordered",
+    "with_tail",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from omegaconf import DictConfig
+
+logger = logging.getLogger(__name__)
 
 
 class _Source(NamedTuple):
@@ -56,17 +59,24 @@ def build_bank(config: DictConfig) -> None:
         total=source.num_rows,
         show_progress=True,
     )
-    Console().print(report_table(report, title=str(config.output)))
+    logger.info(
+        "%s: %d phrases, %d vectors of width %d",
+        config.output,
+        report.num_phrases,
+        report.num_vectors,
+        report.dim,
+    )
+    Console().print(report_table(report))
 
 
-def report_table(report: BuildReport, *, title: str) -> Table:
+def report_table(report: BuildReport) -> Table:
     """Returns the counts of a build, for a terminal."""
-    table = Table("", "rows", title=title, min_width=60)
+    table = Table("", "rows", min_width=60)
     table.columns[1].justify = "right"
     lines = {
         "rows in": report.num_rows,
         "phrases": report.num_phrases,
-        f"vectors of width {report.dim}, {report.dtype}": report.num_vectors,
+        f"vectors, {report.dtype}": report.num_vectors,
         "texts that came again": report.num_repeated,
         **{f"dropped: {reason}": count for reason, count in report.dropped.items()},
     }
