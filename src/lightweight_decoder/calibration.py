@@ -24,9 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize
 from scipy.special import expit, log_expit, logsumexp, softmax
-from sklearn.isotonic import IsotonicRegression
 
 from lightweight_decoder.abstention import OperatingPoints, measure_operating_points
 from lightweight_decoder.errors import CheckpointError, ConfigError, InputDataError
@@ -285,6 +283,8 @@ def _fit_log_odds(
     start = np.array([guess, 0.5, *np.zeros(len(scales))])
     near = (guess - _LOG_TEMPERATURE_RANGE, guess + _LOG_TEMPERATURE_RANGE)
     bounds = [near, *[(0, None)] * len(scales), (None, None)]
+    from scipy.optimize import minimize  # noqa: PLC0415 - only fitting pays for it
+
     best = minimize(loss_and_gradient, start, jac=True, method="L-BFGS-B", bounds=bounds).x
     weights = best[1:-1] / scales
     bias = best[-1] - weights[2:] @ centers
@@ -309,6 +309,8 @@ def _isotonic_knots(
     log_odds: Float64Array, right: BoolArray, importance: Float64Array
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """The bends of the isotonic regression of ``right`` on ``log_odds``."""
+    from sklearn.isotonic import IsotonicRegression  # noqa: PLC0415 - only fitting pays for it
+
     regression = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip")
     fitted = regression.fit(log_odds, right, sample_weight=importance)
     return _floats(fitted.X_thresholds_), _floats(fitted.y_thresholds_)
