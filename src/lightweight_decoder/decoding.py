@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from lightweight_decoder.bank import PhraseBank, unit_rows
-from lightweight_decoder.calibration import Calibration
 from lightweight_decoder.checkpoints import (
     CHECKPOINT_VERSION,
     bank_path,
@@ -36,6 +35,7 @@ from lightweight_decoder.search import ExactSearch, phrase_ranks
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from lightweight_decoder.calibration import Calibration
     from lightweight_decoder.datatypes import FloatArray
     from lightweight_decoder.search import SearchBackend
 
@@ -353,7 +353,7 @@ class PhraseBankDecoder:
                 if part is not None:
                     part.load_state_dict(weights_of(checkpoint, name))
                     part.eval().requires_grad_(requires_grad=False)
-            calibration = recipe["calibration"] and Calibration.from_dict(recipe["calibration"])
+            calibration = recipe["calibration"] and _calibration(recipe["calibration"])
         return cls(
             opened, adapter=adapter, reranker=reranker, calibration=calibration, device=device
         )
@@ -400,6 +400,13 @@ def _as_tensor(embeddings: npt.ArrayLike | Tensor) -> Tensor:
             return torch.from_numpy(np.array(embeddings, dtype=np.float32))
     except (TypeError, ValueError) as error:
         raise EmbeddingError("the embeddings are not an array of numbers", found=error) from error
+
+
+def _calibration(fields: dict[str, Any]) -> Calibration:
+    """A saved calibration; plain search does without SciPy, which takes 0.1 s and 20 MB."""
+    from lightweight_decoder.calibration import Calibration  # noqa: PLC0415
+
+    return Calibration.from_dict(fields)
 
 
 def _concatenate(batches: list[Decoded]) -> Decoded:
