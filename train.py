@@ -10,7 +10,7 @@ from lightweight_decoder import wiring
 def main(config: DictConfig) -> float | None:
     """Runs one job; a sweep calls it once per job and optimizes what it returns."""
     with wiring.reported_errors():
-        return wiring.train(config)
+        return wiring.as_job(wiring.train, config)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-CHECKPOINT_VERSION = 1
+CHECKPOINT_VERSION = 2
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -69,6 +70,22 @@ def reporting_misfits(path: str | Path) -> Iterator[None]:
             found=f"{type(error).__name__}: {error}",
             advice="Copy the checkpoint again, or train again.",
         ) from error
+
+
+def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
+    """Writes a checkpoint; a failed write leaves what was there before.
+
+    Raises:
+        CheckpointError: It cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        torch.save(checkpoint, partial)
+        partial.replace(path)
+    except (OSError, RuntimeError) as error:  # torch turns a missing folder into a RuntimeError
+        raise CheckpointError("cannot be written", where=path, found=error) from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def bank_path(path: str | Path, trained_with: str) -> Path:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from lightweight_decoder.datatypes import FloatArray
     from lightweight_decoder.search import SearchBackend
 
 _BATCH_SIZE = 1024
@@ -151,26 +152,14 @@ class PhraseBankDecoder:
             ``reranker.num_candidates`` keep the order of the search. The values are cosines, or
             logits where there is a reranker.
         """
-        return self.search_and_rerank(queries, k, exclude_vectors=exclude_vectors)[1]
-
-    @torch.no_grad()
-    def search_and_rerank(
-        self, queries: Tensor, k: int, *, exclude_vectors: Tensor | None = None
-    ) -> tuple[Tensor, Candidates]:
-        """Returns the best cosine (q,) that the search found, and what ``candidates`` returns.
-
-        Logits say which phrase is best, the cosine whether any phrase is near: calibration needs
-        both.
-        """
         adapted = self.adapt(queries)
         wanted = k if self.reranker is None else max(k, self.reranker.num_candidates)
         found = self.search.search(adapted, wanted, exclude_vectors=exclude_vectors)
-        similarity = found.values[:, 0]
         if self.reranker is not None:
             head = _first(found, self.reranker.num_candidates)
             logits = self.logits(queries, adapted, head, exclude_vectors=exclude_vectors)
             found = _append_tail(_reordered(head, logits), found)
-        return similarity, _first(found, k)
+        return _first(found, k)
 
     def adapt(self, queries: Tensor) -> Tensor:
         """Returns queries (q, query_dim) moved into the bank's space (q, d)."""
@@ -236,9 +225,20 @@ class PhraseBankDecoder:
             self._features = self._features.to(self.device)
         return self._features
 
+    @property
+    def depth(self) -> int:
+        """How many candidates ``ranks`` and ``confidence`` need; all where the bank has fewer."""
+        num_reranked = _RANKS_FROM_SEARCH if self.reranker is None else self.reranker.num_candidates
+        return max(num_reranked, self.calibration.num_candidates if self.calibration else 0)
+
     @torch.no_grad()
     def ranks(
-        self, queries: Tensor, targets: Tensor, *, exclude_vectors: Tensor | None = None
+        self,
+        queries: Tensor,
+        targets: Tensor,
+        *,
+        found: Candidates | None = None,
+        exclude_vectors: Tensor | None = None,
     ) -> Tensor:
         """Returns the rank (q, m) int64 of every right phrase among all phrases of the bank.
 
@@ -248,15 +248,60 @@ class PhraseBankDecoder:
         Args:
             queries: (q, query_dim) float32.
             targets: (q, m) int64 right phrases of each query, filled up with ``NO_ID``.
+            found: What ``candidates`` gave for these queries, ``depth`` of them or more; None
+                searches.
             exclude_vectors: As in ``candidates``.
         """
-        depth = _RANKS_FROM_SEARCH if self.reranker is None else self.reranker.num_candidates
-        head = self.candidates(queries, depth, exclude_vectors=exclude_vectors)
-        below = phrase_ranks(
-            self.bank, self.adapt(queries), targets, exclude_vectors=exclude_vectors
-        )
-        found = head.phrase_ids[:, None, :] == targets[:, :, None]
-        return torch.where(found.any(-1) & (below > 0), found.int().argmax(-1) + 1, below)
+        if found is None:
+            found = self.candidates(queries, self.depth, exclude_vectors=exclude_vectors)
+        known = (targets != NO_ID)[:, :, None]
+        is_there = (found.phrase_ids[:, None, :] == targets[:, :, None]) & known
+        ranks = torch.where(is_there.any(-1), is_there.int().argmax(-1) + 1, 0)
+        missing = targets.masked_fill(ranks > 0, NO_ID)
+        rows = (missing != NO_ID).any(1).nonzero().squeeze(1)
+        hidden = None if exclude_vectors is None else exclude_vectors[rows]
+        adapted = self.adapt(queries[rows])
+        ranks[rows] += phrase_ranks(self.bank, adapted, missing[rows], exclude_vectors=hidden)
+        return ranks
+
+    @torch.no_grad()
+    def similarities(
+        self, queries: Tensor, found: Candidates, *, exclude_vectors: Tensor | None = None
+    ) -> Tensor:
+        """Returns two cosines (q, 2) float32 that tell whether any phrase answers a query.
+
+        The first is with the nearest of the candidates' vectors, the second with all vectors of the
+        first candidate taken together. The query is taken as it came, where it has the bank's
+        width: the adapter moves queries towards phrases, those that no phrase answers too.
+
+        Args:
+            queries: (q, query_dim) float32.
+            found: From ``candidates``.
+            exclude_vectors: As in ``candidates``.
+        """
+        same_width = queries.shape[1] == self.bank.dim
+        unit = torch.nn.functional.normalize(queries if same_width else self.adapt(queries), dim=1)
+        vectors = self.bank.gather(found.vector_ids)
+        nearest = torch.einsum("qd,qkd->qk", unit, vectors).amax(dim=1)
+        first = _first(found, 1)
+        together = self._agreement(unit, vectors[:, :1], first, exclude_vectors)
+        return torch.stack([nearest, together[:, 0]], dim=1)
+
+    def confidence(
+        self, queries: Tensor, found: Candidates, *, exclude_vectors: Tensor | None = None
+    ) -> FloatArray | None:
+        """Returns the probability (q,) that each first phrase is right; None if not calibrated.
+
+        Args:
+            queries: (q, query_dim) float32.
+            found: What ``candidates`` gave for them, ``depth`` of them or more.
+            exclude_vectors: As in ``candidates``.
+        """
+        if self.calibration is None:
+            return None
+        read = _first(found, self.calibration.num_candidates)
+        similarity = self.similarities(queries, read, exclude_vectors=exclude_vectors)
+        return self.calibration.confidence(read.values.cpu().numpy(), similarity.cpu().numpy())
 
     def recipe(self) -> dict[str, Any]:
         """Returns what ``from_checkpoint`` needs besides the weights, as plain values."""
@@ -339,11 +384,8 @@ class PhraseBankDecoder:
     def _decode_batch(self, queries: Tensor, top_k: int, abstain_below: float) -> Decoded:
         """Decodes one batch of checked queries."""
         wanted = max(top_k, self.calibration.num_candidates if self.calibration else 0)
-        similarity, found = self.search_and_rerank(queries, wanted)
-        confidence = None
-        if self.calibration is not None:
-            values, nearest = found.values.cpu().numpy(), similarity.cpu().numpy()
-            confidence = self.calibration.confidence(values, nearest)
+        found = self.candidates(queries, wanted)
+        confidence = self.confidence(queries, found)
         found = _first(found, top_k)
         phrase_ids = found.phrase_ids.cpu().numpy()
         abstained = np.zeros(len(phrase_ids), dtype=bool)

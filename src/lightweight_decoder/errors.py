@@ -80,6 +80,10 @@ class CheckpointError(LightweightDecoderError):
     """A checkpoint is missing, damaged, or belongs to another bank or version."""
 
 
+class RegressionError(LightweightDecoderError):
+    """A metric fell below an earlier evaluation's by more than was allowed."""
+
+
 class AcceleratorError(LightweightDecoderError):
     """The accelerator that was asked for cannot run kernels here."""
 

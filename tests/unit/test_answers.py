@@ -21,8 +21,9 @@ def decoder(tiny_bank):
 @pytest.fixture
 def calibrated(tiny_bank, queries):
     decoder = PhraseBankDecoder(tiny_bank)
-    similarity, found = decoder.search_and_rerank(queries, 8)
-    right = similarity.numpy() > similarity.median().item()
+    found = decoder.candidates(queries, 8)
+    similarity = decoder.similarities(queries, found)
+    right = found.values[:, 0].numpy() > found.values[:, 0].median().item()
     decoder.calibration = fit_calibration(
         found.values.numpy(), right, similarity=similarity.numpy()
     )

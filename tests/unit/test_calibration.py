@@ -6,16 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy.special import softmax
 from sklearn.metrics import roc_auc_score
 
 from lightweight_decoder.calibration import (
     Calibration,
     fit_calibration,
-    threshold_for_coverage,
-    threshold_for_precision,
 )
 from lightweight_decoder.errors import CheckpointError, ConfigError, InputDataError
 
@@ -93,7 +89,7 @@ def test_similarity_tells_out_of_bank_where_logits_cannot():
     logits = values - values.mean(axis=1, keepdims=True)
     in_bank = rng.random(len(values)) < 0.7
     similarity = np.where(in_bank, 0.7, 0.3).astype(np.float32)
-    similarity += rng.normal(0, 0.1, len(values)).astype(np.float32)
+    similarity = (similarity + rng.normal(0, 0.1, len(values)).astype(np.float32))[:, None]
     right &= in_bank
 
     without = fit_calibration(logits, right).confidence(logits)
@@ -102,7 +98,9 @@ def test_similarity_tells_out_of_bank_where_logits_cannot():
 
     assert roc_auc_score(in_bank, without) < 0.7
     assert roc_auc_score(in_bank, confidence) > 0.9
-    with pytest.raises(ConfigError, match=r"fitted with the similarity.*found none"):
+    with pytest.raises(
+        ConfigError, match=r"fitted with similarities.*expected similarity \(q, 1\)"
+    ):
         calibration.confidence(logits)
 
 
@@ -162,7 +160,9 @@ def test_saved_calibration_answers_the_same(calibration, tmp_path):
     ("change", "message"),
     [
         ({"extra": 1}, "the fields are not those of a calibration.*found.*extra"),
-        ({"weights": [1.0, 2.0]}, "a field is of the wrong kind"),
+        ({"weights": [1.0, 2.0]}, "the weights do not fit"),
+        ({"weights": "many"}, "a field is of the wrong kind"),
+        ({"operating_points": {"thresholds": [0.5]}}, "the operating points cannot be read"),
         ({"bias": "high"}, "a field is of the wrong kind"),
         ({"bias": float("nan")}, "a number is not finite"),
         ({"method": "platt"}, "unknown method"),
@@ -213,41 +213,42 @@ def test_right_and_similarity_must_go_with_the_queries():
     with pytest.raises(InputDataError, match=r"expected \(50,\) bool, found \(49,\) bool"):
         fit_calibration(values, right[1:])
     with pytest.raises(InputDataError, match="similarity has the wrong shape"):
-        fit_calibration(values, right, similarity=values[1:, 0])
+        fit_calibration(values, right, similarity=values[1:, :1])
     with pytest.raises(InputDataError, match="a similarity is not finite"):
-        fit_calibration(values, right, similarity=np.full(50, np.inf, dtype=np.float32))
+        fit_calibration(values, right, similarity=np.full((50, 1), np.inf, dtype=np.float32))
 
 
-@given(
-    st.lists(st.tuples(st.integers(0, 8), st.booleans()), min_size=1, max_size=30),
-    st.sampled_from([0.3, 0.5, 0.95, 1.0]),
-)
-def test_thresholds_are_the_best_that_reach_the_target(pairs, target):
-    """Held to a search over every possible threshold."""
-    confidence = np.array([step / 8 for step, _ in pairs], dtype=np.float32)
-    right = np.array([is_right for _, is_right in pairs])
-    answered = {t: confidence >= t for t in np.unique(confidence)}
+def test_out_of_bank_queries_count_as_their_share():
+    """A weight is the same as giving the queries that often."""
+    values, right, _ = ranked_queries(0, num_queries=300)
+    outside = out_of_bank_queries(0, 100)
+    once = np.concatenate([values, outside])
+    thrice = np.concatenate([values, outside, outside, outside])
+    no = np.zeros(300, dtype=bool)
 
-    precise = [float(t) for t, mask in answered.items() if right[mask].mean() >= target]
-    covering = [float(t) for t, mask in answered.items() if mask.mean() >= target]
+    weighted = fit_calibration(
+        once,
+        np.concatenate([right, no[:100]]),
+        in_bank=np.repeat([True, False], [300, 100]),
+        out_of_bank_share=0.5,
+    )
+    repeated = fit_calibration(
+        thrice, np.concatenate([right, no]), in_bank=np.repeat([True, False], 300)
+    )
 
-    assert threshold_for_coverage(confidence, target) == max(covering)
-    if precise:
-        assert threshold_for_precision(confidence, right, target) == min(precise)
-    else:
-        with pytest.raises(ConfigError, match="no threshold reaches the target precision"):
-            threshold_for_precision(confidence, right, target)
+    np.testing.assert_allclose(
+        weighted.confidence(once), repeated.confidence(once), rtol=0.01, atol=1e-3
+    )
+    assert weighted.operating_points.coverages[0] == 1
+    assert weighted.operating_points.precisions[0] == pytest.approx(right.mean())
 
 
-def test_thresholds_refuse_what_is_not_a_share():
-    confidence = np.array([0.5], dtype=np.float32)
+@pytest.mark.parametrize("share", [-0.1, 1.0])
+def test_a_share_out_of_range_is_refused(share):
+    values, right, _ = ranked_queries(0, num_queries=50)
 
-    with pytest.raises(ConfigError, match=r"target precision is not a share.*found 1.5"):
-        threshold_for_precision(confidence, np.array([True]), 1.5)
-    with pytest.raises(ConfigError, match=r"target coverage is not a share.*found 0"):
-        threshold_for_coverage(confidence, 0)
-    with pytest.raises(InputDataError, match="no confidence"):
-        threshold_for_coverage(confidence[:0], 0.5)
+    with pytest.raises(ConfigError, match="out_of_bank_share: is not a share"):
+        fit_calibration(values, right, in_bank=right, out_of_bank_share=share)
 
 
 def test_the_record_cannot_be_changed(calibration):

@@ -35,7 +35,8 @@ def learned(tiny_bank):
 
 
 def calibrated(decoder, queries, k=8):
-    similarity, found = decoder.search_and_rerank(queries, k)
+    found = decoder.candidates(queries, k)
+    similarity = decoder.similarities(queries, found)
     right = np.arange(len(queries)) % 2 == 0
     decoder.calibration = fit_calibration(
         found.values.numpy(), right, similarity=similarity.numpy()
@@ -200,6 +201,23 @@ def test_confidence_does_not_depend_on_top_k(learned, queries):
     for top_k in (5, 20, 100):
         found = learned.decode(queries, top_k=top_k).confidence
         np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_similarities_are_those_of_the_query_as_it_came(tiny_bank, learned, queries):
+    hidden = torch.full((30, 1), NO_ID)
+    hidden[0, 0] = tiny_bank.vector_ids_of([0])[0, 0]
+    found = learned.candidates(queries, 200, exclude_vectors=hidden)
+    nearest, together = learned.similarities(queries, found, exclude_vectors=hidden).T.numpy()
+
+    unit = queries.double() / queries.double().norm(dim=1, keepdim=True)
+    vectors, owners = tiny_bank.vectors.astype(np.float64), tiny_bank.owners
+    for row, query in enumerate(unit.numpy()):
+        kept = np.arange(len(vectors)) != (hidden[row, 0].item())
+        best = found.vector_ids[row].numpy()
+        assert nearest[row] == pytest.approx((vectors[best] @ query).max(), abs=1e-5)
+        sum_of_first = vectors[kept & (owners == found.phrase_ids[row, 0].item())].sum(axis=0)
+        cosine = sum_of_first @ query / np.linalg.norm(sum_of_first)
+        assert together[row] == pytest.approx(cosine, abs=1e-5)
 
 
 def test_ranks_are_those_of_the_reranked_list_then_of_the_search(tiny_bank, learned, queries):

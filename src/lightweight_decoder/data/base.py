@@ -32,6 +32,8 @@ class Split:
             with ``NO_ID``; w may be 0. While a query is trained on or scored they must be hidden,
             or it finds itself.
         texts: The queries' q texts; None where the queries were never texts.
+        out_of_bank: Further queries, which no phrase of the bank answers: their ``targets`` and
+            ``own_vectors`` have width 0. None where there are none.
     """
 
     name: SplitName
@@ -39,6 +41,7 @@ class Split:
     targets: IntArray
     own_vectors: IntArray
     texts: list[str] | None
+    out_of_bank: Split | None = None
 
     def __len__(self) -> int:
         return len(self.queries)
@@ -92,6 +95,12 @@ def pad_ids(rows: Sequence[Sequence[int]]) -> IntArray:
 def no_own_vectors(num_queries: int) -> IntArray:
     """Return the ``own_vectors`` of queries from which no bank vector was made."""
     return np.empty((num_queries, 0), dtype=np.int64)
+
+
+def out_of_bank_split(name: SplitName, queries: FloatArray, texts: list[str] | None) -> Split:
+    """Return queries that no phrase of the bank answers."""
+    nothing = no_own_vectors(len(queries))
+    return Split(name=name, queries=queries, targets=nothing, own_vectors=nothing, texts=texts)
 
 
 def encode_splits(

@@ -9,14 +9,23 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightweight_decoder.data.base import Split, SplitName, encode_splits, no_own_vectors, pad_ids
+import numpy as np
+
+from lightweight_decoder.data.base import (
+    Split,
+    SplitName,
+    encode_splits,
+    no_own_vectors,
+    out_of_bank_split,
+    pad_ids,
+)
 from lightweight_decoder.data.holding_out import draw_rows, random_split
 from lightweight_decoder.data.planned_bank import PlannedBank, rows_of_texts
 from lightweight_decoder.data.tables import read_columns
 from lightweight_decoder.errors import ConfigError, InputDataError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from lightweight_decoder.bank import PhraseBank
     from lightweight_decoder.data.base import Encoder
@@ -37,12 +46,18 @@ class _Rows:
         """Return some of the rows."""
         return _Rows([self.texts[i] for i in places], [self.labels[i] for i in places])
 
+    def divide(self, labels: Collection[str]) -> tuple[_Rows, _Rows]:
+        """Return the rows without these labels, and those with them."""
+        has_label = np.array([label in labels for label in self.labels], dtype=bool)
+        return self.take(np.flatnonzero(~has_label)), self.take(np.flatnonzero(has_label))
+
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
     """Everything that is known before anything is encoded."""
 
     rows: dict[SplitName, _Rows]
+    out_of_bank: _Rows
     bank: PlannedBank
     num_labels: int
 
@@ -72,6 +87,10 @@ class LabelledText:
         test_fraction: Share of ``train`` to test on where ``test`` is None.
         num_train: Draw so many rows for the bank, train, val and calib together; None: all.
         num_test: Draw so many test rows; None: all.
+        num_out_of_bank: Draw so many labels that leave the bank and every split: their test rows
+            become the test split's ``out_of_bank``, to see whether the decoder knows that it has
+            no answer for them.
+        bank: Folder of the bank, where it was built before and has moved from ``bank_root``.
         seed: Decides what is drawn and held out.
     """
 
@@ -89,6 +108,8 @@ class LabelledText:
         test_fraction: float = 0.2,
         num_train: int | None = None,
         num_test: int | None = None,
+        num_out_of_bank: int = 0,
+        bank: Path | None = None,
         seed: int = 0,
     ) -> None:
         self._encoder = encoder
@@ -100,6 +121,8 @@ class LabelledText:
         self._test_fraction = test_fraction
         self._num_train = num_train
         self._num_test = num_test
+        self._num_out_of_bank = num_out_of_bank
+        self._bank_place = bank
         self._seed = seed
 
     def prepare(self) -> None:
@@ -108,7 +131,8 @@ class LabelledText:
         Raises:
             InputDataError: If a file is missing, damaged or empty, lacks a column, has an empty
                 text or label, has only one label, or a test label that train does not have.
-            ConfigError: If the splits leave nothing to train on.
+            ConfigError: If the splits leave nothing to train on, or fewer than two labels would be
+                left in the bank.
             EncoderError: If the texts cannot be encoded.
             BankBuildError: If the bank cannot be written.
         """
@@ -135,7 +159,16 @@ class LabelledText:
             targets=self.bank().find(rows.labels)[:, None],
             own_vectors=own_vectors,
             texts=rows.texts,
+            out_of_bank=self._out_of_bank if name == "test" else None,
         )
+
+    @cached_property
+    def _out_of_bank(self) -> Split | None:
+        """The test rows of labels that left the bank."""
+        texts = self._plan.out_of_bank.texts
+        if not texts:
+            return None
+        return out_of_bank_split("test", self._encoder.encode(texts), texts)
 
     @cached_property
     def _queries(self) -> dict[SplitName, FloatArray]:
@@ -159,10 +192,26 @@ class LabelledText:
         known, test = self._read_test(every)
         known = known.take(self._draw("num_train", self._num_train, known))
         test = test.take(self._draw("num_test", self._num_test, test))
+        held_out = self._hold_out(labels)
+        labels = [label for label in labels if label not in held_out]
+        (known, _), (test, out_of_bank) = known.divide(held_out), test.divide(held_out)
         places = random_split(len(known.texts), fractions=self._fractions, seed=self._seed)
         rows = {name: known.take(of_split) for name, of_split in places.items()}
         rows["test"] = test
-        return _Plan(rows, _plan_bank(labels, known), num_labels=len(labels))
+        bank = _plan_bank(labels, known, self._bank_place)
+        return _Plan(rows, out_of_bank, bank, num_labels=len(labels))
+
+    def _hold_out(self, labels: Sequence[str]) -> frozenset[str]:
+        """Draw the labels that leave the bank."""
+        if not 0 <= self._num_out_of_bank <= len(labels) - 2:
+            raise ConfigError(
+                "too many labels would leave the bank",
+                where="data.num_out_of_bank",
+                expected=f"0 to {len(labels) - 2}, as there are {len(labels)} labels",
+                found=self._num_out_of_bank,
+            )
+        order = np.random.default_rng(self._seed).permutation(len(labels))
+        return frozenset(labels[place] for place in order[: self._num_out_of_bank])
 
     def _draw(self, name: str, wanted: int | None, rows: _Rows) -> IntArray:
         """Draw as many rows as an argument says."""
@@ -223,7 +272,7 @@ class LabelledText:
             )
 
 
-def _plan_bank(labels: Sequence[str], examples: _Rows) -> PlannedBank:
+def _plan_bank(labels: Sequence[str], examples: _Rows, place: Path | None) -> PlannedBank:
     """List the bank's vectors: one of each label's name, then the examples, equal ones once."""
     pairs = dict.fromkeys(zip(examples.labels, examples.texts, strict=True))
     num_examples = Counter(label for label, _ in pairs)
@@ -232,6 +281,7 @@ def _plan_bank(labels: Sequence[str], examples: _Rows) -> PlannedBank:
         phrases=[*labels, *(label for label, _ in pairs)],
         texts=[*map(readable_label, labels), *(text for _, text in pairs)],
         metadata={"num_examples": {label: num_examples[label] for label in labels}},
+        place=place,
     )
 
 

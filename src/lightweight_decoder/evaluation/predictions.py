@@ -32,7 +32,7 @@ SCHEMA = pa.schema(
         pa.field("in_bank", pa.bool_(), nullable=False),
         pa.field("rank", pa.int64(), nullable=False),
         pa.field("target_ranks", pa.list_(pa.int64())),
-        pa.field("baseline_rank", pa.int64(), nullable=False),
+        pa.field("baseline_rank", pa.int64()),
         pa.field("baseline_target_ranks", pa.list_(pa.int64())),
         pa.field("baseline_value", pa.float32()),
         pa.field("phrases", pa.list_(pa.string()), nullable=False),
@@ -47,7 +47,9 @@ SCHEMA = pa.schema(
 - targets: the right texts; at least one where ``in_bank``.
 - in_bank: whether a right phrase is in the bank.
 - rank, baseline_rank: of the best right phrase over the whole bank, from 1; 0 exactly where not
-  ``in_bank``. target_ranks, baseline_target_ranks: of every right phrase in the bank, where known.
+  ``in_bank``. baseline_rank is null in all rows where plain search cannot read the queries, as
+  they are of another width than the bank. target_ranks, baseline_target_ranks: of every right
+  phrase in the bank, where known.
 - baseline_value: the best value of plain search, where known.
 - phrases, values: the decoder's first phrases and their values, best first, at least one.
 - confidence: probability that the first phrase is right; null in all rows where not calibrated.
@@ -60,11 +62,11 @@ def build_predictions(
     query: IntArray,
     targets: Sequence[Sequence[str]],
     rank: IntArray,
-    baseline_rank: IntArray,
     phrases: Sequence[Sequence[str]],
-    values: FloatArray,
+    values: FloatArray | Sequence[FloatArray],
     abstained: npt.NDArray[np.bool_],
-    text: Sequence[str] | None = None,
+    baseline_rank: IntArray | None = None,
+    text: Sequence[str | None] | None = None,
     target_ranks: Sequence[Sequence[int]] | None = None,
     baseline_target_ranks: Sequence[Sequence[int]] | None = None,
     baseline_value: FloatArray | None = None,
@@ -77,10 +79,10 @@ def build_predictions(
         query: (q,) int64.
         targets: q lists of right texts.
         rank: (q,) int64 from 1; 0 says that no right phrase is in the bank.
-        baseline_rank: (q,) int64, likewise.
         phrases: q lists of k texts, best first.
-        values: (q, k) float32.
+        values: (q, k) float32, or q rows of as many values as there are phrases.
         abstained: (q,) bool.
+        baseline_rank: (q,) int64, like ``rank``.
         text: q query texts.
         target_ranks: q lists of ranks, one for each right phrase in the bank.
         baseline_target_ranks: q lists, likewise.
@@ -173,8 +175,9 @@ def check_predictions(predictions: pa.Table, *, where: object = "predictions") -
         where=where,
         expected="at least one text in targets, or in_bank false",
     )
-    for name in ("rank", "baseline_rank"):
+    for name in ("rank", "baseline_rank") if has_baseline(predictions) else ("rank",):
         ranks = predictions[name]
+        _refuse(pc.is_null(ranks), f"column {name} has no value", where=where)
         agree = pc.equal(pc.greater(ranks, 0), in_bank)
         _refuse(
             pc.or_(pc.less(ranks, 0), pc.invert(agree)),
@@ -197,6 +200,11 @@ def check_predictions(predictions: pa.Table, *, where: object = "predictions") -
 def first_values(predictions: pa.Table) -> FloatArray:
     """(q,) float32, the value of each query's first phrase."""
     return np.asarray(pc.list_element(predictions["values"], 0).to_numpy(), dtype=np.float32)
+
+
+def has_baseline(predictions: pa.Table) -> bool:
+    """Whether the predictions have ranks of plain search."""
+    return bool(predictions["baseline_rank"].null_count < len(predictions))
 
 
 def is_calibrated(predictions: pa.Table) -> bool:

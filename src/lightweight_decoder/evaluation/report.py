@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from io import StringIO
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
@@ -17,15 +17,15 @@ from markupsafe import Markup
 
 from lightweight_decoder.errors import InputDataError
 from lightweight_decoder.evaluation import plots
+from lightweight_decoder.evaluation.comparison import metric_rows
+from lightweight_decoder.evaluation.figures import draw_figures
 from lightweight_decoder.evaluation.files import whole_file
-from lightweight_decoder.evaluation.metric_names import METRICS, MetricInfo, metric_info
 from lightweight_decoder.evaluation.predictions import (
     check_predictions,
-    first_values,
+    has_baseline,
     is_calibrated,
 )
 from lightweight_decoder.evaluation.slices import slice_metrics
-from lightweight_decoder.evaluation.summary import best_rank
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,7 +40,6 @@ _EXAMPLE_COLUMNS = (
     *("phrases", "values", "confidence", "abstained"),
 )
 _PHRASES_SHOWN = 5
-_SIGNIFICANT = 0.05
 _SVG_METADATA = ("Creator", "Date", "Format", "Type")
 _VARIABLES = {
     plots.INK: "var(--ink)",
@@ -49,14 +48,6 @@ _VARIABLES = {
     plots.STRONG: "var(--strong)",
     plots.SOFT: "var(--soft)",
 }
-
-
-class _Drawing(NamedTuple):
-    """A figure of the page."""
-
-    title: str
-    note: str
-    svg: Markup
 
 
 def write_report(
@@ -111,7 +102,6 @@ def render_report(
 ) -> str:
     """The page as text; arguments and errors are those of ``write_report``."""
     check_predictions(predictions)
-    inside = predictions.filter(predictions["in_bank"])
     if f"{split}/decoder/num_queries" not in metrics:
         raise InputDataError(
             "the metrics are not of this split",
@@ -128,7 +118,7 @@ def render_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    rows = _metric_rows(metrics, split)
+    rows = metric_rows(metrics, split=split)
     return environment.get_template("report.html").render(
         title=title,
         split=split,
@@ -136,106 +126,16 @@ def render_report(
         cards=[row for key in _CARDS for row in rows if row["key"] == key],
         rows=rows,
         level_note=_level_note(metrics, split),
-        figures=_drawings(inside, latencies_ms),
+        figures=_drawings(predictions, latencies_ms),
         examples_note=f"{len(shown)} of {len(predictions)}, drawn evenly." if left_out else "",
         data={
             "calibrated": is_calibrated(predictions),
+            "compared": has_baseline(predictions),
             "slices": slice_metrics(predictions).to_pylist(),
             "example_columns": _EXAMPLE_COLUMNS,
             "examples": _examples(shown),
         },
     )
-
-
-def _metric_rows(metrics: Mapping[str, float], split: str) -> list[dict[str, str]]:
-    """A row for each metric of either system, in the order of ``METRICS``, as texts."""
-    keys = {
-        name.removeprefix(f"{split}/{system}/")
-        for system in ("baseline", "decoder")
-        for name in metrics
-        if name.startswith(f"{split}/{system}/")
-    }
-    known = [
-        (key, info)
-        for key in keys
-        if (info := metric_info(key)) and "/" not in key and info.higher_is_better is not None
-    ]
-    order = list(METRICS)
-
-    def place(entry: tuple[str, MetricInfo]) -> tuple[int, int]:
-        kind, _, k = entry[0].partition("@")
-        return order.index(kind), int(k or 0)
-
-    return [_metric_row(metrics, split, key, info) for key, info in sorted(known, key=place)]
-
-
-def _metric_row(
-    metrics: Mapping[str, float], split: str, key: str, info: MetricInfo
-) -> dict[str, str]:
-    """What the page says of one metric."""
-    baseline, decoder = (_Cell.read(metrics, f"{split}/{s}/{key}") for s in ("baseline", "decoder"))
-    difference = _Cell.read(metrics, f"{split}/difference/{key}")
-    p_value = metrics.get(f"{split}/difference/{key}/p_value")
-    row = {
-        "key": key,
-        "label": info.label,
-        "meaning": info.meaning,
-        "arrow": "\u2191" if info.higher_is_better else "\u2193",
-        "baseline": _number(baseline.value, info),
-        "baseline_interval": _interval(baseline, info),
-        "decoder": _number(decoder.value, info),
-        "decoder_interval": _interval(decoder, info),
-        "change": "",
-        "change_interval": _interval(difference, info, sign="+"),
-        "verdict": "unclear",
-        "p_value": "" if p_value is None else f"{p_value:.3f}",
-    }
-    if baseline.value is None or decoder.value is None:
-        return row
-    change = decoder.value - baseline.value
-    is_clear = p_value < _SIGNIFICANT if p_value is not None else baseline.is_apart(decoder)
-    if is_clear:
-        row["verdict"] = "better" if (change > 0) == info.higher_is_better else "worse"
-    return row | {"change": _number(change, info, sign="+")}
-
-
-class _Cell(NamedTuple):
-    """A figure with its interval, as far as it has one."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-
-    @classmethod
-    def read(cls, metrics: Mapping[str, float], name: str) -> _Cell:
-        return cls(metrics.get(name), metrics.get(f"{name}/low"), metrics.get(f"{name}/high"))
-
-    def is_apart(self, other: _Cell) -> bool:
-        """Whether both have intervals, and these do not touch."""
-        if None in {self.low, self.high, other.low, other.high}:
-            return False
-        return self.high < other.low or other.high < self.low  # type: ignore[operator]  # not None
-
-
-def _number(value: float | None, info: MetricInfo, *, sign: str = "") -> str:
-    """A figure as people read it; nothing where there is none."""
-    if value is None:
-        return ""
-    if info.percent:
-        return f"{100 * value:{sign}.1f}{' pp' if sign else '%'}"
-    return (
-        f"{value:{sign},.0f}"
-        if info.relative or info.higher_is_better is None
-        else f"{value:{sign}.3f}"
-    )
-
-
-def _interval(cell: _Cell, info: MetricInfo, *, sign: str = "") -> str:
-    """The interval of a figure as people read it; nothing where there is none."""
-    if cell.low is None or cell.high is None:
-        return ""
-    low, high = (_number(end, info, sign=sign) for end in (cell.low, cell.high))
-    return f"{low.removesuffix(' pp')} to {high.removesuffix(' pp')}"
 
 
 def _level_note(metrics: Mapping[str, float], split: str) -> str:
@@ -252,38 +152,14 @@ def _level_note(metrics: Mapping[str, float], split: str) -> str:
     return note + " Arrows say which direction is better."
 
 
-def _drawings(inside: pa.Table, latencies_ms: npt.NDArray[np.floating] | None) -> list[_Drawing]:
-    """The figures that there is something to draw for."""
-    ranks = {"plain search": best_rank(inside, "baseline"), "decoder": best_rank(inside, "decoder")}
-    right = ranks["decoder"] == 1
-    drawings = [
-        ("Recall at k", "How far down the right phrase is found.", plots.plot_recall(ranks)),
-        ("Ranks", "Where the right phrase stands.", plots.plot_rank_histogram(ranks)),
+def _drawings(
+    predictions: pa.Table, latencies_ms: npt.NDArray[np.floating] | None
+) -> list[dict[str, str]]:
+    """The figures as the page shows them."""
+    return [
+        {"title": each.title, "note": each.note, "svg": _svg(each.figure, each.title)}
+        for each in draw_figures(predictions, latencies_ms)
     ]
-    calibrated = is_calibrated(inside)
-    if calibrated:
-        drawings.append(
-            (
-                "Reliability",
-                "A confidence of 80% should be right 8 times of 10.",
-                plots.plot_reliability(inside["confidence"].to_numpy(), right),
-            )
-        )
-    sureness = inside["confidence"].to_numpy() if calibrated else first_values(inside)
-    risks = {"decoder": (sureness, right)}
-    if inside["baseline_value"].null_count == 0:
-        own = (inside["baseline_value"].to_numpy(), ranks["plain search"] == 1)
-        risks = {"plain search": own, **risks}
-    drawings.append(
-        (
-            "Risk and coverage",
-            "How many answers are wrong when only the surest are given.",
-            plots.plot_risk_coverage(risks),
-        )
-    )
-    if latencies_ms is not None:
-        drawings.append(("Latency", "Time of single queries.", plots.plot_latency(latencies_ms)))
-    return [_Drawing(title, note, _svg(figure, title)) for title, note, figure in drawings]
 
 
 def _svg(figure: Figure, title: str) -> Markup:

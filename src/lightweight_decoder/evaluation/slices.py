@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from lightweight_decoder.errors import ConfigError
 from lightweight_decoder.evaluation.predictions import (
     check_predictions,
+    has_baseline,
     is_calibrated,
     metadata_columns,
 )
@@ -47,7 +48,8 @@ def slice_metrics(
     Returns:
         A row for each group, in rising order of a column's values: ``slice`` (the column),
         ``group``, ``num_queries``, ``recall@1``, ``recall@10``, ``mrr``, ``median_rank``, the same
-        four with ``baseline_`` before them, and ``confidence`` (mean, null where not calibrated).
+        four with ``baseline_`` before them (null where there is no baseline), and ``confidence``
+        (mean, null where not calibrated).
 
     Raises:
         ConfigError: A column in ``by`` is not in the table, or ``num_groups`` is below 1.
@@ -101,11 +103,13 @@ def _columns(inside: pa.Table) -> dict[str, pa.ChunkedArray]:
 def _group_metrics(group: pa.Table) -> dict[str, Any]:
     """One row of the table."""
     decoder = ranking_metrics(group["rank"].to_numpy())
-    baseline = ranking_metrics(group["baseline_rank"].to_numpy())
+    baseline: dict[str, float] = {}
+    if has_baseline(group):
+        baseline = ranking_metrics(group["baseline_rank"].to_numpy())
     return {
         "num_queries": len(group),
         **{name: decoder[name] for name in _METRICS},
-        **{f"baseline_{name}": baseline[name] for name in _METRICS},
+        **{f"baseline_{name}": baseline.get(name) for name in _METRICS},
         "confidence": pc.mean(group["confidence"]).as_py(),
     }
 

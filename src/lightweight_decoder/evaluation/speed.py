@@ -1,11 +1,82 @@
-"""What the times of single queries come to."""
+"""How long answers take, and what memory the process has used."""
 
 from __future__ import annotations
+
+import resource
+import sys
+import time
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from lightweight_decoder.errors import InputDataError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lightweight_decoder.datatypes import FloatArray
+
+_WARM_UP = 3
+
+
+def time_queries(
+    answer: Callable[[FloatArray], object],
+    queries: FloatArray,
+    *,
+    max_calls: int = 200,
+    max_seconds: float = 2.0,
+) -> npt.NDArray[np.float64]:
+    """Answers queries one by one, after three to warm up, and gives the time of each.
+
+    Args:
+        answer: Answers (1, d) queries, and returns when it is done.
+        queries: (q, d), at least one; they come round again where there are few.
+        max_calls: How many to time.
+        max_seconds: Stop after so long, though not before one was timed.
+
+    Returns:
+        (calls,) milliseconds.
+    """
+    for row in range(_WARM_UP):
+        answer(_query(queries, row))
+    latencies: list[float] = []
+    end = time.perf_counter() + max_seconds
+    while not latencies or (len(latencies) < max_calls and time.perf_counter() < end):
+        query = _query(queries, len(latencies))
+        start = time.perf_counter()
+        answer(query)
+        latencies.append(1000 * (time.perf_counter() - start))
+    return np.array(latencies)
+
+
+def queries_per_s(
+    answer: Callable[[FloatArray], object], queries: FloatArray, *, batch_size: int = 512
+) -> float:
+    """Answers a batch of queries, after a small one to warm up.
+
+    Args:
+        answer: Answers (q, d) queries, and returns when it is done.
+        queries: (q, d), at least one; a smaller set is repeated to fill the batch.
+        batch_size: Queries in the batch.
+    """
+    answer(queries[:8])
+    batch = np.resize(queries, (batch_size, queries.shape[1]))
+    start = time.perf_counter()
+    answer(batch)
+    return batch_size / (time.perf_counter() - start)
+
+
+def peak_memory_bytes() -> int:
+    """The most memory that this process has held at once so far, mapped files included."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def _query(queries: FloatArray, row: int) -> FloatArray:
+    """One query, (1, d)."""
+    place = row % len(queries)
+    return queries[place : place + 1]
 
 
 def latency_metrics(latencies_ms: npt.NDArray[np.floating]) -> dict[str, float]:

@@ -31,6 +31,7 @@ from lightweight_decoder.evaluation.confidence import (
 from lightweight_decoder.evaluation.predictions import (
     check_predictions,
     first_values,
+    has_baseline,
     is_calibrated,
 )
 from lightweight_decoder.evaluation.ranking import (
@@ -72,7 +73,8 @@ def summarize_predictions(
         ``…/high`` for every mean and the median rank; ``{split}/difference/{metric}`` (decoder
         minus baseline) with ``…/low``, ``…/high`` and ``…/p_value``. Figures that the table has
         nothing for (confidence of a decoder that was not calibrated, average precision without all
-        ranks) are left out. All finite.
+        ranks, everything about a baseline that could not read the queries) are left out. All
+        finite.
 
     Raises:
         InputDataError: The table is not one of predictions, or no query is in the bank.
@@ -82,18 +84,26 @@ def summarize_predictions(
     if not in_bank.any():
         raise InputDataError("no query has a right phrase in the bank", where="predictions")
     inside = predictions.filter(pa.array(in_bank))
-    values = {system: query_values(inside, system) for system in ("baseline", "decoder")}
-    figures = {
-        "baseline": _baseline_figures(inside),
-        "decoder": _decoder_figures(inside) | _out_of_bank_figures(predictions),
-    }
     bootstrap = _Bootstrap(num_resamples=num_resamples, level=level, seed=seed)
-    summary: dict[str, float] = {}
-    for system in ("baseline", "decoder"):
-        named = bootstrap.summarize(values[system], best_rank(inside, system)) | figures[system]
-        summary |= {f"{split}/{system}/{name}": figure for name, figure in named.items()}
-    differences = bootstrap.compare(values["baseline"], values["decoder"])
-    return summary | {f"{split}/difference/{name}": v for name, v in differences.items()}
+    values = {system: query_values(inside, system) for system in systems(predictions)}
+    figures: dict[str, dict[str, float]] = {
+        system: bootstrap.summarize(each, best_rank(inside, system))
+        for system, each in values.items()
+    }
+    figures["decoder"] |= _decoder_figures(inside) | _out_of_bank_figures(predictions)
+    if "baseline" in values:
+        figures["baseline"] |= _baseline_figures(inside)
+        figures["difference"] = bootstrap.compare(values["baseline"], values["decoder"])
+    return {
+        f"{split}/{system}/{name}": figure
+        for system, named in figures.items()
+        for name, figure in named.items()
+    }
+
+
+def systems(predictions: pa.Table) -> tuple[System, ...]:
+    """Those that the predictions have ranks of, the decoder last."""
+    return ("baseline", "decoder") if has_baseline(predictions) else ("decoder",)
 
 
 def query_values(predictions: pa.Table, system: System) -> dict[str, Float64Array]:

@@ -42,6 +42,9 @@ def device_blocks(
         fitting = max(1, _STREAMED_BYTES // (vectors.shape[1] * vectors.itemsize))
         yield from _streamed(vectors, device, min(most_rows, fitting, len(vectors)))
         return
+    if len(vectors) <= most_rows:
+        yield 0, vectors.to(device)
+        return
     for start in range(0, len(vectors), most_rows):
         yield start, vectors[start : start + most_rows].to(device)
 

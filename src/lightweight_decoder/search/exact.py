@@ -20,8 +20,14 @@ from torch import Tensor
 
 from lightweight_decoder.bank import unit_rows
 from lightweight_decoder.datatypes import NO_ID, Candidates
-from lightweight_decoder.errors import BankError, ConfigError, EmbeddingError
+from lightweight_decoder.errors import ConfigError, EmbeddingError
 from lightweight_decoder.search import group_maxima, rounded_pass
+from lightweight_decoder.search.checks import (
+    UNIT_TOLERANCE,
+    check_owners,
+    check_unit_rows,
+    counts_up,
+)
 from lightweight_decoder.search.device_blocks import converted_blocks, fits
 from lightweight_decoder.search.first_pass import (
     Listed,
@@ -33,6 +39,7 @@ from lightweight_decoder.search.first_pass import (
 )
 from lightweight_decoder.search.ranking import (
     first_k_phrases,
+    has_close_neighbor,
     rounded_cosines,
     sorted_by_value,
     value_of_kth_phrase,
@@ -48,8 +55,8 @@ DEFAULT_BLOCK_BYTES = 64 * 2**20
 core: 16 MiB 1.32 s, 64 MiB 1.21 s, 128 MiB 1.35 s; torch's matmul and topk 1.17 s)."""
 
 _PAIRS_AT_ONCE = 16_384
+_SMALL_SEARCHES_BEFORE_COPY = 8
 _FLOAT32_ROUNDING = 2.0**-24
-_UNIT_TOLERANCE = 2e-3  # float16 rounds entries by up to 2**-11 of their size
 
 
 class VectorTable(Protocol):
@@ -90,13 +97,14 @@ class ExactSearch:
 
     On the CPU the bank's mapped vectors are used in place. A GPU gets a copy of them if they fit
     into its memory; else every search streams them to it. Where Triton is installed, an NVIDIA GPU
-    chooses in float16 or tf32 what the first pass looks at (:mod:`.group_maxima`), and a processor
-    with instructions for bfloat16 does so in these (:mod:`.rounded_pass`). That changes the speed
-    and not the answer.
+    chooses in a lower precision what the first pass looks at (:mod:`.group_maxima`), and a
+    processor with instructions for bfloat16 does so in these (:mod:`.rounded_pass`). That changes
+    the speed and not the answer.
 
     Values are float64 cosines rounded to float32 where order depends on it, else float32 products
     (off by less than (d + 4) / 2**24, in practice by 1e-6). Extra memory: about
-    ``max_block_bytes`` + 12 q k bytes.
+    ``max_block_bytes`` + 12 q k bytes; after several searches of few queries on such a processor,
+    2 n d bytes for rounded vectors, up to 256 MiB.
 
     Args:
         bank: The bank, or anything else with ``vectors``, ``owners`` and ``num_phrases``.
@@ -127,13 +135,16 @@ class ExactSearch:
             self._source = self._vectors
         self._has_kernels = group_maxima.is_available(self._device)
         self._rounded = rounded
+        self._roundings: dict[group_maxima.Precision, float] = {}
+        self._rounded_vectors: Tensor | None = None
+        self._num_small_searches = 0
         owners = torch.as_tensor(bank.owners)
-        _check_owners(owners, self._num_phrases)
-        self._owners = None if _counts_up(owners) else owners.to(self._source.device)
+        check_owners(owners, self._num_phrases)
+        self._owners = None if counts_up(owners) else owners.to(self._source.device)
         # A sum of d products is off by at most d roundings, whatever its order (Higham, Accuracy
         # and Stability of Numerical Algorithms, section 3.1); four more for the query's and the
         # result's own rounding.
-        self._error_bound = (1 + _UNIT_TOLERANCE) * (self.dim + 4) * _FLOAT32_ROUNDING
+        self._error_bound = (1 + UNIT_TOLERANCE) * (self.dim + 4) * _FLOAT32_ROUNDING
 
     @classmethod
     def over(
@@ -144,6 +155,7 @@ class ExactSearch:
         num_phrases: int | None = None,
         device: str | torch.device = "cpu",
         max_block_bytes: int = DEFAULT_BLOCK_BYTES,
+        rounded: bool | None = None,
     ) -> ExactSearch:
         """Search plain arrays.
 
@@ -154,18 +166,19 @@ class ExactSearch:
                 never found.
             device: Where products are computed.
             max_block_bytes: Size of the largest block of values, and of vectors converted at once.
+            rounded: As in the constructor.
 
         Raises:
             EmbeddingError: If a row is not of unit length.
             BankError: If an owner is not a phrase.
         """
         rows = torch.as_tensor(vectors)
-        _check_unit_rows(rows)
+        check_unit_rows(rows)
         owned_by = torch.arange(len(rows)) if owners is None else torch.as_tensor(owners)
         if num_phrases is None:
             num_phrases = int(owned_by.max()) + 1
         table = _Arrays(rows, owned_by, num_phrases)
-        return cls(table, device=device, max_block_bytes=max_block_bytes)
+        return cls(table, device=device, max_block_bytes=max_block_bytes, rounded=rounded)
 
     @property
     def num_vectors(self) -> int:
@@ -195,9 +208,7 @@ class ExactSearch:
         if list_length >= self.num_vectors / 8:  # sorting everything is then no slower
             found = self._search_float64(exact_queries, num_columns, excluded)
         else:
-            found = self._search_fast(
-                exact_queries, num_columns, list_length, excluded, roughly=True
-            )
+            found = self._search_fast(exact_queries, num_columns, list_length, excluded)
         values, vectors, phrases = (column.to(queries.device) for column in found)
         return Candidates(phrase_ids=phrases, vector_ids=vectors, values=values, kind="cosine")
 
@@ -233,7 +244,7 @@ class ExactSearch:
         phrases = self._phrases_of(given)
         margin = 2 * self._error_bound
         cut = self._value_of_kth_phrase(values, phrases, num_columns) - margin
-        too_close = _has_close_neighbor(values, margin) & (values >= cut)
+        too_close = has_close_neighbor(values, margin) & (values >= cut)
         self._compute_again(exact_queries, Found(values, given, phrases), too_close)
         found = self._best_of_each_phrase(values, given, phrases, num_columns)
         values, given, phrases = (column.to(queries.device) for column in found)
@@ -280,7 +291,7 @@ class ExactSearch:
         list_length: int,
         excluded: Tensor | None,
         *,
-        roughly: bool,
+        roughly: bool = True,
     ) -> Found:
         """Search in float32, then compute again what is too close to call."""
         roughly = roughly and self._can_choose_roughly(len(queries), list_length, excluded)
@@ -291,7 +302,7 @@ class ExactSearch:
         # ``cut``: each of the first k phrases is worth at least the k-th value less the error.
         cut = self._value_of_kth_phrase(values, phrases, k) - margin
         settled = ((unseen < cut) | (values[:, -1:] == -torch.inf)).squeeze(1)
-        too_close = _has_close_neighbor(values, margin) & (values >= cut) & settled[:, None]
+        too_close = has_close_neighbor(values, margin) & (values >= cut) & settled[:, None]
         self._compute_again(queries, Found(values, vectors, phrases), too_close)
         found = self._best_of_each_phrase(values, vectors, phrases, k)
         rows = (~settled).nonzero().squeeze(1)
@@ -312,15 +323,25 @@ class ExactSearch:
         wide = queries.float().to(self._device)
         excluded = None if excluded is None else excluded.to(self._device)
         max_bytes = self._max_block_bytes
-        if roughly and self._has_kernels:
-            listed = grouped_pass(wide, self._vectors, list_length, excluded)
+        if self._has_kernels and group_maxima.has_room_for(list_length, excluded):
+            fastest = group_maxima.fastest_precision(self._vectors.dtype, len(wide))
+            precision = fastest if roughly else "float32"
+            listed = grouped_pass(
+                wide,
+                self._vectors,
+                list_length,
+                excluded,
+                precision=precision,
+                vectors_error=self._rounding_error(precision),
+            )
         elif roughly:
             listed = rounded_pass.rounded_pass(
                 wide,
                 self._vectors,
+                self._rounded_vectors,
                 list_length + list_length // 2,
                 excluded,
-                vectors_error=self._rounding_error,
+                vectors_error=self._rounding_error("bfloat16"),
                 max_block_bytes=max_bytes,
             )
         else:
@@ -336,17 +357,29 @@ class ExactSearch:
         if self._has_kernels:
             return group_maxima.has_room_for(list_length, excluded)
         if self._rounded is None:
-            pays = num_queries >= rounded_pass.LEAST_QUERIES
-            return self._device.type == "cpu" and pays and rounded_pass.is_fast()
+            if self._device.type != "cpu" or not rounded_pass.is_fast():
+                return False
+            return num_queries >= rounded_pass.LEAST_QUERIES or self._has_rounded_copy()
         return self._rounded
 
-    @cached_property
-    def _rounding_error(self) -> float:
-        """How far rounding to bfloat16 moves a vector, at most."""
-        blocks = converted_blocks(
-            self._vectors, torch.float32, self._device, max_bytes=self._max_block_bytes
-        )
-        return max(float(rounded_pass.rounding_error(block).max()) for _, block in blocks)
+    def _rounding_error(self, precision: group_maxima.Precision) -> float:
+        """Return how far a precision moves a vector, at most, which is found out once."""
+        if precision not in self._roundings:
+            longest = group_maxima.longest_rounding(self._vectors, precision, self._device)
+            self._roundings[precision] = longest
+        return self._roundings[precision]
+
+    def _has_rounded_copy(self) -> bool:
+        """Say whether a search of few queries may use rounded vectors, which it halves the time of.
+
+        They are copied when several such searches have come, and more are likely to.
+        """
+        self._num_small_searches += 1
+        if self._rounded_vectors is None and self._num_small_searches > _SMALL_SEARCHES_BEFORE_COPY:
+            if 2 * self._vectors.numel() > rounded_pass.MOST_BYTES_KEPT:
+                return False
+            self._rounded_vectors = self._vectors.bfloat16()
+        return self._rounded_vectors is not None
 
     def _search_float64(self, queries: Tensor, k: int, excluded: Tensor | None) -> Found:
         """Search by the definition: every value in float64, rounded to float32, and sorted."""
@@ -413,44 +446,3 @@ class ExactSearch:
             found.vectors.masked_fill(hidden, NO_ID),
             found.phrases.masked_fill(hidden, NO_ID),
         )
-
-
-def _has_close_neighbor(values: Tensor, margin: float) -> Tensor:
-    """Mark entries of falling rows that are within ``margin`` of the one before or behind."""
-    close = values[:, :-1] - values[:, 1:] <= margin
-    return torch.nn.functional.pad(close, (1, 0)) | torch.nn.functional.pad(close, (0, 1))
-
-
-def _counts_up(owners: Tensor) -> bool:
-    """Say whether vector i belongs to phrase i, for all i."""
-    return all(
-        bool((owners[rows] == torch.arange(rows.start, rows.stop, device=owners.device)).all())
-        for rows in slices(len(owners), 2**20)
-    )
-
-
-def _check_owners(owners: Tensor, num_phrases: int) -> None:
-    """Refuse owners that are no phrases."""
-    for rows in slices(len(owners), 2**20):
-        outside = (owners[rows] < 0) | (owners[rows] >= num_phrases)
-        for row in outside.nonzero()[:1, 0].tolist():
-            raise BankError(
-                "a vector belongs to no phrase",
-                at=f"row {rows.start + row}",
-                expected=f"a phrase id from 0 to {num_phrases - 1}",
-                found=int(owners[rows.start + row]),
-            )
-
-
-def _check_unit_rows(vectors: Tensor) -> None:
-    """Refuse rows that are not of unit length, as far as float16 can be."""
-    for rows in slices(len(vectors), 2**16):
-        lengths = torch.linalg.vector_norm(vectors[rows].float(), dim=1)
-        for row in (~((lengths - 1).abs() <= _UNIT_TOLERANCE)).nonzero()[:1, 0].tolist():
-            raise EmbeddingError(
-                "a vector cannot be searched",
-                at=f"row {rows.start + row}",
-                expected="a vector of length 1",
-                found=f"length {lengths[row].item():.6g}",
-                advice="Scale the rows with lightweight_decoder.bank.unit_rows",
-            )

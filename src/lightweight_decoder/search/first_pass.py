@@ -9,17 +9,13 @@ from torch import Tensor
 
 from lightweight_decoder.datatypes import NO_ID
 from lightweight_decoder.search.device_blocks import converted_blocks
-from lightweight_decoder.search.group_maxima import (
-    choice_error,
-    fastest_precision,
-    top_k_products,
-)
+from lightweight_decoder.search.group_maxima import Precision, choice_error, top_k_products
 from lightweight_decoder.search.precision import full_float32
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_GATHERED_BYTES = 2**24
+_GATHERED_BYTES = 2**21  # stays in the cache between the copy and the product
 _QUERY_ROWS = 256
 
 
@@ -35,7 +31,13 @@ class Listed(NamedTuple):
 
 
 def grouped_pass(
-    queries: Tensor, vectors: Tensor, list_length: int, excluded: Tensor | None
+    queries: Tensor,
+    vectors: Tensor,
+    list_length: int,
+    excluded: Tensor | None,
+    *,
+    precision: Precision,
+    vectors_error: float,
 ) -> Listed:
     """List the products of vectors that rougher products choose; needs Triton.
 
@@ -44,12 +46,13 @@ def grouped_pass(
         vectors: (n, d) of length one, there or on the CPU.
         list_length: m, how many to list.
         excluded: (q, w) int64 vectors not to list, filled up with ``NO_ID``, or None.
+        precision: What the rougher products are computed in.
+        vectors_error: The length of the longest part that this rounds off a vector.
     """
-    precision = fastest_precision(vectors.dtype, len(queries))
     values, ids, ceiling = top_k_products(
         queries, vectors, list_length, excluded=excluded, precision=precision
     )
-    error = choice_error(precision, vectors.dtype, vectors.shape[1])
+    error = choice_error(queries, vectors_error, precision)
     return Listed(values, ids, torch.maximum(values[:, -1], ceiling + error)[:, None])
 
 
@@ -79,13 +82,20 @@ def blocked_pass(
     with full_float32(queries.device):
         for start, block in blocks:
             for rows in slices(len(queries), _QUERY_ROWS):
-                scores = queries[rows] @ block.T
+                scores = _products(queries[rows], block)
                 hide_excluded(scores, None if excluded is None else excluded[rows], start)
                 top = scores.topk(min(list_length, scores.shape[1]), dim=1)
                 merged = torch.cat([values[rows], top.values], dim=1).topk(list_length, dim=1)
                 found = torch.cat([ids[rows], top.indices + start], dim=1)
                 values[rows], ids[rows] = merged.values, found.gather(1, merged.indices)
     return Listed(values, ids, values[:, -1:])
+
+
+def _products(queries: Tensor, vectors: Tensor) -> Tensor:
+    """Multiply; torch takes all cores for one query only if it is a vector."""
+    if len(queries) == 1:
+        return torch.mv(vectors, queries[0])[None]
+    return queries @ vectors.T
 
 
 def slices(length: int, step: int) -> Iterator[slice]:

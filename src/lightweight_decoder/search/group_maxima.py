@@ -26,13 +26,14 @@ from torch.nn.functional import pad
 from lightweight_decoder.search.device_blocks import device_blocks
 
 Precision = Literal["float32", "tf32", "float16", "bfloat16"]
-"""What products are computed in. Sums are float32 in all of them."""
+"""What products are computed in: float32 is three products of tf32. Sums are float32 in all."""
 
 _BLOCK_ROWS = 2**20
 _MOST_GROUPS = 1024
 _MAXIMA_BYTES = 2**31
 _QUERY_STEP = 128
 _ROUND_FROM = 256
+_FEW = 16
 _BYTES_PER_COPY = 16  # rows of the GPU's copy engine are multiples of it
 
 _DTYPES: dict[Precision, torch.dtype] = {
@@ -41,12 +42,7 @@ _DTYPES: dict[Precision, torch.dtype] = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
-_ROUNDOFFS: dict[Precision, float] = {
-    "float32": 0.0,
-    "tf32": 2.0**-10,
-    "float16": 2.0**-11,
-    "bfloat16": 2.0**-8,
-}
+_TF32_BITS = -(2**13)  # the bits of float32 that tf32 keeps
 
 
 class TopProducts(NamedTuple):
@@ -82,35 +78,64 @@ def has_room_for(k: int, excluded: Tensor | None) -> bool:
 
 
 def fastest_precision(stored: torch.dtype, num_queries: int) -> Precision:
-    """Choose the precision that groups are chosen in.
+    """Choose the precision that groups are chosen in: the least time, then the least error.
 
     float16 is twice as fast as tf32 and more accurate, but rounding float32 vectors to it takes
-    longer than to read them, which is what few queries wait for.
+    longer than reading them. Very few queries wait for the reading alone, whatever the precision.
     """
     if stored == torch.float32 and num_queries < _ROUND_FROM:
-        return "tf32"
+        return "float32" if num_queries <= _FEW else "tf32"
     return "bfloat16" if stored == torch.bfloat16 else "float16"
 
 
-def choice_error(precision: Precision, stored: torch.dtype, dim: int) -> float:
+def choice_error(queries: Tensor, vectors_error: float, precision: Precision) -> Tensor:
     """Bound how far products that groups are chosen by can be off, for rows of about unit length.
 
-    Rounding both rows relatively by u changes their product by at most 2 u + u**2 (Cauchy-Schwarz);
-    vectors that are stored in the precision are not rounded. Entries of float16 below 2**-14 are
-    off by up to 2**-25 instead, all together by less than sqrt(d) times that. Sums lose d + 4
-    roundings of float32; tensor cores cut off instead of rounding (Fasi et al., Numerical behavior
-    of NVIDIA tensor cores, PeerJ 2021), for which four times as much is allowed.
-    Half a percent of a row's length is allowed for.
+    Rounding changes a product by at most the lengths of what is rounded off on both sides
+    (Cauchy-Schwarz). What three products of tf32 leave out of a float32 product is less than 2**-20
+    for each side, and as much for both. Sums lose d + 4 roundings of float32; tensor cores cut off
+    instead of rounding (Fasi et al., Numerical behavior of NVIDIA tensor cores, PeerJ 2021), for
+    which four times as much is allowed. One percent is for rows that are not quite of length one.
 
     Args:
+        queries: (q, d) float32.
+        vectors_error: The longest part that is rounded off a vector (:func:`longest_rounding`).
         precision: What the groups are chosen in.
-        stored: What the vectors are stored in; queries are taken to be rounded.
-        dim: d, the width of a vector.
+
+    Returns:
+        (q,) float32.
     """
-    u = _ROUNDOFFS[precision]
-    rounding = u if stored == _DTYPES[precision] != torch.float32 else 2 * u + u**2
-    tiny = 2 * math.sqrt(dim) * 2.0**-25 if precision == "float16" else 0.0
-    return 1.01 * (rounding + tiny + (dim + 4) * (2.0**-24 if precision == "float32" else 2.0**-22))
+    sums = (queries.shape[1] + 4) * 2.0**-22
+    left_out = 3 * 2.0**-20 if precision == "float32" else 0.0
+    rounding = _rounding_lengths(queries, precision) + vectors_error
+    error: Tensor = 1.01 * (rounding + left_out + sums)
+    return error
+
+
+def longest_rounding(vectors: Tensor, precision: Precision, device: torch.device) -> float:
+    """Return the length of the longest part that rounding takes off a vector.
+
+    Args:
+        vectors: (n, d), on any device.
+        precision: What they are rounded to.
+        device: Where that is computed.
+    """
+    if precision == "float32" or vectors.dtype == _DTYPES[precision] != torch.float32:
+        return 0.0
+    blocks = device_blocks(vectors, device, _BLOCK_ROWS // 64)
+    lengths = [_rounding_lengths(block, precision).amax() for _, block in blocks]
+    return float(torch.stack(lengths).amax())
+
+
+def _rounding_lengths(rows: Tensor, precision: Precision) -> Tensor:
+    """Return the length of what is rounded off each row, (n,) float32; tf32 may cut off."""
+    wide = rows.float()
+    if precision == "tf32":
+        rounded = (wide.view(torch.int32) & _TF32_BITS).view(torch.float32)
+    else:
+        rounded = wide.to(_DTYPES[precision]).float()
+    lengths: Tensor = torch.linalg.vector_norm(wide - rounded, dim=1)
+    return lengths
 
 
 def top_k_products(
@@ -127,6 +152,7 @@ def top_k_products(
     float32 from queries and vectors as they are, which gives the values. So the answer is exact up
     to the rounding of sums where both are stored in the precision. Elsewhere it is exact in those
     rows whose last value is above the ceiling by the error of the choice (:func:`choice_error`).
+    Nothing waits for the device, so a call can be captured in a CUDA graph.
 
     Extra memory on the device: up to 2 GiB of maxima, a rounded copy of up to 2**20 vectors where
     they are not stored in the precision or in rows of a multiple of 16 bytes, and about
@@ -144,7 +170,7 @@ def top_k_products(
         The products, on the queries' device.
     """
     queries = queries.contiguous()
-    if not len(queries):
+    if queries.shape[0] == 0:
         nothing = queries.new_empty((0, min(k, len(vectors))), dtype=torch.float32)
         return TopProducts(nothing, nothing.long(), nothing.new_empty(0))
     best: TopProducts | None = None
@@ -156,8 +182,11 @@ def top_k_products(
             best = found if best is None else _merged(best, found, k)
     if best is None:
         raise ValueError("there are no vectors to search")
-    num_columns = min(k, len(vectors))
-    return TopProducts(best.values[:, :num_columns], best.vectors[:, :num_columns], best.ceiling)
+    if k <= len(vectors):
+        return best
+    return TopProducts(
+        best.values[:, : len(vectors)], best.vectors[:, : len(vectors)], best.ceiling
+    )
 
 
 def _current(device: torch.device) -> contextlib.AbstractContextManager[object]:
@@ -179,14 +208,15 @@ def _search_block(
 
     vectors = vectors.contiguous()
     rough_queries, rough_vectors = _rounded(queries, precision), _rounded(vectors, precision)
-    num_groups, ieee = _num_groups(k, excluded), precision == "float32"
+    num_groups, in_full = _num_groups(k, excluded), precision == "float32"
     most = _MAXIMA_BYTES // (4 * math.ceil(len(vectors) / launch.GROUP))
     step = max(_QUERY_STEP, most // _QUERY_STEP * _QUERY_STEP)
     parts = []
     for start in range(0, len(queries), step):
         rows = slice(start, start + step)
         groups, ceiling = launch.choose_groups(
-            *launch.maxima_of_groups(rough_queries[rows], rough_vectors, ieee=ieee), num_groups
+            *launch.maxima_of_groups(rough_queries[rows], rough_vectors, in_full=in_full),
+            num_groups,
         )
         hidden = None if excluded is None else (excluded[rows] - first_id).contiguous()
         products = launch.products_of_members(queries[rows], vectors, groups, hidden)

@@ -43,6 +43,12 @@ def rounded_cosines(cosines: Tensor) -> Tensor:
     return (cosines * _GRID).round_().div_(_GRID).float()
 
 
+def has_close_neighbor(values: Tensor, margin: float) -> Tensor:
+    """Mark entries of falling rows that are within ``margin`` of the one before or behind."""
+    close = values[:, :-1] - values[:, 1:] <= margin
+    return torch.nn.functional.pad(close, (1, 0)) | torch.nn.functional.pad(close, (0, 1))
+
+
 def sorted_by_value(
     values: Tensor, vectors: Tensor, phrases: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:

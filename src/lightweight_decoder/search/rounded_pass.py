@@ -12,6 +12,7 @@ from functools import cache
 
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 
 from lightweight_decoder.datatypes import NO_ID
 from lightweight_decoder.search.device_blocks import converted_blocks
@@ -20,8 +21,11 @@ from lightweight_decoder.search.first_pass import Listed, hide_excluded, product
 LEAST_QUERIES = 64
 """Fewer are done sooner in float32: rounding the vectors takes longer than multiplying them."""
 
-_QUERY_ROWS = 512
-_GROUP = 16
+MOST_BYTES_KEPT = 2**28
+"""Size of the largest rounded copy of the vectors that is kept for searches of few queries."""
+
+_QUERY_ROWS = 256
+_GROUP = 8
 _ROUNDOFF = 2.0**-8
 
 
@@ -44,6 +48,7 @@ def rounding_error(rows: Tensor) -> Tensor:
 def rounded_pass(
     queries: Tensor,
     vectors: Tensor,
+    rounded_vectors: Tensor | None,
     list_length: int,
     excluded: Tensor | None,
     *,
@@ -55,6 +60,7 @@ def rounded_pass(
     Args:
         queries: (q, d) float32 of length one, on the CPU.
         vectors: (n, d) of length one, there too.
+        rounded_vectors: (n, d) bfloat16, the same rounded; None: a block at a time is.
         list_length: m, how many to list, fewer than n.
         excluded: (q, w) int64 vectors not to list, filled up with ``NO_ID``, or None.
         vectors_error: The largest ``rounding_error`` of the vectors.
@@ -64,17 +70,19 @@ def rounded_pass(
     rough = torch.full((len(queries), list_length), -torch.inf)
     ids = torch.full(rough.shape, NO_ID)
     most_bytes = max_block_bytes * min(1.0, vectors.shape[1] / _QUERY_ROWS)
-    blocks = converted_blocks(vectors, torch.bfloat16, queries.device, max_bytes=int(most_bytes))
+    source = vectors if rounded_vectors is None else rounded_vectors
+    blocks = converted_blocks(source, torch.bfloat16, queries.device, max_bytes=int(most_bytes))
     for start, block in blocks:
         for rows in slices(len(queries), _QUERY_ROWS):
-            scores = rounded[rows] @ block.T
+            scores = linear(rounded[rows], block)
             hide_excluded(scores, None if excluded is None else excluded[rows], start)
             top, columns = _largest(scores, list_length)
             merged = torch.cat([rough[rows], top], dim=1).topk(list_length, dim=1)
             found = torch.cat([ids[rows], columns + start], dim=1)
             rough[rows], ids[rows] = merged.values, found.gather(1, merged.indices)
     last = rough[:, -1:]
-    error = _choice_error(queries, vectors_error)[:, None] + _ROUNDOFF * last.abs()
+    own_rounding = _ROUNDOFF * last.abs().nan_to_num(posinf=0)  # nothing left: nothing unseen
+    error = _choice_error(queries, vectors_error)[:, None] + own_rounding
     ids.masked_fill_(rough == -torch.inf, NO_ID)
     return _looked_at_again(queries, vectors, ids, unseen=last + error)
 

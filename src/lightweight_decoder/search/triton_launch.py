@@ -38,27 +38,27 @@ class _Cut(NamedTuple):
 
 
 _CUTS = (_Cut(16, 256, 4, 3, 2), _Cut(64, 256, 4, 2, 1), _Cut(128, 128, 8, 3, 1))
-_IEEE_CUTS = (_Cut(16, 64, 4, 3, 2), _Cut(64, 64, 8, 3, 1))
+_CUTS_IN_FULL = (_Cut(16, 128, 4, 3, 2), _Cut(64, 256, 4, 2, 1), _Cut(128, 128, 8, 2, 1))
 
 
 def maxima_of_groups(
-    queries: Tensor, vectors: Tensor, *, ieee: bool, cut: _Cut | None = None
+    queries: Tensor, vectors: Tensor, *, in_full: bool, cut: _Cut | None = None
 ) -> tuple[Tensor, Tensor]:
     """Multiply, and keep each group's and each tile's largest product.
 
     Args:
         queries: (q, d), rows of a multiple of 16 bytes.
         vectors: (n, d) of the same type.
-        ieee: Whether float32 is multiplied in full; else in tf32.
+        in_full: Whether float32 is multiplied as three products of tf32 and not as one.
         cut: How the product is cut, by default what was fastest on an H100.
 
     Returns:
         (q, t * GROUPS_PER_TILE) and (q, t) float32 for t tiles.
     """
-    cut = cut or _best_cut(len(queries), queries.device, ieee=ieee)
-    num_tiles = math.ceil(len(vectors) / TILE)
-    tile_maxima = queries.new_empty((len(queries), num_tiles), dtype=torch.float32)
-    group_maxima = tile_maxima.new_empty((len(queries), num_tiles * GROUPS_PER_TILE))
+    cut = cut or _best_cut(queries.shape[0], queries.device, in_full=in_full)
+    num_tiles = math.ceil(vectors.shape[0] / TILE)
+    tile_maxima = queries.new_empty((queries.shape[0], num_tiles), dtype=torch.float32)
+    group_maxima = tile_maxima.new_empty((queries.shape[0], num_tiles * GROUPS_PER_TILE))
     step = cut.row_bytes // queries.itemsize
     programs = cut.per_processor * _num_processors(queries.device)
     kernels.maxima_kernel[(programs,)](
@@ -66,15 +66,15 @@ def maxima_of_groups(
         TensorDescriptor.from_tensor(vectors, [TILE, step]),
         group_maxima,
         tile_maxima,
-        len(queries),
-        len(vectors),
+        queries.shape[0],
+        vectors.shape[0],
         num_tiles,
         queries.shape[1],
         QUERIES=cut.queries,
         TILE=TILE,
         GROUP=GROUP,
         STEP=step,
-        PRECISION="ieee" if ieee else "tf32",
+        PRECISION="tf32x3" if in_full else "tf32",
         PROGRAMS=programs,
         num_warps=cut.warps,
         num_stages=cut.stages,
@@ -135,15 +135,15 @@ def products_of_members(
         (q, j * GROUP) float32, -inf where a group goes on beyond the last vector.
     """
     num_products = groups.shape[1] * GROUP
-    products = queries.new_empty((len(queries), num_products), dtype=torch.float32)
-    kernels.members_kernel[(len(queries), math.ceil(num_products / _ROWS_AT_ONCE))](
+    products = queries.new_empty((queries.shape[0], num_products), dtype=torch.float32)
+    kernels.members_kernel[(queries.shape[0], math.ceil(num_products / _ROWS_AT_ONCE))](
         queries,
         vectors,
         groups,
         groups if excluded is None else excluded,
         products,
         groups.shape[1],
-        len(vectors),
+        vectors.shape[0],
         0 if excluded is None else excluded.shape[1],
         vectors.shape[1],
         GROUP=GROUP,
@@ -169,8 +169,10 @@ def largest_products(
     """
     num_queries, num_products = products.shape
     k = min(k, num_products)
-    unsorted_values, values = products.new_empty((2, num_queries, k)).unbind()
-    unsorted_ids, ids = groups.new_empty((2, num_queries, k), dtype=torch.int64).unbind()
+    unsorted_values = products.new_empty((num_queries, k))
+    unsorted_ids = groups.new_empty((num_queries, k))
+    values = torch.empty_like(unsorted_values)
+    ids = torch.empty_like(unsorted_ids, dtype=torch.int64)
     block = triton.next_power_of_2(num_products)
     kernels.rank_kernel[(num_queries,)](
         products,
@@ -192,9 +194,9 @@ def largest_products(
 
 
 @cache
-def _best_cut(num_queries: int, device: torch.device, *, ieee: bool) -> _Cut:
+def _best_cut(num_queries: int, device: torch.device, *, in_full: bool) -> _Cut:
     """Choose how a product is cut: what was fastest on an H100, and fits into this GPU."""
-    cuts = _IEEE_CUTS if ieee else _CUTS
+    cuts = _CUTS_IN_FULL if in_full else _CUTS
     cut = next((cut for cut in cuts if num_queries <= cut.queries), cuts[-1])
     if device.type != "cuda":
         return cut

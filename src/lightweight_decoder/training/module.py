@@ -83,6 +83,7 @@ class DecoderModule(L.LightningModule):
         self.log_scale = nn.Parameter(torch.tensor(math.log(_START_SCALE)))
         self._miner: CandidateMiner | None = None
         self._ranks: dict[System, list[Tensor]] = {"baseline": [], "decoder": []}
+        self._baseline_is_known = False
 
     @property
     def is_trainable(self) -> bool:
@@ -185,18 +186,20 @@ class DecoderModule(L.LightningModule):
         return listwise_loss(logits, right, self.miner.is_asked_for(found.phrase_ids))
 
     def validation_step(self, batch: Batch) -> None:
-        """Ranks the right phrases with the decoder."""
+        """Ranks the right phrases with the decoder, and the first time with plain search."""
         self._rank(batch, "decoder")
+        if not self._baseline_is_known:
+            self._rank_baseline(batch)
 
     def test_step(self, batch: Batch) -> None:
         """Ranks the right phrases with the decoder, and with plain search."""
         self._rank(batch, "decoder")
-        if batch.queries.shape[1] == self.decoder.bank.dim:
-            self._rank(batch, "baseline")
+        self._rank_baseline(batch)
 
     def on_validation_epoch_end(self) -> None:
-        """Logs ``val/decoder/…``."""
+        """Logs ``val/decoder/…``, and the first time ``val/baseline/…``, which never changes."""
         self._log_metrics("val")
+        self._baseline_is_known = not self.trainer.sanity_checking
 
     def on_test_epoch_end(self) -> None:
         """Logs ``test/baseline/…`` (where query and bank have one width) and ``test/decoder/…``."""
@@ -226,6 +229,11 @@ class DecoderModule(L.LightningModule):
         best = ranks.masked_fill(ranks == 0, torch.iinfo(ranks.dtype).max).amin(dim=1)
         best = best.masked_fill((ranks == 0).all(dim=1), 0)
         self._ranks[system].append(torch.stack([batch.query_ids, best], dim=1))
+
+    def _rank_baseline(self, batch: Batch) -> None:
+        """The same with plain search, where query and bank have one width."""
+        if batch.queries.shape[1] == self.decoder.bank.dim:
+            self._rank(batch, "baseline")
 
     def _log_metrics(self, split: str) -> None:
         """Logs the metrics of all queries, each counted once however it was sampled."""

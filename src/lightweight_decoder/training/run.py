@@ -2,38 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning as L  # noqa: N812 - the name everyone uses
-import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar
 from rich.table import Table
 
-from lightweight_decoder.calibration import fit_calibration
+from lightweight_decoder.checkpoints import write_checkpoint
 from lightweight_decoder.errors import CheckpointError, InputDataError
-from lightweight_decoder.rerank import is_right
+from lightweight_decoder.training.calibrating import calibrate
+from lightweight_decoder.training.monitoring import TrainingMonitor
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from lightning.pytorch.loggers import Logger
-    from torch import Tensor
 
-    from lightweight_decoder.data.base import Split
     from lightweight_decoder.data.datamodule import DecoderDataModule
-    from lightweight_decoder.decoding import PhraseBankDecoder
     from lightweight_decoder.training.module import DecoderModule
 
 logger = logging.getLogger(__name__)
 
 MONITORED = "val/decoder/mrr"
-_CALIBRATION_CANDIDATES = 32  # more added nothing on the reverse dictionary
-_QUERIES_AT_ONCE = 512
 
 
 class ResumableCheckpoint(ModelCheckpoint):
@@ -97,6 +91,7 @@ def build_trainer(
             enable_version_counter=False,
         ),
         EarlyStopping(monitor=MONITORED, mode="max", patience=patience),
+        TrainingMonitor(),
     ]
     if options.get("enable_progress_bar") is not False:
         callbacks.append(RichProgressBar())
@@ -111,6 +106,7 @@ def fit_and_test(
     datamodule: DecoderDataModule,
     *,
     ckpt_path: str | Path | None = None,
+    calibration_options: Mapping[str, Any] | None = None,
 ) -> dict[str, float]:
     """Trains, tests with the weights of the best validation, and returns the test's metrics.
 
@@ -119,6 +115,7 @@ def fit_and_test(
         module: The decoder to train; one without learned parts is tested as it is.
         datamodule: Its data.
         ckpt_path: A checkpoint of an interrupted run to go on from.
+        calibration_options: Arguments of ``calibrate``.
 
     Raises:
         CheckpointError: ``ckpt_path`` does not exist.
@@ -131,37 +128,16 @@ def fit_and_test(
         )
     if module.is_trainable:
         trainer.fit(module, datamodule, ckpt_path=ckpt_path, weights_only=True)
-        _finish_checkpoint(trainer, module, datamodule)
+        _finish_checkpoint(trainer, module, datamodule, calibration_options or {})
     trainer.test(module, datamodule, verbose=False)
     return {name: float(value) for name, value in trainer.callback_metrics.items()}
 
 
-def calibrate(decoder: PhraseBankDecoder, split: Split) -> None:
-    """Fits the decoder's calibration, in place, on a split of its own.
-
-    Raises:
-        InputDataError: The decoder's first phrase is right for all queries, or for none.
-    """
-    rows = torch.split(torch.arange(len(split)), _QUERIES_AT_ONCE)
-    parts = [_ranked(decoder, split, some) for some in rows]
-    values, similarity, right = (np.concatenate(column) for column in zip(*parts, strict=True))
-    decoder.calibration = fit_calibration(values, right, similarity=similarity)
-
-
-def _ranked(decoder: PhraseBankDecoder, split: Split, rows: Tensor) -> tuple[Any, Any, Any]:
-    """Ranking values, best cosines, and whether the first phrase is right, of some queries."""
-    queries = torch.from_numpy(split.queries)[rows].to(decoder.device)
-    own_vectors = torch.from_numpy(split.own_vectors)[rows].to(decoder.device)
-    similarity, found = decoder.search_and_rerank(
-        queries, _CALIBRATION_CANDIDATES, exclude_vectors=own_vectors
-    )
-    targets = torch.from_numpy(split.targets)[rows].to(decoder.device)
-    right = is_right(found.phrase_ids[:, :1], targets)[:, 0]
-    return found.values.cpu().numpy(), similarity.cpu().numpy(), right.cpu().numpy()
-
-
 def _finish_checkpoint(
-    trainer: L.Trainer, module: DecoderModule, datamodule: DecoderDataModule
+    trainer: L.Trainer,
+    module: DecoderModule,
+    datamodule: DecoderDataModule,
+    calibration_options: Mapping[str, Any],
 ) -> None:
     """Loads the best weights, calibrates, and adds the calibration to their checkpoint."""
     path = Path(trainer.checkpoint_callback.best_model_path)  # type: ignore[union-attr]
@@ -172,22 +148,12 @@ def _finish_checkpoint(
     module.eval()
     module.decoder.to(module.decoder.device)  # Lightning left its parts on the CPU
     try:
-        calibrate(module.decoder, datamodule.split("calib"))
+        calibrate(module.decoder, datamodule.split("calib"), **calibration_options)
     except InputDataError as error:
         logger.warning("Not calibrated, so answers carry no confidence: %s", error)
     if trainer.is_global_zero:
-        checkpoint["decoder"] = module.decoder.recipe()
-        partial = path.with_suffix(".partial")
-        torch.save(checkpoint, partial)
-        partial.replace(path)
+        write_checkpoint(checkpoint | {"decoder": module.decoder.recipe()}, path)
     trainer.strategy.barrier()
-
-
-def write_metrics(metrics: dict[str, float], run_dir: Path) -> Path:
-    """Writes ``metrics.json`` in ``run_dir`` and returns its path."""
-    path = run_dir / "metrics.json"
-    path.write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    return path
 
 
 def comparison_table(metrics: dict[str, float], *, split: str = "test") -> Table:

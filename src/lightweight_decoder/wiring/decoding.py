@@ -12,7 +12,7 @@ from lightweight_decoder.answers import answer_table, write_answers
 from lightweight_decoder.embeddings import open_embeddings
 from lightweight_decoder.errors import ConfigError
 from lightweight_decoder.wiring.checking import check
-from lightweight_decoder.wiring.parts import encoder_of, open_decoder, resolve
+from lightweight_decoder.wiring.parts import abstain_below, encoder_of, open_decoder, resolve
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -38,7 +38,7 @@ def decode(config: DictConfig) -> None:
         raise ConfigError("no value was given", where="output", advice="Add output=FILE.jsonl.")
     plan = resolve(config)
     decoder = open_decoder(config, plan)
-    limits = {"top_k": config.top_k, "abstain_below": config.abstain_below}
+    limits = {"top_k": config.top_k, "abstain_below": abstain_below(config, decoder)}
     if config.text is not None:
         text = str(config.text)
         queries = encoder_of(decoder.bank, config, plan).encode([text])

@@ -54,7 +54,7 @@ def build_search(
     config: DictConfig, bank: PhraseBank, plan: AcceleratorPlan
 ) -> SearchBackend | None:
     """The configured search; None for exact search, which the decoder makes and moves itself."""
-    if find_target(config.search["_target_"]) is ExactSearch:
+    if "search" not in config or find_target(config.search["_target_"]) is ExactSearch:
         return None
     device = {"device": device_of(plan)} if takes(config.search, "device") else {}
     return cast("SearchBackend", build(config.search, bank=bank, **device))
@@ -113,3 +113,32 @@ def encoder_of(bank: PhraseBank, config: DictConfig, plan: AcceleratorPlan) -> T
             advice="Install the encoder that the bank was built with, or build the bank again",
         )
     return encoder
+
+
+def abstain_below(config: DictConfig, decoder: PhraseBankDecoder) -> float:
+    """The confidence below which to abstain, by any of the three keys that can say so.
+
+    Raises:
+        ConfigError: More than one is given, the decoder is not calibrated, or no threshold reached
+            the wanted precision.
+    """
+    asked = {
+        "abstain_below": config.abstain_below or None,
+        "target_precision": config.target_precision,
+        "target_coverage": config.target_coverage,
+    }
+    given = {key: value for key, value in asked.items() if value is not None}
+    if len(given) > 1:
+        raise ConfigError("only one of these can be given", where=", ".join(given))
+    points = None if decoder.calibration is None else decoder.calibration.operating_points
+    if given and points is None:
+        raise ConfigError(
+            "needs a calibrated decoder",
+            where=next(iter(given)),
+            advice="Train one, or calibrate with scripts/calibrate.py.",
+        )
+    if points is not None and config.target_precision is not None:
+        return points.for_precision(config.target_precision)
+    if points is not None and config.target_coverage is not None:
+        return points.for_coverage(config.target_coverage)
+    return float(config.abstain_below)

@@ -25,6 +25,7 @@ from lightweight_decoder.data.reverse_dictionary import ReverseDictionary
 from lightweight_decoder.embeddings import TextEncoder
 from lightweight_decoder.rerank import ListwiseReranker, QueryAdapter
 from lightweight_decoder.search import AutoSearch, ExactSearch, FaissSearch, HnswSearch
+from lightweight_decoder.training.calibrating import calibrate
 from lightweight_decoder.training.module import DecoderModule
 from lightweight_decoder.training.tracking import open_wandb
 from lightweight_decoder.wiring.plain import plain
@@ -46,6 +47,7 @@ _SCHEMAS: dict[str, Callable[..., object]] = {
     "query_adapter": QueryAdapter,
     "listwise_reranker": ListwiseReranker,
     "decoder_module": DecoderModule,
+    "calibration": calibrate,
     "accelerator": resolve_accelerator,
     "trainer": L.Trainer,
     "wandb": open_wandb,
@@ -65,6 +67,7 @@ _FILLED_IN_HERE: dict[str, frozenset[str]] = {
     "query_adapter": frozenset({"query_dim", "bank_dim"}),
     "listwise_reranker": frozenset({"query_dim", "bank_dim", "num_phrases"}),
     "decoder_module": frozenset({"decoder", "seed"}),
+    "calibration": frozenset({"decoder", "split"}),
     "accelerator": PLANNED | {"look", "probe"},
     "trainer": frozenset({"callbacks", "default_root_dir", "logger"}),
     "wandb": frozenset({"run_dir"}),

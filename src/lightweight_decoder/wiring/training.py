@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import lightning as L  # noqa: N812 - the name everyone uses
 from hydra.core.hydra_config import HydraConfig
+from lightning.pytorch.loggers import WandbLogger
 from omegaconf import OmegaConf
 from rich.console import Console
 
@@ -18,17 +19,19 @@ from lightweight_decoder.accelerator import (
     recognize_kernel_failure,
 )
 from lightweight_decoder.decoding import PhraseBankDecoder
+from lightweight_decoder.evaluation.metrics_file import write_metrics
 from lightweight_decoder.training.run import (
     build_trainer,
     comparison_table,
     fit_and_test,
-    write_metrics,
 )
 from lightweight_decoder.training.tracking import open_trackers
+from lightweight_decoder.training.wandb_records import log_training
 from lightweight_decoder.wiring.checking import check
 from lightweight_decoder.wiring.parts import build_datamodule, build_search, device_of, resolve
 from lightweight_decoder.wiring.plain import plain
 from lightweight_decoder.wiring.schemas import arguments, build
+from lightweight_decoder.wiring.sweep import group_of_sweep
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,7 +56,10 @@ def train(config: DictConfig) -> float:
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     plan = resolve(config)
     _write_run_record(run_dir, config, plan)
-    wandb_options = None if config.logger.wandb is None else arguments(config.logger.wandb)
+    wandb_options = None
+    if config.logger.wandb is not None:
+        wandb_options = arguments(config.logger.wandb)
+        wandb_options["group"] = wandb_options["group"] or group_of_sweep()
     with open_trackers(run_dir, wandb_options) as trackers:
         for tracker in trackers:
             tracker.log_hyperparams({**plain(config), "accelerator_plan": plan.to_dict()})
@@ -87,9 +93,23 @@ def _train_on(
         ckpt_path=ckpt_path,
         **arguments(config.trainer) | plan.trainer_arguments(),
     )
-    metrics = fit_and_test(trainer, module, datamodule, ckpt_path=ckpt_path)
+    metrics = fit_and_test(
+        trainer,
+        module,
+        datamodule,
+        ckpt_path=ckpt_path,
+        calibration_options=arguments(config.calibration),
+    )
     if trainer.is_global_zero:
         write_metrics(metrics, run_dir)
+        for tracker in trackers:
+            if isinstance(tracker, WandbLogger):
+                log_training(
+                    tracker.experiment,
+                    metrics,
+                    bank=module.decoder.bank,
+                    checkpoint=run_dir / "checkpoints" / "best.ckpt",
+                )
         Console().print(comparison_table(metrics))
         logger.info("Run folder: %s", run_dir)
     return module.best_mrr

@@ -8,7 +8,7 @@ import pytest
 
 from lightweight_decoder.data.labelled_text import LabelledText, readable_label
 from lightweight_decoder.datatypes import NO_ID
-from lightweight_decoder.errors import ConfigError, InputDataError
+from lightweight_decoder.errors import BankError, ConfigError, InputDataError
 
 BANKING = Path(__file__).parents[4] / "shared" / "data" / "banking77"
 LABELS = ["card_arrival", "lost_card", "top_up"]
@@ -210,3 +210,55 @@ def test_banking77_has_the_size_it_is_known_for(encoder, tmp_path):
 def test_drawing_no_rows_is_refused(make_source, name):
     with pytest.raises(ConfigError, match=rf"data\.{name}: .*at least 1.*found 0"):
         make_source(**{name: 0}).prepare()
+
+
+MANY = [(f"text {i}", f"label_{i % 6}") for i in range(60)]
+MANY_TESTS = [(f"unseen {i}", f"label_{i % 6}") for i in range(12)]
+
+
+def test_labels_held_out_of_the_bank_are_asked_for_only_beside_the_test(make_source, encoder):
+    source = make_source(MANY, MANY_TESTS, num_out_of_bank=2)
+    source.prepare()
+    bank, test = source.bank(), source.split("test")
+
+    kept = set(bank.texts(range(bank.num_phrases)))
+    left_out = {f"label_{i}" for i in range(6)} - kept
+    assert len(left_out) == 2
+    label_of = dict([*MANY, *MANY_TESTS])
+    for name in ("train", "val", "calib", "test"):
+        assert {label_of[text] for text in source.split(name).texts} <= kept
+    outside = test.out_of_bank
+    assert {label_of[text] for text in outside.texts} == left_out
+    assert len(test) + len(outside) == 12
+    np.testing.assert_array_equal(outside.queries, encoder.encode(outside.texts))
+    assert outside.targets.shape == outside.own_vectors.shape == (len(outside), 0)
+    assert source.split("calib").out_of_bank is None
+    assert bank.num_vectors == 4 + 40
+
+
+def test_another_seed_holds_other_labels_out(make_source):
+    def banks(seed):
+        source = make_source(MANY, MANY_TESTS, num_out_of_bank=2, seed=seed)
+        source.prepare()
+        return frozenset(source.bank().texts([0, 1, 2, 3]))
+
+    assert len({banks(seed) for seed in range(4)}) > 1
+
+
+@pytest.mark.parametrize("count", [-1, 5, 6])
+def test_two_labels_stay_in_the_bank(make_source, count):
+    with pytest.raises(ConfigError, match=r"data\.num_out_of_bank: .*expected 0 to 4"):
+        make_source(MANY, MANY_TESTS, num_out_of_bank=count).prepare()
+
+
+def test_a_bank_that_has_moved_is_opened_where_it_is(make_source, tmp_path):
+    make_source().prepare()
+    (folder,) = (tmp_path / "banks").glob("labelled_text-*")
+    folder.rename(tmp_path / "moved")
+    source = make_source(bank=tmp_path / "moved")
+    source.prepare()
+
+    assert source.bank().path == tmp_path / "moved"
+    assert not list((tmp_path / "banks").iterdir())
+    with pytest.raises(BankError, match="another bank than the data makes: expected 69 vectors"):
+        make_source([*ROWS, *MANY[:30]], bank=tmp_path / "moved").prepare()

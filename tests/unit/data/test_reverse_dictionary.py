@@ -163,6 +163,17 @@ def test_a_damaged_bank_is_built_again(make_source, tmp_path, caplog):
     source.bank().verify()
 
 
+def test_a_bank_that_has_moved_is_opened_where_it_is(make_source, tmp_path):
+    make_source().prepare()
+    (folder,) = (tmp_path / "banks").iterdir()
+    folder.rename(tmp_path / "moved")
+    source = make_source(bank=tmp_path / "moved")
+    source.prepare()
+
+    assert source.bank().path == tmp_path / "moved"
+    assert not list((tmp_path / "banks").iterdir())
+
+
 def test_splits_that_are_too_large_are_refused(make_source):
     with pytest.raises(ConfigError, match="too large"):
         make_source(num_test=100).prepare()

@@ -14,6 +14,7 @@ from lightweight_decoder.evaluation.predictions import (
     SCHEMA,
     build_predictions,
     first_values,
+    has_baseline,
     is_calibrated,
     metadata_columns,
     read_predictions,
@@ -69,6 +70,8 @@ def test_what_is_not_known_is_null(make_predictions):
 
     assert not is_calibrated(predictions)
     assert is_calibrated(make_predictions())
+    assert has_baseline(make_predictions())
+    assert not has_baseline(make_predictions(baseline_rank=None))
     assert predictions["text"].null_count == len(predictions)
     assert predictions["target_ranks"].null_count == len(predictions)
 

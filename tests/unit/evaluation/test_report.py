@@ -186,3 +186,11 @@ def test_a_report_is_written_whole_or_not_at_all(make_predictions, tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
     with pytest.raises(InputDataError, match=r"nowhere/report.html: the file cannot be written"):
         write_report(tmp_path / "nowhere" / "report.html", metrics, predictions, title="A run")
+
+
+def test_without_a_baseline_the_page_has_only_the_decoder(page):
+    html, parsed, _ = page(baseline_rank=None, baseline_value=None, draw=True)
+
+    assert parsed.data["compared"] is False
+    assert "plain search" not in html.split('<script type="application/json"')[0]
+    assert parsed.tags.count("svg") == 4

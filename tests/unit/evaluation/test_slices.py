@@ -94,3 +94,10 @@ def test_an_unknown_column_is_named(make_predictions):
         slice_metrics(make_predictions(), by=["color"])
     with pytest.raises(ConfigError, match="num_groups: too few groups"):
         slice_metrics(make_predictions(), num_groups=0)
+
+
+def test_without_a_baseline_its_columns_are_empty(make_predictions):
+    table = slice_metrics(make_predictions(baseline_rank=None, baseline_value=None))
+
+    assert table["mrr"].null_count == 0
+    assert table["baseline_mrr"].null_count == len(table) > 0

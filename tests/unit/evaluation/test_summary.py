@@ -140,3 +140,12 @@ def test_everything_is_finite_json(make_predictions):
 def test_a_table_without_a_query_of_the_bank_is_refused(make_predictions):
     with pytest.raises(InputDataError, match="no query has a right phrase in the bank"):
         summarize_predictions(make_predictions(out_of_bank=200))
+
+
+def test_without_a_baseline_there_is_only_the_decoder(make_predictions):
+    everything = summarize_predictions(make_predictions(), num_resamples=20)
+    alone = summarize_predictions(
+        make_predictions(baseline_rank=None, baseline_value=None), num_resamples=20
+    )
+
+    assert alone == {n: v for n, v in everything.items() if n.startswith("test/decoder/")}

@@ -11,10 +11,16 @@ import os
 import pytest
 import torch
 
+from lightweight_decoder.bank import unit_rows
 from lightweight_decoder.datatypes import NO_ID
 from lightweight_decoder.search import ExactSearch, group_maxima
 from lightweight_decoder.search.first_pass import grouped_pass
-from lightweight_decoder.search.group_maxima import choice_error, is_available, top_k_products
+from lightweight_decoder.search.group_maxima import (
+    choice_error,
+    is_available,
+    longest_rounding,
+    top_k_products,
+)
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -150,13 +156,14 @@ def test_blocks_of_vectors_and_of_queries_give_the_same(monkeypatch):
 
 
 @needs_kernels
-@pytest.mark.parametrize("precision", ["tf32", "float16"])
+@pytest.mark.parametrize("precision", ["float32", "tf32", "float16"])
 def test_nothing_that_is_not_found_exceeds_the_ceiling(precision):
     queries, vectors = unit(0, 6, 24), unit(1, 900, 24)
     found = top_k_products(queries.to(DEVICE), vectors.to(DEVICE), 8, precision=precision)
     products = queries.double() @ vectors.double().T
     unseen = products.scatter(1, found.vectors.cpu(), -torch.inf).amax(dim=1)
-    ceiling = found.ceiling.cpu() + choice_error(precision, torch.float32, 24)
+    rounding = longest_rounding(vectors, precision, torch.device("cpu"))
+    ceiling = found.ceiling.cpu() + choice_error(queries, rounding, precision)
     assert (unseen <= torch.maximum(found.values[:, -1].cpu(), ceiling) + 1e-6).all()
     torch.testing.assert_close(
         found.values.cpu().double(), products.gather(1, found.vectors.cpu()), rtol=0, atol=1e-6
@@ -164,50 +171,72 @@ def test_nothing_that_is_not_found_exceeds_the_ceiling(precision):
 
 
 @needs_kernels
-def test_what_a_rough_choice_leaves_open_is_settled_by_finer_passes(monkeypatch):
-    base, queries = unit(0, 1, 16), unit(1, 2, 16)
-    vectors = torch.cat([base + 1e-4 * unit(2, 300, 16), unit(3, 300, 16)])  # a dense cluster
-    vectors = torch.nn.functional.normalize(vectors, dim=1)
-    queries[0] = base[0]
-    search = ExactSearch.over(vectors, device=DEVICE)
+def test_what_a_rough_choice_leaves_open_is_settled_by_finer_ones(monkeypatch):
+    monkeypatch.setattr(group_maxima, "fastest_precision", lambda *_: "float16")
+    clusters = []
+    for seed, width in ((0, 0.03), (1, 1e-6)):  # too dense for float16, and for float32
+        near = unit(seed, 1, 16) + width * unit(seed + 2, 300, 16)
+        clusters.append(torch.nn.functional.normalize(near, dim=1))
+    queries = torch.cat([clusters[0][:1], clusters[1][:1], unit(5, 1, 16)])
+    search = ExactSearch.over(torch.cat([*clusters, unit(6, 300, 16)]), device=DEVICE)
     passes = []
-    first_pass = search._first_pass
+    first_pass, search_float64 = search._first_pass, search._search_float64
 
-    def record(queries, *args, with_kernels):
-        passes.append((len(queries), with_kernels))
-        return first_pass(queries, *args, with_kernels=with_kernels)
+    def record(queries, *args, roughly):
+        passes.append(("float16" if roughly else "float32", len(queries)))
+        return first_pass(queries, *args, roughly=roughly)
+
+    def record_float64(queries, *args):
+        passes.append(("float64", len(queries)))
+        return search_float64(queries, *args)
 
     monkeypatch.setattr(search, "_first_pass", record)
+    monkeypatch.setattr(search, "_search_float64", record_float64)
     found = search.search(queries, 4)
-    assert passes == [(2, True), (1, False)]
-    monkeypatch.setattr(search, "_has_kernels", False)
-    without = search.search(queries, 4)
-    assert torch.equal(found.vector_ids, without.vector_ids)
-    torch.testing.assert_close(found.values, without.values, rtol=0, atol=2e-6)
+    assert passes == [("float16", 3), ("float32", 2), ("float64", 1)]
+    expected = search_float64(unit_rows(queries.double()).to(DEVICE), 4, None)
+    assert torch.equal(found.vector_ids, expected.vectors.cpu())
+    torch.testing.assert_close(found.values, expected.values.cpu(), rtol=0, atol=2e-6)
 
 
 @needs_kernels
 def test_a_listed_pass_bounds_what_it_does_not_list():
     queries, vectors = unit(0, 5, 20), unit(1, 700, 20).half()
-    listed = grouped_pass(queries.to(DEVICE), vectors.to(DEVICE), 6, None)
+    listed = grouped_pass(
+        queries.to(DEVICE),
+        vectors.to(DEVICE),
+        6,
+        None,
+        precision="float16",
+        vectors_error=0.0,
+    )
     products = queries.double() @ vectors.double().T
     rest = products.scatter(1, listed.vectors.cpu(), -torch.inf).amax(dim=1, keepdim=True)
     assert (rest <= listed.unseen.cpu() + 24 * 2.0**-24).all()
 
 
-@pytest.mark.parametrize(("precision", "bits"), [("float16", 11), ("bfloat16", 8)])
+@pytest.mark.parametrize(("precision", "bits"), [("tf32", 11), ("float16", 11), ("bfloat16", 8)])
 def test_the_error_of_a_choice_is_reached_but_not_exceeded(precision, bits):
-    step = 2.0 ** -(bits - 1)
-    worst = torch.full((1, 64), 1 + 0.499 * step, dtype=torch.float64)  # rounds down to 1
-    worst /= 8
-    exact = (worst @ worst.T).item()
-    rough = worst.to(getattr(torch, precision)).double()
-    off = abs((rough @ rough.T).item() - exact)
-    bound = choice_error(precision, torch.float32, 64)
-    assert 0.9 * bound < off <= bound
-    one_sided = abs((rough @ worst.T).item() - exact)
-    stored = choice_error(precision, getattr(torch, precision), 64)
-    assert 0.9 * stored < one_sided <= stored
+    # In tf32 nearly a whole step is cut off, in the others nearly half a step is rounded off.
+    part = 0.998 if precision == "tf32" else 0.499
+    worst = torch.full((1, 64), (1 + part * 2.0 ** -(bits - 1)) / 8)
+    rough, exact = torch.full((1, 64), 1 / 8), worst.double()
+    rounding = longest_rounding(worst, precision, torch.device("cpu"))
+    both = (exact @ exact.T - rough.double() @ rough.double().T).item()
+    bound = choice_error(worst, rounding, precision).item()
+    assert 0.9 * bound < both <= bound
+    one = (exact @ exact.T - rough.double() @ exact.T).item()
+    bound = choice_error(worst, 0.0, precision).item()
+    assert 0.9 * bound < one <= bound
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+def test_nothing_is_rounded_off_vectors_that_are_stored_in_the_precision(precision):
+    vectors = unit(0, 50, 8).to(getattr(torch, precision))
+    assert longest_rounding(vectors, precision, torch.device("cpu")) == 0
+    wide = unit(0, 50, 8)
+    expected = (wide - vectors.float()).norm(dim=1).max().item()
+    assert longest_rounding(wide, precision, torch.device("cpu")) == pytest.approx(expected)
 
 
 def test_kernels_need_a_gpu_or_the_interpreter(monkeypatch):

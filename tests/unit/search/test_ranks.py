@@ -84,7 +84,7 @@ def test_blocks_of_queries_and_vectors_change_nothing(tiny_bank, queries, monkey
                 rows = slice(start, start + 33)
                 yield first + start, vectors[rows], owners[rows]
 
-    monkeypatch.setattr(ranks_module, "_MAX_BYTES", 8 * 200 * 7)
+    monkeypatch.setattr(ranks_module, "_MAX_BYTES", 4 * 200 * 7)
     monkeypatch.setattr(ranks_module, "_blocks", small_blocks)
     found = phrase_ranks(tiny_bank, queries, targets, exclude_vectors=hidden)
     assert torch.equal(found, expected)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import os
 import subprocess
@@ -13,7 +14,17 @@ import pytest
 HERE = Path(__file__).parent
 
 
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+def why_not() -> str:
+    """Say why the kernels cannot be interpreted here."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed"
+    version = importlib.metadata.version("triton")
+    if tuple(int(part) for part in version.split(".")[:2]) < (3, 7):
+        return f"the interpreter of Triton {version} does not run with NumPy 2.4"
+    return ""
+
+
+@pytest.mark.skipif(bool(why_not()), reason=why_not())
 @pytest.mark.parametrize(
     ("tests", "chosen"),
     [

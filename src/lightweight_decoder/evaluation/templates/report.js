@@ -81,7 +81,7 @@
     if (names.length === 0) { section.hidden = true; return; }
     const pair = (metric, format) => (row) => make("span", "",
       make("strong", "", format(row[metric])),
-      make("span", "muted", "  " + format(row["baseline_" + metric])));
+      ...(data.compared ? [make("span", "muted", "  " + format(row["baseline_" + metric]))] : []));
     const column = (title, metric, format, first) => ({
       title, number: true, first, key: (row) => row[metric], cell: pair(metric, format) });
     const place = new Map(data.slices.map((row, index) => [row, index]));
@@ -91,9 +91,9 @@
         cell: (row) => row.num_queries.toLocaleString("en") },
       column("Recall@1", "recall@1", percent, -1),
       column("Recall@10", "recall@10", percent, -1),
-      { title: "against plain search", number: true, first: -1,
+      ...(data.compared ? [{ title: "against plain search", number: true, first: -1,
         key: (row) => row["recall@10"] - row["baseline_recall@10"],
-        cell: (row) => bar(row["recall@10"], row["baseline_recall@10"]) },
+        cell: (row) => bar(row["recall@10"], row["baseline_recall@10"]) }] : []),
       column("MRR", "mrr", decimal, -1),
       column("Median rank", "median_rank", (rank) => rank.toLocaleString("en"), 1),
       ...(data.calibrated ? [{ title: "Confidence", number: true, first: -1,
@@ -114,14 +114,15 @@
       row.words = [row.text ?? "", ...row.targets, ...row.phrases].join("\n").toLowerCase();
     });
     const isRight = (row) => row.rank === 1;
+    const isCompared = (row) => row.in_bank && data.compared;
     const gain = (row) => Math.log(row.baseline_rank / row.rank);
     const sureness = (row) => row.confidence ?? row.values[0];
     const surest = (a, b) => sureness(b) - sureness(a);
     const views = [
       ["All", () => true, null],
       ["Surest mistakes", (row) => !isRight(row), surest],
-      ["Best gains", (row) => row.in_bank && row.rank < row.baseline_rank, (a, b) => gain(b) - gain(a)],
-      ["Losses", (row) => row.in_bank && row.rank > row.baseline_rank, (a, b) => gain(a) - gain(b)],
+      ["Best gains", (row) => isCompared(row) && row.rank < row.baseline_rank, (a, b) => gain(b) - gain(a)],
+      ["Losses", (row) => isCompared(row) && row.rank > row.baseline_rank, (a, b) => gain(a) - gain(b)],
       ["Worst", (row) => row.in_bank && !isRight(row), (a, b) => b.rank - a.rank],
       ["Surest right", isRight, surest],
       ["Abstained", (row) => row.abstained, surest],
@@ -145,8 +146,8 @@
       { title: "Wanted", key: (row) => row.targets.join(", "), cell: (row) => row.targets.join(", ") },
       { title: "Decoded", key: (row) => row.phrases[0], cell: phrases },
       { title: "Rank", number: true, key: ranked("rank"), cell: (row) => rankText(row.rank) },
-      { title: "Plain search", number: true, key: ranked("baseline_rank"),
-        cell: (row) => rankText(row.baseline_rank) },
+      ...(data.compared ? [{ title: "Plain search", number: true, key: ranked("baseline_rank"),
+        cell: (row) => rankText(row.baseline_rank) }] : []),
       data.calibrated
         ? { title: "Confidence", number: true, first: -1, key: (row) => row.confidence,
             cell: (row) => decimal(row.confidence, 2) }

@@ -1,0 +1,17 @@
+"""Calibrates a decoder on queries whose right phrases are known."""
+
+import hydra
+from omegaconf import DictConfig
+
+from lightweight_decoder import wiring
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="calibrate")
+def main(config: DictConfig) -> None:
+    """Runs the job that the configuration describes."""
+    with wiring.reported_errors():
+        wiring.calibrate(config)
+
+
+if __name__ == "__main__":
+    main()

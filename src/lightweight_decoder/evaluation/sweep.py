@@ -1,0 +1,193 @@
+"""What the jobs of a sweep gave: a record in each job's folder, one table, one figure.
+
+Each job writes ``job.json`` into its own folder as it begins and as it ends, so whoever looks later
+knows which jobs are done, wherever and in whatever order they ran.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from matplotlib.figure import Figure
+from pydantic import TypeAdapter, ValidationError
+
+from lightweight_decoder.errors import InputDataError
+from lightweight_decoder.evaluation.files import whole_file
+from lightweight_decoder.evaluation.plots import MUTED, SOFT, STRONG, quiet_axes
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from matplotlib.axes import Axes
+
+JOB_FILE = "job.json"
+
+_PANEL = (5.2, 3.0)  # inches
+_LOG_SPAN = 30  # a parameter that spans more is drawn on a logarithmic axis
+
+
+@dataclass(frozen=True)
+class SweepJob:
+    """One job of a sweep.
+
+    Attributes:
+        number: From 0, in the order in which the sweep asked for them.
+        overrides: What was set for this job, as ``key=value``.
+        status: ``"unfinished"`` while it runs, and for good if it was killed.
+        objective: What the sweep maximizes; None unless finished, and where nothing was trained.
+        error: Why it failed; empty otherwise.
+    """
+
+    number: int
+    overrides: tuple[str, ...]
+    status: Literal["unfinished", "finished", "failed"] = "unfinished"
+    objective: float | None = None
+    error: str = ""
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """The overrides by key."""
+        return dict(override.split("=", 1) for override in self.overrides if "=" in override)
+
+
+_RECORD = TypeAdapter(SweepJob)
+
+
+def write_job(job: SweepJob, folder: Path) -> None:
+    """Writes ``folder/job.json``, whole or not at all.
+
+    Raises:
+        InputDataError: The file cannot be written.
+    """
+    with whole_file(folder / JOB_FILE) as path:
+        path.write_bytes(_RECORD.dump_json(job, indent=2) + b"\n")
+
+
+def read_job(folder: Path) -> SweepJob | None:
+    """The job that wrote ``folder/job.json``; None where there is no such file.
+
+    Raises:
+        InputDataError: The file is no record of a job.
+    """
+    path = folder / JOB_FILE
+    if not path.is_file():
+        return None
+    try:
+        return _RECORD.validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise InputDataError(
+            "is no record of a job",
+            where=path,
+            found=error.errors()[0]["msg"],
+            advice="Delete the job's folder to run the job again",
+        ) from error
+
+
+def read_jobs(sweep_dir: Path) -> dict[Path, SweepJob]:
+    """The jobs whose folders are in ``sweep_dir``, by folder, in the order of their numbers.
+
+    Raises:
+        InputDataError: A record is damaged.
+    """
+    folders = [path.parent for path in sweep_dir.glob(f"*/{JOB_FILE}")]
+    jobs = [(folder, job) for folder in folders if (job := read_job(folder)) is not None]
+    return dict(sorted(jobs, key=lambda pair: pair[1].number))
+
+
+def best_job(jobs: Collection[SweepJob]) -> SweepJob | None:
+    """The job with the highest objective, the first of equals; None where none has one."""
+    rated = [(job.objective, job) for job in jobs if job.objective is not None]
+    return max(rated, key=lambda pair: pair[0])[1] if rated else None
+
+
+def swept_parameters(jobs: Collection[SweepJob]) -> list[str]:
+    """The keys that do not have one value in all jobs, in the order of the overrides."""
+    keys = dict.fromkeys(key for job in jobs for key in job.settings)
+    return [key for key in keys if len({job.settings.get(key) for job in jobs}) > 1]
+
+
+def write_sweep_table(sweep_dir: Path) -> Path:
+    """Writes ``sweep_dir/sweep.csv``, a row for each job, and returns its path.
+
+    Columns: number, status, objective, error, overrides, each swept parameter, and each figure of
+    the jobs' ``metrics.json``; empty where a job has none.
+
+    Raises:
+        InputDataError: A record is damaged, or the table cannot be written.
+    """
+    jobs = read_jobs(sweep_dir)
+    parameters = swept_parameters(jobs.values())
+    rows = [_row(job, parameters) | _metrics(folder, job) for folder, job in jobs.items()]
+    first = ["number", "status", "objective", "error", "overrides", *parameters]
+    figures = sorted({name for row in rows for name in row} - set(first))
+    path = sweep_dir / "sweep.csv"
+    with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [*first, *figures])
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def plot_sweep(jobs: Collection[SweepJob]) -> Figure:
+    """The objective over the jobs, with the best so far, and below it over each swept parameter.
+
+    Jobs without an objective are left out. A parameter is drawn on a logarithmic axis where its
+    values are positive and far apart, and as categories where they are no numbers.
+    """
+    rated = [job for job in jobs if job.objective is not None]
+    parameters = swept_parameters(rated)
+    num_panels = 1 + len(parameters)
+    figure = Figure(figsize=(_PANEL[0], _PANEL[1] * num_panels), layout="constrained")
+    panels = figure.subplots(num_panels, 1, squeeze=False)[:, 0]
+    objectives = [job.objective for job in rated if job.objective is not None]
+    quiet_axes(panels[0], "Job", "Objective")
+    numbers = [job.number for job in rated]
+    so_far = [max(objectives[: i + 1]) for i in range(len(objectives))]
+    panels[0].plot(numbers, so_far, color=MUTED, drawstyle="steps-post")
+    panels[0].scatter(numbers, objectives, color=STRONG, zorder=2)
+    panels[0].xaxis.get_major_locator().set_params(integer=True)
+    for axes, parameter in zip(panels[1:], parameters, strict=True):
+        values = [job.settings.get(parameter, "") for job in rated]
+        _plot_parameter(axes, parameter, values, objectives)
+    figure.patch.set(alpha=1, facecolor="white")
+    return figure
+
+
+def _plot_parameter(
+    axes: Axes, parameter: str, values: Sequence[str], objectives: Sequence[float]
+) -> None:
+    """Objective over one parameter."""
+    quiet_axes(axes, parameter, "Objective")
+    try:
+        numbers = [float(value) for value in values]
+    except ValueError:
+        axes.scatter(values, objectives, color=STRONG)
+        return
+    axes.scatter(numbers, objectives, color=STRONG, edgecolor=SOFT)
+    if min(numbers) > 0 and max(numbers) / min(numbers) > _LOG_SPAN:
+        axes.set_xscale("log")
+
+
+def _row(job: SweepJob, parameters: Sequence[str]) -> dict[str, object]:
+    """A job's own columns."""
+    return {
+        "number": job.number,
+        "status": job.status,
+        "objective": job.objective,
+        "error": job.error,
+        "overrides": " ".join(job.overrides),
+        **{key: job.settings.get(key, "") for key in parameters},
+    }
+
+
+def _metrics(folder: Path, job: SweepJob) -> dict[str, object]:
+    """A finished job's ``metrics.json``; what an unfinished one left there is not its own."""
+    path = folder / "metrics.json"
+    if job.status != "finished" or not path.is_file():
+        return {}
+    metrics: dict[str, object] = json.loads(path.read_text(encoding="utf-8"))
+    return metrics

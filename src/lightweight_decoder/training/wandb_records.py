@@ -1,0 +1,164 @@
+"""What W&B keeps of a run beside its metrics: figures, examples, and artifacts with their lineage.
+
+The lineage is bank -> checkpoint -> evaluation. Online, a run takes in what it is based on, and W&B
+draws the graph. Offline W&B cannot take artifacts in: they are logged instead, and each says in its
+metadata what it is based on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lightweight_decoder.evaluation.figures import draw_figures
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    import numpy.typing as npt
+    import pyarrow as pa
+    import wandb
+    from matplotlib.figure import Figure
+
+    from lightweight_decoder.bank import PhraseBank
+
+_MAX_EXAMPLES = 1_000
+_DOTS_PER_INCH = 120
+
+
+def log_training(
+    run: wandb.Run, metrics: Mapping[str, float], *, bank: PhraseBank, checkpoint: Path
+) -> None:
+    """Puts a training run's metrics into the summary, and logs bank and checkpoint.
+
+    Args:
+        run: An open run.
+        metrics: As in ``metrics.json``.
+        bank: What was trained on; W&B gets its manifest and a reference to its folder.
+        checkpoint: The best checkpoint; left out where it was not written.
+    """
+    run.summary.update(dict(metrics))
+    _take_in(run, _bank_artifact(bank))
+    if checkpoint.is_file():
+        run.log_artifact(_checkpoint_artifact(checkpoint, bank))
+
+
+def log_evaluation(
+    run: wandb.Run,
+    metrics: Mapping[str, float],
+    predictions: pa.Table,
+    *,
+    latencies_ms: npt.NDArray[np.float64],
+    bank: PhraseBank,
+    checkpoint: Path,
+    files: Sequence[Path],
+) -> None:
+    """Puts an evaluation's metrics into the summary, and logs examples, figures and artifacts.
+
+    Args:
+        run: An open run.
+        metrics: As in ``metrics.json``.
+        predictions: See ``evaluation.predictions``; 1,000 rows, evenly drawn, become a table.
+        latencies_ms: (calls,) milliseconds of single queries.
+        bank: What was searched.
+        checkpoint: What was evaluated.
+        files: What the evaluation wrote.
+    """
+    import wandb  # noqa: PLC0415 - half a second that only its users should pay
+
+    run.summary.update(dict(metrics))
+    figures = {
+        f"figures/{drawing.title}": wandb.Image(_image(drawing.figure))
+        for drawing in draw_figures(predictions, latencies_ms)
+    }
+    run.log({"examples": _example_table(predictions), **figures})
+    _take_in(run, _bank_artifact(bank))
+    based_on = _checkpoint_artifact(checkpoint, bank)
+    _take_in(run, based_on)
+    evaluation = wandb.Artifact(
+        f"evaluation-{_digest(checkpoint)}",
+        type="evaluation",
+        metadata={"checkpoint": based_on.name, "bank": _bank_name(bank)},
+    )
+    for file in files:
+        evaluation.add_file(str(file))
+    run.log_artifact(evaluation)
+
+
+def _take_in(run: wandb.Run, artifact: wandb.Artifact) -> None:
+    """Says that a run is based on an artifact."""
+    if run.offline:
+        run.log_artifact(artifact)
+    else:
+        run.use_artifact(artifact)
+
+
+def _bank_artifact(bank: PhraseBank) -> wandb.Artifact:
+    """The bank's manifest, and where its files are: they may be gigabytes."""
+    import wandb  # noqa: PLC0415 - as above
+
+    artifact = wandb.Artifact(
+        _bank_name(bank),
+        type="bank",
+        metadata={"fingerprint": bank.fingerprint, "num_phrases": bank.num_phrases},
+    )
+    artifact.add_file(str(bank.path / "manifest.json"))
+    artifact.add_reference(bank.path.as_uri(), name="files", checksum=False)
+    return artifact
+
+
+def _checkpoint_artifact(checkpoint: Path, bank: PhraseBank) -> wandb.Artifact:
+    """The checkpoint, by its content: training and evaluation mean the same one."""
+    import wandb  # noqa: PLC0415 - as above
+
+    artifact = wandb.Artifact(
+        f"checkpoint-{_digest(checkpoint)}", type="model", metadata={"bank": _bank_name(bank)}
+    )
+    artifact.add_file(str(checkpoint), policy="immutable")
+    return artifact
+
+
+def _bank_name(bank: PhraseBank) -> str:
+    """The name of a bank's artifact."""
+    return f"bank-{bank.fingerprint[:12]}"
+
+
+def _digest(path: Path) -> str:
+    """The first digits of a file's sha256."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+
+
+def _example_table(predictions: pa.Table) -> wandb.Table:
+    """Queries with what they were decoded to."""
+    import wandb  # noqa: PLC0415 - as above
+
+    count = min(len(predictions), _MAX_EXAMPLES)
+    rows = predictions.take(np.linspace(0, len(predictions) - 1, count).astype(np.int64))
+    columns: dict[str, list[Any]] = {
+        "query": [t or f"query {i}" for i, t in _pairs(rows, "query", "text")],
+        "targets": [", ".join(targets) for targets in rows["targets"].to_pylist()],
+        "decoded": [", ".join(phrases) for phrases in rows["phrases"].to_pylist()],
+    }
+    for name in ("rank", "baseline_rank", "confidence", "abstained", "in_bank"):
+        columns[name] = rows[name].to_pylist()
+    data = [list(row) for row in zip(*columns.values(), strict=True)]
+    return wandb.Table(columns=list(columns), data=data)
+
+
+def _pairs(rows: pa.Table, *names: str) -> list[tuple[Any, ...]]:
+    """Two columns side by side."""
+    return list(zip(*(rows[name].to_pylist() for name in names), strict=True))
+
+
+def _image(figure: Figure) -> Any:  # noqa: ANN401 - Pillow's image
+    """The figure on white, as pixels."""
+    from PIL import Image  # noqa: PLC0415 - only for W&B
+
+    file = BytesIO()
+    figure.savefig(file, format="png", dpi=_DOTS_PER_INCH, facecolor="white", transparent=False)
+    return Image.open(file)

@@ -1,0 +1,113 @@
+"""`scripts/calibrate.py`: how sure a decoder may be, learned from queries with known answers."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from lightweight_decoder.checkpoints import read_checkpoint, write_checkpoint
+from lightweight_decoder.data.base import Split, no_own_vectors, out_of_bank_split
+from lightweight_decoder.data.pairs import read_queries, read_targets
+from lightweight_decoder.errors import ConfigError, EmbeddingError
+from lightweight_decoder.training.calibrating import calibrate as fit
+from lightweight_decoder.wiring.checking import check
+from lightweight_decoder.wiring.parts import open_decoder, resolve
+from lightweight_decoder.wiring.schemas import arguments
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from lightweight_decoder.abstention import OperatingPoints
+    from lightweight_decoder.datatypes import FloatArray
+    from lightweight_decoder.decoding import PhraseBankDecoder
+
+logger = logging.getLogger(__name__)
+
+_CHECKPOINT_NAME = "calibrated.ckpt"
+_PRECISIONS = (0.8, 0.9, 0.95, 0.98, 0.99)
+_COVERAGES = (1.0, 0.9, 0.8, 0.5)
+
+
+def calibrate(config: DictConfig) -> None:
+    """Calibrates a decoder, writes it as a checkpoint, and prints thresholds to abstain at.
+
+    Raises:
+        LightweightDecoderError: Anything that the configuration or the files it names have wrong.
+    """
+    check(config)
+    options = arguments(config.calibration)
+    if config.out_of_bank is not None and options["out_of_bank_share"] == 0:
+        raise ConfigError(
+            "queries out of the bank would not count",
+            where="out_of_bank, calibration.out_of_bank_share",
+            expected="the share of such queries in use, above 0",
+            found=0,
+            advice="Add calibration.out_of_bank_share=0.1, say.",
+        )
+    output = _checkpoint_path(Path(config.output))
+    decoder = open_decoder(config, resolve(config))
+    fit(decoder, _read_split(config, decoder), **options)
+    learned: dict[str, Any] = {"state_dict": {}}
+    if config.checkpoint is not None:
+        learned = read_checkpoint(Path(config.checkpoint))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_checkpoint(learned | {"decoder": decoder.recipe()}, output)
+    if decoder.calibration is not None and decoder.calibration.operating_points is not None:
+        Console().print(_threshold_table(decoder.calibration.operating_points))
+    logger.info("%s: abstains with target_precision=… or abstain_below=…", output)
+
+
+def _checkpoint_path(output: Path) -> Path:
+    """The file to write."""
+    return output if output.suffix == ".ckpt" else output / _CHECKPOINT_NAME
+
+
+def _read_split(config: DictConfig, decoder: PhraseBankDecoder) -> Split:
+    """The queries with their right phrases, and those that no phrase answers."""
+    path = Path(config.targets)
+    targets = read_targets(path, decoder.bank, column=config.target_column)
+    queries = read_queries(Path(config.queries), of=(path, len(targets)))
+    _check_width(queries, decoder, config.queries)
+    outside = None
+    if config.out_of_bank is not None:
+        vectors = read_queries(Path(config.out_of_bank))
+        _check_width(vectors, decoder, config.out_of_bank)
+        outside = out_of_bank_split("calib", vectors, None)
+    return Split(
+        name="calib",
+        queries=queries,
+        targets=targets[:, None],
+        own_vectors=no_own_vectors(len(queries)),
+        texts=None,
+        out_of_bank=outside,
+    )
+
+
+def _check_width(queries: FloatArray, decoder: PhraseBankDecoder, path: str) -> None:
+    """Refuse queries that the decoder cannot read."""
+    if queries.shape[1] != decoder.query_dim:
+        raise EmbeddingError(
+            "the embeddings have another width than the decoder's queries",
+            where=path,
+            expected=f"(q, {decoder.query_dim})",
+            found=queries.shape,
+        )
+
+
+def _threshold_table(points: OperatingPoints) -> Table:
+    """What abstaining comes to, on the calibration's queries in the bank."""
+    table = Table(title="abstain below")
+    for name in ("threshold", "precision", "coverage"):
+        table.add_column(name, justify="right")
+    reachable = [target for target in _PRECISIONS if target <= max(points.precisions)]
+    thresholds = {points.for_precision(target) for target in reachable}
+    thresholds |= {points.for_coverage(target) for target in _COVERAGES}
+    for threshold in sorted(thresholds):
+        place = points.thresholds.index(threshold)
+        shares = (points.precisions[place], points.coverages[place])
+        table.add_row(f"{threshold:.4f}", *(f"{share:.1%}" for share in shares))
+    return table

@@ -1,0 +1,318 @@
+"""`scripts/evaluate.py`, on a run small enough for a test."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from lightweight_decoder import wiring
+from lightweight_decoder.bank import BankRows, build_bank
+from lightweight_decoder.errors import (
+    BankError,
+    CheckpointError,
+    ConfigError,
+    InputDataError,
+    RegressionError,
+)
+from lightweight_decoder.evaluation.predictions import read_predictions
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def command(folder, script, *arguments):
+    """A command's exit status and everything it printed."""
+    environment = {name: value for name, value in os.environ.items() if "WANDB" not in name}
+    environment |= {
+        "LIGHTWEIGHT_DECODER_CACHE": str(folder / "cache"),
+        "OMP_NUM_THREADS": "1",
+        "COLUMNS": "200",
+        "WANDB_DATA_DIR": str(folder / "wandb-data"),
+    }
+    done = subprocess.run(
+        [sys.executable, script, *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def evaluate(*overrides):
+    """The command in this process."""
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = compose("evaluate", [*overrides, "trainer.accelerator=cpu"])
+    wiring.evaluate(config)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A folder with a bank and a finished run on it."""
+    folder = tmp_path_factory.mktemp("work")
+    vectors = np.random.default_rng(0).standard_normal((60, 16)).astype(np.float32)
+    texts = [f"phrase {i}" for i in range(60)]
+    build_bank(folder / "bank", [BankRows(texts, vectors, {"frequency": list(range(60))})])
+    status, output = command(
+        folder,
+        "train.py",
+        "data=denoise",
+        f"data.bank={folder}/bank",
+        f"hydra.run.dir={folder}/run",
+        "trainer.accelerator=cpu",
+        "trainer.max_epochs=2",
+        "trainer.enable_progress_bar=false",
+        "data.num_train=512",
+        "data.num_val=64",
+        "data.num_calib=64",
+        "data.num_test=64",
+        "data.noise=2",
+        "logger=wandb",
+    )
+    assert status == 0, output
+    assert "wandb sync" in output
+    return folder
+
+
+@pytest.fixture
+def run_dir(work, tmp_path):
+    """A copy of the run, to be evaluated or spoiled."""
+    return Path(shutil.copytree(work / "run", tmp_path / "run"))
+
+
+def test_a_run_is_evaluated_as_training_tested_it(run_dir):
+    trained = json.loads((run_dir / "metrics.json").read_text())
+    evaluate(f"run_dir={run_dir}")
+
+    metrics = json.loads((run_dir / "metrics.json").read_text())
+    assert {name: metrics[name] for name in trained} == pytest.approx(trained)
+    for name in ("recall@5", "map@25", "ndcg@10", "chrf", "ece", "aurc", "latency_p99_ms"):
+        assert f"test/decoder/{name}" in metrics
+    for name in ("recall@1/low", "latency_p50_ms", "queries_per_s"):
+        assert f"test/baseline/{name}" in metrics
+    predictions = read_predictions(run_dir / "predictions.parquet")
+    assert len(predictions) == 64
+    assert np.mean(predictions["rank"].to_numpy() == 1) == metrics["test/decoder/recall@1"]
+    assert set(predictions["frequency"].to_pylist()) <= set(range(60))
+    page = (run_dir / "report.html").read_text()
+    assert "peak memory" in page
+    assert "<svg" in page
+
+
+def test_wandb_says_what_metrics_json_says(work, tmp_path, read_offline_run):
+    metrics = json.loads((work / "run" / "metrics.json").read_text())
+    trained = read_offline_run(work / "run")
+    assert {name: trained.summary[name] for name in metrics} == metrics
+    assert sorted(artifact.type for artifact in trained.artifacts.values()) == ["bank", "model"]
+
+    status, output = command(
+        work,
+        "scripts/evaluate.py",
+        f"run_dir={work}/run",
+        f"output={tmp_path}",
+        "logger=wandb",
+        "trainer.accelerator=cpu",
+    )
+
+    assert status == 0, output
+    assert "wandb sync" in output
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    run = read_offline_run(tmp_path)
+    assert {name: run.summary[name] for name in metrics} == metrics
+    assert run.exit_code == 0
+    (table,) = (run.files / "media" / "table").glob("examples*.json")
+    rows = json.loads(table.read_text())["data"]
+    predictions = read_predictions(tmp_path / "predictions.parquet")
+    assert [row[3] for row in rows] == predictions["rank"].to_pylist()
+    assert len(list((run.files / "media" / "images").rglob("*.png"))) == 5
+    assert b"accelerator_plan" in run.content
+
+
+def test_artifacts_say_what_they_are_based_on(work, read_offline_run):
+    trained = read_offline_run(work / "run")
+    (bank,) = (name for name in trained.artifacts if name.startswith("bank-"))
+    (checkpoint,) = (name for name in trained.artifacts if name.startswith("checkpoint-"))
+
+    assert json.loads(trained.artifacts[checkpoint].metadata)["bank"] == bank
+    files = {entry.path: entry for entry in trained.artifacts[bank].manifest.contents}
+    assert files["files/vectors.npy"].ref == (work / "bank" / "vectors.npy").as_uri()
+    assert not files["files/vectors.npy"].local_path  # a reference, not a copy
+
+
+def test_a_failing_evaluation_closes_its_wandb_run_as_failed(
+    run_dir, work, tmp_path, read_offline_run
+):
+    checkpoint = torch.load(run_dir / "checkpoints" / "best.ckpt", weights_only=True)
+    del checkpoint["state_dict"]["adapter.residual.bias"]
+    torch.save(checkpoint, run_dir / "checkpoints" / "best.ckpt")
+    status, output = command(
+        work,
+        "scripts/evaluate.py",
+        f"run_dir={run_dir}",
+        f"output={tmp_path}/out",
+        "logger=wandb",
+        "trainer.accelerator=cpu",
+    )
+
+    assert status == 1
+    assert "its parts do not fit together" in output
+    assert "Traceback" not in output
+    assert read_offline_run(tmp_path / "out").exit_code == 1
+    assert not (tmp_path / "out" / "metrics.json").exists()
+
+
+def test_the_gate_fails_with_what_fell_and_the_record_is_kept(run_dir, tmp_path, work):
+    evaluate(f"run_dir={run_dir}")
+    (tmp_path / "earlier").mkdir()
+    for name in ("metrics.json", "predictions.parquet"):
+        shutil.copy(run_dir / name, tmp_path / "earlier" / name)
+    against = tmp_path / "earlier" / "metrics.json"
+    metrics = json.loads(against.read_text())
+    metrics["test/decoder/mrr"] += 0.2
+    against.write_text(json.dumps(metrics))
+    status, output = command(
+        work,
+        "scripts/evaluate.py",
+        f"run_dir={run_dir}",
+        f"output={tmp_path}/now",
+        f"against={against}",
+        "tolerance=0.05",
+        "trainer.accelerator=cpu",
+    )
+
+    assert status == 1
+    assert "1 of 20 metrics fell by more than 0.05" in output
+    assert "test/decoder/mrr fell" in output
+    assert "p = 1.000" in output  # the predictions are the same
+    assert "Traceback" not in output
+    assert (tmp_path / "now" / "report.html").is_file()
+
+
+def test_the_gate_holds(run_dir, caplog):
+    evaluate(f"run_dir={run_dir}")
+    with caplog.at_level("INFO"):
+        evaluate(f"run_dir={run_dir}", f"against={run_dir}/metrics.json", "tolerance=0")
+
+    assert "metrics fell by more than" in caplog.text
+
+
+def test_a_moved_bank_is_found_where_it_is_said_to_be(run_dir, work, tmp_path):
+    checkpoint = torch.load(run_dir / "checkpoints" / "best.ckpt", weights_only=True)
+    checkpoint["decoder"]["bank"]["path"] = "/no/such/bank"
+    torch.save(checkpoint, run_dir / "checkpoints" / "best.ckpt")
+
+    with pytest.raises(CheckpointError, match=r"bank .* has moved.*bank=DIR"):
+        evaluate(f"run_dir={run_dir}")
+    with pytest.raises(BankError, match="/no/other"):
+        evaluate(f"run_dir={run_dir}", "bank=/no/other")
+    moved = shutil.copytree(work / "bank", tmp_path / "moved")
+    evaluate(f"run_dir={run_dir}", f"bank={moved}", f"output={tmp_path}/out")
+    assert (tmp_path / "out" / "metrics.json").is_file()
+
+
+def test_another_bank_is_refused(run_dir, tmp_path):
+    vectors = np.random.default_rng(1).standard_normal((60, 16)).astype(np.float32)
+    build_bank(tmp_path / "other", [BankRows([f"phrase {i}" for i in range(60)], vectors)])
+
+    with pytest.raises(CheckpointError, match="another bank"):
+        evaluate(f"run_dir={run_dir}", f"bank={tmp_path}/other")
+
+
+def without_checkpoint(run_dir):
+    (run_dir / "checkpoints" / "best.ckpt").unlink()
+
+
+def of_another_version(run_dir):
+    path = run_dir / "checkpoints" / "best.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["decoder"]["version"] = 99
+    torch.save(checkpoint, path)
+
+
+def without_config(run_dir):
+    (run_dir / "config.yaml").unlink()
+
+
+def with_a_broken_config(run_dir):
+    (run_dir / "config.yaml").write_text("data: [")
+
+
+def with_another_config(run_dir):
+    (run_dir / "config.yaml").write_text("colors: [red]")
+
+
+def with_an_unknown_key(run_dir):
+    config = OmegaConf.load(run_dir / "config.yaml")
+    config.data.num_test = "many"
+    OmegaConf.save(config, run_dir / "config.yaml")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "message"),
+    [
+        (without_checkpoint, CheckpointError, r"run: the run has no checkpoint.*best\.ckpt"),
+        (of_another_version, CheckpointError, "has another version: expected 2, found 99"),
+        (without_config, ConfigError, r"not the folder of a run.*run_dir="),
+        (with_a_broken_config, ConfigError, r"config\.yaml: cannot be read"),
+        (with_another_config, ConfigError, r"config\.yaml: is not the configuration of a run"),
+        (with_an_unknown_key, ConfigError, r"data\.num_test: expected .*'many'"),
+    ],
+)
+def test_a_folder_that_cannot_be_evaluated_is_left_as_it_is(run_dir, spoil, error, message):
+    spoil(run_dir)
+    before = {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")}
+
+    with pytest.raises(error, match=message):
+        evaluate(f"run_dir={run_dir}")
+    assert {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")} == before
+
+
+def test_an_against_file_that_cannot_be_compared(run_dir, tmp_path):
+    trained = tmp_path / "metrics.json"
+    shutil.copy(run_dir / "metrics.json", trained)
+
+    with pytest.raises(InputDataError, match=r"the two evaluations have other metrics"):
+        evaluate(f"run_dir={run_dir}", f"against={trained}")
+    trained.write_text("not json")
+    with pytest.raises(InputDataError, match="the file holds no metrics"):
+        evaluate(f"run_dir={run_dir}", f"against={trained}")
+    with pytest.raises(ConfigError, match="tolerance"):
+        evaluate(f"run_dir={run_dir}", "tolerance=-1")
+
+
+def test_predictions_with_a_missing_target_are_refused(run_dir, tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    evaluate(f"run_dir={run_dir}")
+    predictions = pq.read_table(run_dir / "predictions.parquet")
+    targets = predictions["targets"].to_pylist()
+    targets[5] = []
+    place = predictions.schema.get_field_index("targets")
+    spoiled = predictions.set_column(place, "targets", pa.array(targets))
+    pq.write_table(spoiled, run_dir / "predictions.parquet")
+
+    with pytest.raises(InputDataError, match="row 5: a query has no target"):
+        evaluate(f"run_dir={run_dir}", f"against={run_dir}/metrics.json")
+
+
+def test_a_fall_names_every_metric(run_dir):
+    evaluate(f"run_dir={run_dir}")
+    metrics = json.loads((run_dir / "metrics.json").read_text())
+    (run_dir / "predictions.parquet").unlink()
+    better = {n: v + 0.3 if n.startswith("test/decoder/recall") else v for n, v in metrics.items()}
+    (run_dir / "better.json").write_text(json.dumps(better))
+
+    with pytest.raises(RegressionError, match=r"(?s)6 of 20 .*recall@1 fell.*recall@100 fell"):
+        evaluate(f"run_dir={run_dir}", f"against={run_dir}/better.json")
