@@ -33,6 +33,8 @@ from lightweight_decoder.rerank import (
 from lightweight_decoder.search import ExactSearch, phrase_ranks
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy.typing as npt
 
     from lightweight_decoder.calibration import Calibration
@@ -319,6 +321,7 @@ class PhraseBankDecoder:
         path: str | Path,
         *,
         bank: str | Path | None = None,
+        search: Callable[[PhraseBank], SearchBackend | None] | None = None,
         device: str | torch.device = "cpu",
     ) -> PhraseBankDecoder:
         """Returns the decoder that a training run saved, ready to decode.
@@ -326,6 +329,8 @@ class PhraseBankDecoder:
         Args:
             path: A checkpoint written by training. It is never unpickled.
             bank: Folder of the bank, where it is no longer where it was during training.
+            search: Makes the search out of the opened bank; exact search by default, or where it
+                gives None.
             device: As in the constructor.
 
         Raises:
@@ -355,7 +360,12 @@ class PhraseBankDecoder:
                     part.eval().requires_grad_(requires_grad=False)
             calibration = recipe["calibration"] and _calibration(recipe["calibration"])
         return cls(
-            opened, adapter=adapter, reranker=reranker, calibration=calibration, device=device
+            opened,
+            adapter=adapter,
+            reranker=reranker,
+            calibration=calibration,
+            search=None if search is None else search(opened),
+            device=device,
         )
 
     def _queries(self, embeddings: npt.ArrayLike | Tensor) -> Tensor:

@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from lightweight_decoder.datatypes import NO_ID
-from lightweight_decoder.search import ExactSearch
+from lightweight_decoder.search import ApproximateSearch, ExactSearch
+from lightweight_decoder.search.approximate import Setting
+from lightweight_decoder.search.faiss_search import FaissLibrary
 
 
 class Table(NamedTuple):
@@ -28,6 +30,14 @@ def make_table(vectors, owners=None, dtype=np.float32) -> Table:
     return Table(unit, owners, int(owners.max()) + 1)
 
 
+def comparing_everything(table, factory):
+    """Search with a FAISS index that lists all vectors, so that none can be missed."""
+    pytest.importorskip("faiss")
+    index = FaissLibrary(factory).build(torch.from_numpy(table.vectors))
+    setting = Setting(effort=1, ks=(1,), list_lengths=(10**6,))
+    return ApproximateSearch(ExactSearch(table), index, setting)
+
+
 BACKENDS = {
     "exact": lambda table: ExactSearch.over(*table[:2], num_phrases=table.num_phrases),
     "exact-tiny-blocks": lambda table: ExactSearch(table, max_block_bytes=1),
@@ -36,6 +46,8 @@ BACKENDS = {
     "exact-rounded-small-blocks": lambda table: ExactSearch(
         table, rounded=True, max_block_bytes=40_000
     ),
+    "faiss-comparing-everything": lambda table: comparing_everything(table, "Flat"),
+    "faiss-scalar-comparing-everything": lambda table: comparing_everything(table, "SQ8"),
     "exact-cuda": lambda table: ExactSearch(table, device="cuda"),
 }
 

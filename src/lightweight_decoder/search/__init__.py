@@ -1,7 +1,19 @@
 """Queries and a bank in, candidates out."""
 
+from lightweight_decoder.search.approximate import ApproximateSearch
+from lightweight_decoder.search.auto import AutoSearch
 from lightweight_decoder.search.base import SearchBackend
 from lightweight_decoder.search.exact import ExactSearch
+from lightweight_decoder.search.faiss_search import FaissSearch
+from lightweight_decoder.search.hnsw_search import HnswSearch
 from lightweight_decoder.search.ranks import phrase_ranks
 
-__all__ = ["ExactSearch", "SearchBackend", "phrase_ranks"]
+__all__ = [
+    "ApproximateSearch",
+    "AutoSearch",
+    "ExactSearch",
+    "FaissSearch",
+    "HnswSearch",
+    "SearchBackend",
+    "phrase_ranks",
+]

@@ -34,6 +34,7 @@ from lightweight_decoder.search.first_pass import (
     blocked_pass,
     grouped_pass,
     hide_excluded,
+    products_with,
     slices,
 )
 from lightweight_decoder.search.ranking import (
@@ -185,6 +186,11 @@ class ExactSearch:
         return self._source.shape[0]
 
     @property
+    def num_phrases(self) -> int:
+        """p, the number of phrases."""
+        return self._num_phrases
+
+    @property
     def dim(self) -> int:
         """d, the width of a vector."""
         return self._source.shape[1]
@@ -194,7 +200,7 @@ class ExactSearch:
         self, queries: Tensor, k: int, *, exclude_vectors: Tensor | None = None
     ) -> Candidates:
         """Find the k best phrases for each query; see :class:`SearchBackend` for the contract."""
-        self._check(queries, k, exclude_vectors)
+        self.check(queries, k, exclude_vectors)
         exact_queries = unit_rows(queries.to(self._source.device).double())
         excluded = None if exclude_vectors is None else exclude_vectors.to(self._source.device)
         num_columns = min(k, self._num_phrases)
@@ -206,8 +212,54 @@ class ExactSearch:
         values, vectors, phrases = (column.to(queries.device) for column in found)
         return Candidates(phrase_ids=phrases, vector_ids=vectors, values=values, kind="cosine")
 
-    def _check(self, queries: Tensor, k: int, exclude_vectors: Tensor | None) -> None:
-        """Refuse what has the wrong shape."""
+    @torch.no_grad()
+    def search_among(
+        self, queries: Tensor, vectors: Tensor, k: int, *, exclude_vectors: Tensor | None = None
+    ) -> Candidates:
+        """Find the k best phrases for each query among vectors that are given for it.
+
+        As :meth:`search` in everything else: values, order, ties, what fills the end of a row, and
+        errors. The vectors are looked up where the bank is, whatever the device.
+
+        Args:
+            queries: (q, d) floating point.
+            vectors: (q, m) int64 rows of the bank, no row twice for a query, filled up with
+                ``NO_ID``.
+            k: How many phrases to return, at least 1.
+            exclude_vectors: (q, w) int64 vector rows that do not count for a query.
+        """
+        self.check(queries, k, exclude_vectors)
+        exact_queries = unit_rows(queries.to(self._source.device).double())
+        num_columns = min(k, self._num_phrases)
+        given = vectors.to(self._source.device)
+        if exclude_vectors is not None:
+            excluded = exclude_vectors.to(given.device)
+            hidden = (given[:, :, None] == excluded[:, None, :]).any(dim=2)
+            given = given.masked_fill(hidden, NO_ID)
+        missing = max(0, num_columns - given.shape[1])
+        given = torch.nn.functional.pad(given, (0, missing), value=NO_ID)
+        values = products_with(exact_queries.float(), self._source, given)
+        values, order = values.sort(dim=1, descending=True)
+        given = given.gather(1, order)
+        phrases = self._phrases_of(given)
+        margin = 2 * self._error_bound
+        cut = self._value_of_kth_phrase(values, phrases, num_columns) - margin
+        too_close = has_close_neighbor(values, margin) & (values >= cut)
+        self._compute_again(exact_queries, Found(values, given, phrases), too_close)
+        found = self._best_of_each_phrase(values, given, phrases, num_columns)
+        values, given, phrases = (column.to(queries.device) for column in found)
+        return Candidates(phrase_ids=phrases, vector_ids=given, values=values, kind="cosine")
+
+    def _compute_again(self, queries: Tensor, found: Found, too_close: Tensor) -> None:
+        """Compute the marked entries of falling rows in float64 and sort these rows, in place."""
+        found.values[too_close] = self._float64_values(queries, found.vectors, too_close)
+        rows = too_close.any(dim=1).nonzero().squeeze(1)
+        resolved = sorted_by_value(found.values[rows], found.vectors[rows], found.phrases[rows])
+        for column, entries in zip(found, resolved, strict=True):
+            column[rows] = entries
+
+    def check(self, queries: Tensor, k: int, exclude_vectors: Tensor | None) -> None:
+        """Refuse what has the wrong shape; see :class:`SearchBackend` for what is raised."""
         if k < 1:
             raise ConfigError("too few candidates", where="k", expected="at least 1", found=k)
         if queries.ndim != 2 or queries.shape[1] != self.dim:  # noqa: PLR2004
@@ -251,11 +303,7 @@ class ExactSearch:
         cut = self._value_of_kth_phrase(values, phrases, k) - margin
         settled = ((unseen < cut) | (values[:, -1:] == -torch.inf)).squeeze(1)
         too_close = has_close_neighbor(values, margin) & (values >= cut) & settled[:, None]
-        values[too_close] = self._float64_values(queries, vectors, too_close)
-        rows = too_close.any(dim=1).nonzero().squeeze(1)
-        values[rows], vectors[rows], phrases[rows] = sorted_by_value(
-            values[rows], vectors[rows], phrases[rows]
-        )
+        self._compute_again(queries, Found(values, vectors, phrases), too_close)
         found = self._best_of_each_phrase(values, vectors, phrases, k)
         rows = (~settled).nonzero().squeeze(1)
         if len(rows):

@@ -16,7 +16,7 @@ from torch.nn.functional import linear
 
 from lightweight_decoder.datatypes import NO_ID
 from lightweight_decoder.search.device_blocks import converted_blocks
-from lightweight_decoder.search.first_pass import Listed, hide_excluded, slices
+from lightweight_decoder.search.first_pass import Listed, hide_excluded, products_with, slices
 
 LEAST_QUERIES = 64
 """Fewer are done sooner in float32: rounding the vectors takes longer than multiplying them."""
@@ -26,7 +26,6 @@ MOST_BYTES_KEPT = 2**28
 
 _QUERY_ROWS = 256
 _GROUP = 8
-_GATHERED_BYTES = 2**21  # stays in the cache between the copy and the product
 _ROUNDOFF = 2.0**-8
 
 
@@ -84,7 +83,8 @@ def rounded_pass(
     last = rough[:, -1:]
     own_rounding = _ROUNDOFF * last.abs().nan_to_num(posinf=0)  # nothing left: nothing unseen
     error = _choice_error(queries, vectors_error)[:, None] + own_rounding
-    return _looked_at_again(queries, vectors, rough, ids, unseen=last + error)
+    ids.masked_fill_(rough == -torch.inf, NO_ID)
+    return _looked_at_again(queries, vectors, ids, unseen=last + error)
 
 
 def _choice_error(queries: Tensor, vectors_error: float) -> Tensor:
@@ -112,16 +112,8 @@ def _largest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return top.values, columns.gather(1, top.indices)
 
 
-def _looked_at_again(
-    queries: Tensor, vectors: Tensor, rough: Tensor, ids: Tensor, *, unseen: Tensor
-) -> Listed:
+def _looked_at_again(queries: Tensor, vectors: Tensor, ids: Tensor, *, unseen: Tensor) -> Listed:
     """Compute the products of chosen vectors in float32, and sort."""
-    values = torch.empty_like(rough)
-    chunk = max(1, _GATHERED_BYTES // (4 * ids.shape[1] * vectors.shape[1]))
-    for rows in slices(len(queries), chunk):
-        chosen = vectors.index_select(0, ids[rows].flatten().clamp(min=0)).float()
-        chosen = chosen.view(*ids[rows].shape, -1)
-        values[rows] = torch.bmm(chosen, queries[rows, :, None]).squeeze(2)
-    values.masked_fill_(rough == -torch.inf, -torch.inf)
+    values = products_with(queries, vectors, ids)
     values, order = values.sort(dim=1, descending=True)
     return Listed(values, ids.gather(1, order), unseen)

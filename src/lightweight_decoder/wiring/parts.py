@@ -8,14 +8,16 @@ from lightweight_decoder.bank import PhraseBank
 from lightweight_decoder.decoding import PhraseBankDecoder
 from lightweight_decoder.embeddings import TextEncoder, default_cache_dir
 from lightweight_decoder.errors import ConfigError, EncoderError
+from lightweight_decoder.search import ExactSearch
 from lightweight_decoder.wiring.plain import plain
-from lightweight_decoder.wiring.schemas import PLANNED, build, takes
+from lightweight_decoder.wiring.schemas import PLANNED, build, find_target, takes
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from lightweight_decoder.accelerator import AcceleratorPlan
     from lightweight_decoder.data.datamodule import DecoderDataModule
+    from lightweight_decoder.search import SearchBackend
 
 
 def resolve(config: DictConfig) -> AcceleratorPlan:
@@ -48,6 +50,16 @@ def build_datamodule(config: DictConfig, plan: AcceleratorPlan) -> DecoderDataMo
     return datamodule
 
 
+def build_search(
+    config: DictConfig, bank: PhraseBank, plan: AcceleratorPlan
+) -> SearchBackend | None:
+    """The configured search; None for exact search, which the decoder makes and moves itself."""
+    if "search" not in config or find_target(config.search["_target_"]) is ExactSearch:
+        return None
+    device = {"device": device_of(plan)} if takes(config.search, "device") else {}
+    return cast("SearchBackend", build(config.search, bank=bank, **device))
+
+
 def open_decoder(config: DictConfig, plan: AcceleratorPlan) -> PhraseBankDecoder:
     """The decoder of ``config.checkpoint``, or plain search in ``config.bank``.
 
@@ -58,7 +70,10 @@ def open_decoder(config: DictConfig, plan: AcceleratorPlan) -> PhraseBankDecoder
     """
     if config.checkpoint is not None:
         return PhraseBankDecoder.from_checkpoint(
-            config.checkpoint, bank=config.bank, device=device_of(plan)
+            config.checkpoint,
+            bank=config.bank,
+            search=lambda bank: build_search(config, bank, plan),
+            device=device_of(plan),
         )
     if config.bank is None:
         raise ConfigError(
@@ -67,7 +82,8 @@ def open_decoder(config: DictConfig, plan: AcceleratorPlan) -> PhraseBankDecoder
             expected="bank=DIR or checkpoint=CKPT",
             found="neither",
         )
-    return PhraseBankDecoder(PhraseBank.open(config.bank), device=device_of(plan))
+    bank = PhraseBank.open(config.bank)
+    return PhraseBankDecoder(bank, search=build_search(config, bank, plan), device=device_of(plan))
 
 
 def encoder_of(bank: PhraseBank, config: DictConfig, plan: AcceleratorPlan) -> TextEncoder:

@@ -24,6 +24,7 @@ from lightweight_decoder.data.pairs import Pairs
 from lightweight_decoder.data.reverse_dictionary import ReverseDictionary
 from lightweight_decoder.embeddings import TextEncoder
 from lightweight_decoder.rerank import ListwiseReranker, QueryAdapter
+from lightweight_decoder.search import AutoSearch, ExactSearch, FaissSearch, HnswSearch
 from lightweight_decoder.training.calibrating import calibrate
 from lightweight_decoder.training.module import DecoderModule
 from lightweight_decoder.training.tracking import open_wandb
@@ -39,6 +40,10 @@ _SCHEMAS: dict[str, Callable[..., object]] = {
     "pairs": Pairs,
     "denoise": Denoise,
     "batches": DecoderDataModule,
+    "exact_search": ExactSearch,
+    "faiss_search": FaissSearch,
+    "auto_search": AutoSearch,
+    "hnsw_search": HnswSearch,
     "query_adapter": QueryAdapter,
     "listwise_reranker": ListwiseReranker,
     "decoder_module": DecoderModule,
@@ -55,6 +60,10 @@ _FILLED_IN_HERE: dict[str, frozenset[str]] = {
     "reverse_dictionary": frozenset({"encoder"}),
     "labelled_text": frozenset({"encoder"}),
     "batches": frozenset({"source", "seed"}),
+    "exact_search": frozenset({"bank", "device", "max_block_bytes", "rounded"}),
+    "faiss_search": frozenset({"bank"}),
+    "auto_search": frozenset({"bank", "device"}),
+    "hnsw_search": frozenset({"bank"}),
     "query_adapter": frozenset({"query_dim", "bank_dim"}),
     "listwise_reranker": frozenset({"query_dim", "bank_dim", "num_phrases"}),
     "decoder_module": frozenset({"decoder", "seed"}),

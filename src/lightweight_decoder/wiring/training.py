@@ -28,7 +28,7 @@ from lightweight_decoder.training.run import (
 from lightweight_decoder.training.tracking import open_trackers
 from lightweight_decoder.training.wandb_records import log_training
 from lightweight_decoder.wiring.checking import check
-from lightweight_decoder.wiring.parts import build_datamodule, device_of, resolve
+from lightweight_decoder.wiring.parts import build_datamodule, build_search, device_of, resolve
 from lightweight_decoder.wiring.plain import plain
 from lightweight_decoder.wiring.schemas import arguments, build
 from lightweight_decoder.wiring.sweep import group_of_sweep
@@ -138,7 +138,13 @@ def build_module(
     dims = {"query_dim": datamodule.split("train").queries.shape[1], "bank_dim": bank.dim}
     adapter = build(config.rerank.adapter, **dims)
     reranker = build(config.rerank.reranker, num_phrases=bank.num_phrases, **dims)
-    decoder = PhraseBankDecoder(bank, adapter=adapter, reranker=reranker, device=device_of(plan))
+    decoder = PhraseBankDecoder(
+        bank,
+        adapter=adapter,
+        reranker=reranker,
+        search=build_search(config, bank, plan),
+        device=device_of(plan),
+    )
     module: DecoderModule = build(config.training, decoder=decoder, seed=config.seed)
     module.accelerator_plan = plan.to_dict()
     return module

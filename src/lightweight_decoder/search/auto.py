@@ -1,0 +1,110 @@
+"""Picks exact or approximate search by timing both on the bank itself."""
+
+from __future__ import annotations
+
+import logging
+import statistics
+import time
+from typing import TYPE_CHECKING
+
+import torch
+
+from lightweight_decoder.errors import MissingDependencyError
+from lightweight_decoder.search.approximate import LEAST_VECTORS
+from lightweight_decoder.search.exact import ExactSearch
+from lightweight_decoder.search.faiss_search import FaissSearch
+from lightweight_decoder.search.tuning import sample_queries
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lightweight_decoder.datatypes import Candidates
+    from lightweight_decoder.search.base import SearchBackend
+    from lightweight_decoder.search.exact import VectorTable
+
+logger = logging.getLogger(__name__)
+
+_REPEATS = 3
+
+
+class AutoSearch:
+    """Exact search, or FAISS where that reaches the recall and is faster here.
+
+    A :class:`~lightweight_decoder.search.SearchBackend`. Both are timed on samples made from the
+    bank; what was picked, and why, is logged. Off the CPU exact search is picked untimed, as it
+    is where everything is to be found or there are few vectors.
+
+    Args:
+        bank: The bank, or anything else with ``vectors``, ``owners`` and ``num_phrases``.
+        target_recall: Share of the exact answer to be found, in (0, 1].
+        batch_size: How many queries come at a time, at least 1.
+        k: For how many phrases, at least 1.
+        folder: Where to keep the index; None: ``BANK.search``, beside the bank's folder.
+        device: Where exact search computes.
+
+    Attributes:
+        picked: The search that answers.
+
+    Raises:
+        ConfigError: If the target is no share.
+        BankError: If an index is there that is damaged or belongs to another bank.
+        BankBuildError: If the index cannot be written.
+    """
+
+    def __init__(
+        self,
+        bank: VectorTable,
+        *,
+        target_recall: float = 0.999,
+        batch_size: int = 1,
+        k: int = 10,
+        folder: str | None = None,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        exact = ExactSearch(bank, device=device)
+        self.picked: SearchBackend = exact
+        if target_recall == 1:
+            reason = "all of the exact answer is wanted"
+        elif torch.device(device).type != "cpu":
+            reason = f"on {device} it is the faster"
+        elif exact.num_vectors < LEAST_VECTORS:
+            reason = f"there are only {exact.num_vectors} vectors"
+        else:
+            try:
+                approximate = FaissSearch(bank, target_recall=target_recall, folder=folder)
+            except MissingDependencyError as error:
+                reason = str(error)
+            else:
+                queries = sample_queries(torch.as_tensor(bank.vectors), num=batch_size)
+                exact_s = seconds_of(exact, queries, k)
+                approximate_s = seconds_of(approximate, queries, k)
+                reached = approximate.recall is None or approximate.recall >= target_recall
+                if reached and approximate_s < exact_s:
+                    self.picked = approximate
+                reason = (
+                    f"{batch_size} queries take {1e3 * exact_s:.1f} ms exactly and "
+                    f"{1e3 * approximate_s:.1f} ms at recall {approximate.recall}"
+                )
+        logger.info(
+            "search=auto picked %s for %d x %d: %s",
+            type(self.picked).__name__,
+            exact.num_vectors,
+            exact.dim,
+            reason,
+        )
+
+    def search(
+        self, queries: Tensor, k: int, *, exclude_vectors: Tensor | None = None
+    ) -> Candidates:
+        """Find the k best phrases for each query; see :class:`SearchBackend` for the contract."""
+        return self.picked.search(queries, k, exclude_vectors=exclude_vectors)
+
+
+def seconds_of(search: SearchBackend, queries: Tensor, k: int) -> float:
+    """Time a search, the median of some calls after a first."""
+    times = []
+    for _ in range(1 + _REPEATS):
+        start = time.perf_counter()
+        search.search(queries, k)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:])
