@@ -1,0 +1,83 @@
+"""Times the whole decode beside its search alone, and the first answer of a fresh process.
+
+    python scripts/benchmarks/end_to_end.py RUN [--queries 2048]
+
+RUN is a finished run, for the largest bank one of `data=reverse_dictionary data.size=full`. Queries
+are vectors of its bank, disturbed. Prints medians of interleaved repeats; the search alone lists as
+many candidates as the reranker re-orders. The first answer is that of plain search in the same
+bank, timed from the start of Python.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from lightweight_decoder import PhraseBankDecoder
+
+REPEATS = 5
+FIRST_ANSWER = """
+import time
+started = {started}
+import numpy as np
+import torch
+torch_at = time.time()
+from lightweight_decoder import PhraseBank, PhraseBankDecoder
+ours_at = time.time()
+bank = PhraseBank.open({bank!r})
+opened_at = time.time()
+decoder = PhraseBankDecoder(bank)
+decoder.decode(np.ones(bank.dim, dtype=np.float32))
+ended = time.time()
+print(f"first answer {{ended - started:.2f}} s: Python and torch {{torch_at - started:.2f}}, "
+      f"our modules {{ours_at - torch_at:.2f}}, opening {{opened_at - ours_at:.2f}}, "
+      f"decoder and decoding {{ended - opened_at:.2f}}")
+"""
+
+
+def main() -> None:
+    """Takes turns and prints."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--queries", type=int, default=2_048)
+    options = parser.parse_args()
+    decoder = PhraseBankDecoder.from_checkpoint(options.run / "checkpoints" / "best.ckpt")
+    queries = disturbed(decoder, options.queries)
+    plain = PhraseBankDecoder(decoder.bank, search=decoder.search)
+    ways = {
+        "search alone": lambda: decoder.search.search(queries, decoder.depth),
+        "decode, no reranker": lambda: plain.decode(queries),
+        "decode": lambda: decoder.decode(queries),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(REPEATS + 1):
+        for name, way in ways.items():
+            started = time.perf_counter()
+            way()
+            seconds[name].append(time.perf_counter() - started)
+    medians = {name: statistics.median(taken[1:]) for name, taken in seconds.items()}
+    for name, median in medians.items():
+        share = median / medians["search alone"]
+        print(f"{name}: {median * 1e3:,.0f} ms for {len(queries)} queries, {share:.2f}")
+    script = FIRST_ANSWER.format(started=time.time(), bank=str(decoder.bank.path))
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def disturbed(decoder: PhraseBankDecoder, count: int) -> torch.Tensor:
+    """Unit vectors near some of the bank's, (count, d) float32."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randint(decoder.bank.num_vectors, (count, 1), generator=generator)
+    vectors = decoder.bank.gather(rows)[:, 0]
+    noise = torch.randn(vectors.shape, generator=generator)
+    noise = 0.8 * torch.nn.functional.normalize(noise, dim=1)
+    return torch.nn.functional.normalize(vectors + noise, dim=1)
+
+
+if __name__ == "__main__":
+    main()
