@@ -102,6 +102,21 @@ def test_a_vector_that_points_nowhere_joins_no_bank(work):
     assert "row 1" in message
 
 
+@pytest.mark.parametrize(
+    ("command", "overrides", "told"),
+    [
+        ("decode", ["bank=/no/bank", *DECODE[1:]], "/no/bank"),
+        ("decode", ["checkpoint=/no/x.ckpt", *DECODE[1:]], "/no/x.ckpt"),
+        ("decode", ["bank={work}/bank"], "text, input"),
+        ("decode", DECODE[1:], "bank=DIR or checkpoint=CKPT"),
+        ("build_bank", ["input=/no/p.csv", "output={work}/new"], "/no/p.csv"),
+        ("train", ["data=pairs", "data.bank={work}/bank"], "data.queries"),
+    ],
+)
+def test_what_is_not_there(work, command, overrides, told):
+    assert told in refusal(work, command, *overrides)
+
+
 def test_no_queries_at_all(work):
     np.save(work / "q.npy", np.empty((0, DIM), dtype=np.float32))
 

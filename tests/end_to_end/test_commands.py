@@ -225,12 +225,7 @@ def test_a_sentence_is_decoded_with_the_banks_own_encoder(tmp_path):
     ("script", "arguments", "message"),
     [
         ("scripts/decode.py", ["bank=/no/bank", "input=x", "output=y"], "/no/bank"),
-        ("scripts/decode.py", ["checkpoint=/no/x.ckpt", "input=x", "output=y"], "/no/x.ckpt"),
-        ("scripts/decode.py", ["bank={work}/bank"], "text, input"),
-        ("scripts/build_bank.py", ["input=/no/p.csv", "output={work}/b2"], "/no/p.csv"),
         ("train.py", ["data=denoise", "data.bank=/no/bank"], "/no/bank"),
-        ("train.py", ["data=pairs", "data.bank={work}/bank"], "data.queries"),
-        ("train.py", ["training.nope=1"], "training.nope"),
     ],
 )
 def test_bad_input_is_named_without_a_traceback(work, tmp_path, script, arguments, message):
