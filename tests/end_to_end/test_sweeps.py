@@ -87,6 +87,7 @@ def times_trained(folder, job):
     return (folder / "sweep" / str(job) / "train.log").read_text().count("Run folder:")
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_where_it_stopped(run, tmp_path):
     status, output = run(*OPTUNA, "hydra.sweeper.n_trials=1")
     assert status == 0, output

@@ -19,6 +19,7 @@ SCRIPT = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", [None, KEY])
 def test_where_the_server_cannot_be_reached_the_run_goes_on_offline(
     tmp_path, key, read_offline_run
