@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from lightweight_decoder.errors import InputDataError
+from lightweight_decoder.files import whole_file
 from lightweight_decoder.progress import report_progress
 
 if TYPE_CHECKING:
@@ -40,35 +38,23 @@ def write_answers(
         InputDataError: The input is damaged, or the output cannot be written.
         EmbeddingError: The embeddings have another width than the decoder's queries.
     """
-    partial = output.with_name(f".{output.name}.partial-{os.getpid()}")
     num_written = 0
-    try:
-        with (
-            report_progress(
-                "decoding",
-                unit="queries",
-                total=reader.num_rows,
-                enabled=show_progress and reader.num_rows != 0,
-            ) as advance,
-            partial.open("w", encoding="utf-8") as file,
-        ):
-            for block in reader.blocks():
-                decoded = decoder.decode(block.vectors, top_k=top_k, abstain_below=abstain_below)
-                for line in _lines(decoded, num_written):
-                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
-                num_written += len(block.vectors)
-                advance(len(block.vectors))
-        partial.replace(output)
-    except OSError as error:
-        raise InputDataError(
-            "cannot be written",
-            where=output,
-            found=error.strerror,
-            advice="Choose another place with output=FILE",
-        ) from error
-    finally:
-        with suppress(OSError):  # where it could not be made it cannot be removed
-            partial.unlink()
+    with (
+        report_progress(
+            "decoding",
+            unit="queries",
+            total=reader.num_rows,
+            enabled=show_progress and reader.num_rows != 0,
+        ) as advance,
+        whole_file(output, advice="Choose another place with output=FILE") as partial,
+        partial.open("w", encoding="utf-8") as file,
+    ):
+        for block in reader.blocks():
+            decoded = decoder.decode(block.vectors, top_k=top_k, abstain_below=abstain_below)
+            for line in _lines(decoded, num_written):
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            num_written += len(block.vectors)
+            advance(len(block.vectors))
     return num_written
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lightweight_decoder.errors import CheckpointError
+from lightweight_decoder.files import whole_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,14 +78,8 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
     Raises:
         CheckpointError: It cannot be written.
     """
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
+    with whole_file(path, error=CheckpointError) as partial:
         torch.save(checkpoint, partial)
-        partial.replace(path)
-    except (OSError, RuntimeError) as error:  # torch turns a missing folder into a RuntimeError
-        raise CheckpointError("cannot be written", where=path, found=error) from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def bank_path(path: str | Path, trained_with: str) -> Path:

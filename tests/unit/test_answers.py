@@ -77,7 +77,7 @@ def test_an_error_leaves_what_was_there(decoder, tmp_path):
 
 @pytest.mark.parametrize("output", ["missing/out.jsonl", "q.npy/out.jsonl"])
 def test_an_output_that_cannot_be_written_is_named(decoder, reader, tmp_path, output):
-    with pytest.raises(InputDataError, match=rf"{output}: cannot be written.*output=FILE"):
+    with pytest.raises(InputDataError, match=rf"{output}: the file cannot be written.*output=FILE"):
         write_answers(decoder, reader, tmp_path / output, top_k=1)
 
 

@@ -152,23 +152,13 @@ class _BankFiles:
     def __init__(self, folder: Path, *, expected_rows: int | None) -> None:
         kept = read_journal(folder)
         with contextlib.ExitStack() as stack:
-            self._vectors = stack.enter_context(
-                contextlib.closing(
-                    NpyWriter(
-                        folder / VECTORS_NAME,
-                        expected_rows=expected_rows,
-                        kept_bytes=kept[VECTORS_NAME],
+            self._vectors, self._owners = (
+                stack.enter_context(
+                    contextlib.closing(
+                        NpyWriter(folder / name, expected_rows=expected_rows, kept_bytes=kept[name])
                     )
                 )
-            )
-            self._owners = stack.enter_context(
-                contextlib.closing(
-                    NpyWriter(
-                        folder / OWNERS_NAME,
-                        expected_rows=expected_rows,
-                        kept_bytes=kept[OWNERS_NAME],
-                    )
-                )
+                for name in (VECTORS_NAME, OWNERS_NAME)
             )
             self._phrases = stack.enter_context(
                 contextlib.closing(

@@ -7,7 +7,7 @@ import math
 from typing import TYPE_CHECKING
 
 from lightweight_decoder.errors import InputDataError
-from lightweight_decoder.evaluation.files import whole_file
+from lightweight_decoder.files import whole_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lightweight_decoder.errors import InputDataError
-from lightweight_decoder.evaluation.files import whole_file
+from lightweight_decoder.files import whole_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -19,13 +19,13 @@ from lightweight_decoder.errors import InputDataError
 from lightweight_decoder.evaluation import plots
 from lightweight_decoder.evaluation.comparison import metric_rows
 from lightweight_decoder.evaluation.figures import draw_figures
-from lightweight_decoder.evaluation.files import whole_file
 from lightweight_decoder.evaluation.predictions import (
     check_predictions,
     has_baseline,
     is_calibrated,
 )
 from lightweight_decoder.evaluation.slices import slice_metrics
+from lightweight_decoder.files import whole_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

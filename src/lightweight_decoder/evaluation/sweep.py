@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from pydantic import TypeAdapter, ValidationError
 
 from lightweight_decoder.errors import InputDataError
-from lightweight_decoder.evaluation.files import whole_file
 from lightweight_decoder.evaluation.plots import MUTED, SOFT, STRONG, quiet_axes
+from lightweight_decoder.files import whole_file
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence

@@ -22,7 +22,7 @@ from lightweight_decoder.search.index_files import (
     record_path,
     reporting_unwritable,
     write_record,
-    write_whole,
+    writing,
 )
 from lightweight_decoder.search.tuning import sample_queries, tune
 
@@ -122,7 +122,8 @@ def _make(
         logger.info("%s: built in %.1f s", path, time.perf_counter() - start)
         setting = _tuned(exact, vectors, index, target_recall)
         record_path(path).unlink(missing_ok=True)  # it must never name another file
-        write_whole(path, lambda partial: library.write(index, partial))
+        with writing(path) as partial:
+            library.write(index, partial)
         record = IndexRecord(
             bank_fingerprint=bank.fingerprint,
             description=library.description,

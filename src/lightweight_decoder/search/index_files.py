@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -16,14 +15,17 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from lightweight_decoder.bank.manifest import FileInfo
 from lightweight_decoder.errors import BankBuildError, BankError
+from lightweight_decoder.files import whole_file
 from lightweight_decoder.search.approximate import Setting  # noqa: TC001 - pydantic reads it
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
 
 _CHECKSUM_LIMIT_BYTES = 100_000_000
+_ELSEWHERE = "Name another folder with search.folder=DIR"
 _ADVICE = "Delete the file and the one beside it to have the index built again"
 
 
@@ -111,11 +113,8 @@ def write_record(index: Path, record: IndexRecord) -> None:
     Raises:
         BankBuildError: If it cannot be written.
     """
-
-    def write(partial: Path) -> None:
+    with writing(record_path(index)) as partial:
         partial.write_bytes(_RECORDS.dump_json(record, indent=2) + b"\n")
-
-    write_whole(record_path(index), write)
 
 
 def record_path(index: Path) -> Path:
@@ -123,19 +122,13 @@ def record_path(index: Path) -> Path:
     return index.with_name(f"{index.name}.json")
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` make a file under another name, and rename it; nothing is left if it fails.
+def writing(path: Path) -> AbstractContextManager[Path]:
+    """Give a file to write that takes the place of ``path`` when it is whole.
 
     Raises:
         BankBuildError: If the folder cannot be written.
     """
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    with reporting_unwritable(path.parent):
-        try:
-            write(partial)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+    return whole_file(path, error=BankBuildError, advice=_ELSEWHERE)
 
 
 @contextlib.contextmanager
@@ -148,5 +141,5 @@ def reporting_unwritable(folder: Path) -> Iterator[None]:
             "the folder of an index cannot be written",
             where=folder,
             found=error.strerror or error,
-            advice="Name another with search.folder=DIR",
+            advice=_ELSEWHERE,
         ) from error

@@ -16,7 +16,6 @@ from rich.console import Console
 from rich.table import Table
 
 from lightweight_decoder.errors import ConfigError, LightweightDecoderError
-from lightweight_decoder.evaluation.files import whole_file
 from lightweight_decoder.evaluation.sweep import (
     SweepJob,
     best_job,
@@ -27,6 +26,7 @@ from lightweight_decoder.evaluation.sweep import (
     write_job,
     write_sweep_table,
 )
+from lightweight_decoder.files import whole_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection

@@ -119,7 +119,7 @@ def test_an_index_that_was_kept_is_opened_and_not_built_again(bank, backend, mon
 
 def test_another_target_is_tuned_for_without_building(bank, backend, monkeypatch, tmp_path):
     backend(bank, target_recall=0.5)
-    monkeypatch.setattr("lightweight_decoder.search.building.write_whole", None)
+    monkeypatch.setattr("lightweight_decoder.search.building.writing", None)
     backend(bank, target_recall=0.95)
     (record,) = (tmp_path / "bank.search").glob("*.json")
     kept = json.loads(record.read_text())

@@ -13,13 +13,25 @@ from lightweight_decoder.errors import InputDataError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from lightweight_decoder.errors import LightweightDecoderError
+
 
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(
+    path: Path,
+    *,
+    error: type[LightweightDecoderError] = InputDataError,
+    advice: str = "Free some space or name another folder.",
+) -> Iterator[Path]:
     """A temporary file beside ``path`` to write to, put in its place once everything is written.
 
+    Args:
+        path: The file to make or to replace.
+        error: What to raise where that is refused.
+        advice: What to do then.
+
     Raises:
-        InputDataError: The file cannot be written; what was at ``path`` before is still there.
+        LightweightDecoderError: ``error``; what was at ``path`` before is still there.
     """
     temporary = None
     try:
@@ -29,13 +41,13 @@ def whole_file(path: Path) -> Iterator[Path]:
         yield temporary
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
-    except OSError as error:
-        raise InputDataError(
+    except OSError as refusal:
+        raise error(
             "the file cannot be written",
             where=path,
-            found=error.strerror or str(error),
-            advice="Free some space or name another folder.",
-        ) from error
+            found=refusal.strerror or str(refusal),
+            advice=advice,
+        ) from refusal
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
