@@ -42,9 +42,9 @@ BACKENDS = {
     "exact": lambda table: ExactSearch.over(*table[:2], num_phrases=table.num_phrases),
     "exact-tiny-blocks": lambda table: ExactSearch(table, max_block_bytes=1),
     "exact-small-blocks": lambda table: ExactSearch(table, max_block_bytes=40_000),
-    "exact-rounded": lambda table: ExactSearch(table, rounded=True),
-    "exact-rounded-small-blocks": lambda table: ExactSearch(
-        table, rounded=True, max_block_bytes=40_000
+    "exact-int8": lambda table: ExactSearch(table, quantized=True),
+    "exact-int8-small-blocks": lambda table: ExactSearch(
+        table, quantized=True, max_block_bytes=40_000
     ),
     "faiss-comparing-everything": lambda table: comparing_everything(table, "Flat"),
     "faiss-scalar-comparing-everything": lambda table: comparing_everything(table, "SQ8"),

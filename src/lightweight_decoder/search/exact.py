@@ -21,7 +21,7 @@ from torch import Tensor
 from lightweight_decoder.bank import unit_rows
 from lightweight_decoder.datatypes import NO_ID, Candidates
 from lightweight_decoder.errors import ConfigError, EmbeddingError
-from lightweight_decoder.search import group_maxima, rounded_pass
+from lightweight_decoder.search import group_maxima, int8_pass
 from lightweight_decoder.search.checks import (
     UNIT_TOLERANCE,
     check_owners,
@@ -55,7 +55,6 @@ DEFAULT_BLOCK_BYTES = 64 * 2**20
 core: 16 MiB 1.32 s, 64 MiB 1.21 s, 128 MiB 1.35 s; torch's matmul and topk 1.17 s)."""
 
 _PAIRS_AT_ONCE = 16_384
-_SMALL_SEARCHES_BEFORE_COPY = 8
 _FLOAT32_ROUNDING = 2.0**-24
 
 
@@ -98,19 +97,19 @@ class ExactSearch:
     On the CPU the bank's mapped vectors are used in place. A GPU gets a copy of them if they fit
     into its memory; else every search streams them to it. Where Triton is installed, an NVIDIA GPU
     chooses in a lower precision what the first pass looks at (:mod:`.group_maxima`), and a
-    processor with instructions for bfloat16 does so in these (:mod:`.rounded_pass`). That changes
+    processor with instructions for int8 does so in these (:mod:`.int8_pass`). That changes
     the speed and not the answer.
 
     Values are float64 cosines rounded to float32 where order depends on it, else float32 products
     (off by less than (d + 4) / 2**24, in practice by 1e-6). Extra memory: about
-    ``max_block_bytes`` + 12 q k bytes; after several searches of few queries on such a processor,
-    2 n d bytes for rounded vectors, up to 256 MiB.
+    ``max_block_bytes`` + 12 q k bytes; on such a processor also n d bytes for rounded vectors, where
+    that is at most 256 MiB, from the first search for many queries or the ninth for few.
 
     Args:
         bank: The bank, or anything else with ``vectors``, ``owners`` and ``num_phrases``.
         device: Where products are computed.
         max_block_bytes: Size of the largest block of values, and of vectors converted at once.
-        rounded: Whether a CPU chooses in bfloat16 what the first pass looks at; None: where its
+        quantized: Whether a CPU chooses in int8 what the first pass looks at; None: where its
             processor is made for that and there are enough queries to make up for the rounding.
 
     Raises:
@@ -123,7 +122,7 @@ class ExactSearch:
         *,
         device: str | torch.device = "cpu",
         max_block_bytes: int = DEFAULT_BLOCK_BYTES,
-        rounded: bool | None = None,
+        quantized: bool | None = None,
     ) -> None:
         self._device = torch.device(device)
         self._max_block_bytes = max_block_bytes
@@ -134,10 +133,9 @@ class ExactSearch:
         if self._device.type == "cuda":  # where float64 is to be had too
             self._source = self._vectors
         self._has_kernels = group_maxima.is_available(self._device)
-        self._rounded = rounded
+        self._quantized = quantized
         self._roundings: dict[group_maxima.Precision, float] = {}
-        self._rounded_vectors: Tensor | None = None
-        self._num_small_searches = 0
+        self._int8 = int8_pass.Int8Vectors(self._source, max_block_bytes=max_block_bytes)
         owners = torch.as_tensor(bank.owners)
         check_owners(owners, self._num_phrases)
         self._owners = None if counts_up(owners) else owners.to(self._source.device)
@@ -155,7 +153,7 @@ class ExactSearch:
         num_phrases: int | None = None,
         device: str | torch.device = "cpu",
         max_block_bytes: int = DEFAULT_BLOCK_BYTES,
-        rounded: bool | None = None,
+        quantized: bool | None = None,
     ) -> ExactSearch:
         """Search plain arrays.
 
@@ -166,7 +164,7 @@ class ExactSearch:
                 never found.
             device: Where products are computed.
             max_block_bytes: Size of the largest block of values, and of vectors converted at once.
-            rounded: As in the constructor.
+            quantized: As in the constructor.
 
         Raises:
             EmbeddingError: If a row is not of unit length.
@@ -178,7 +176,7 @@ class ExactSearch:
         if num_phrases is None:
             num_phrases = int(owned_by.max()) + 1
         table = _Arrays(rows, owned_by, num_phrases)
-        return cls(table, device=device, max_block_bytes=max_block_bytes, rounded=rounded)
+        return cls(table, device=device, max_block_bytes=max_block_bytes, quantized=quantized)
 
     @property
     def num_vectors(self) -> int:
@@ -308,13 +306,22 @@ class ExactSearch:
         rows = (~settled).nonzero().squeeze(1)
         if len(rows):
             exclude = None if excluded is None else excluded[rows]
-            if roughly:  # the rougher choice may be all that is too close
-                again = self._search_fast(queries[rows], k, list_length, exclude, roughly=False)
-            else:
-                again = self._search_float64(queries[rows], k, exclude)
+            again = self._search_again(queries[rows], k, list_length, exclude, roughly=roughly)
             for column, resolved in zip(found, again, strict=True):
                 column[rows] = resolved
         return found
+
+    def _search_again(
+        self, queries: Tensor, k: int, list_length: int, excluded: Tensor | None, *, roughly: bool
+    ) -> Found:
+        """Search for what was too close to call: in longer lists, then less roughly."""
+        longer = 4 * list_length
+        first = list_length == self._list_length(k)
+        if roughly and first and not self._has_kernels and longer < self.num_vectors / 8:
+            return self._search_fast(queries, k, longer, excluded)
+        if roughly:  # the rougher choice may be all that is too close
+            return self._search_fast(queries, k, list_length, excluded, roughly=False)
+        return self._search_float64(queries, k, excluded)
 
     def _first_pass(
         self, queries: Tensor, list_length: int, excluded: Tensor | None, *, roughly: bool
@@ -335,14 +342,8 @@ class ExactSearch:
                 vectors_error=self._rounding_error(precision),
             )
         elif roughly:
-            listed = rounded_pass.rounded_pass(
-                wide,
-                self._vectors,
-                self._rounded_vectors,
-                list_length + list_length // 2,
-                excluded,
-                vectors_error=self._rounding_error("bfloat16"),
-                max_block_bytes=max_bytes,
+            listed = int8_pass.int8_pass(
+                wide, self._vectors, self._int8.blocks(), 2 * list_length, excluded
             )
         else:
             listed = blocked_pass(
@@ -356,11 +357,10 @@ class ExactSearch:
         """Say whether rougher products may choose what the first pass looks at, and pay."""
         if self._has_kernels:
             return group_maxima.has_room_for(list_length, excluded)
-        if self._rounded is None:
-            if self._device.type != "cpu" or not rounded_pass.is_fast():
-                return False
-            return num_queries >= rounded_pass.LEAST_QUERIES or self._has_rounded_copy()
-        return self._rounded
+        if self._quantized is None:
+            suited = self._device.type == "cpu" and int8_pass.is_available()
+            return suited and self._int8.pay(num_queries)
+        return self._quantized
 
     def _rounding_error(self, precision: group_maxima.Precision) -> float:
         """Return how far a precision moves a vector, at most, which is found out once."""
@@ -368,18 +368,6 @@ class ExactSearch:
             longest = group_maxima.longest_rounding(self._vectors, precision, self._device)
             self._roundings[precision] = longest
         return self._roundings[precision]
-
-    def _has_rounded_copy(self) -> bool:
-        """Say whether a search of few queries may use rounded vectors, which it halves the time of.
-
-        They are copied when several such searches have come, and more are likely to.
-        """
-        self._num_small_searches += 1
-        if self._rounded_vectors is None and self._num_small_searches > _SMALL_SEARCHES_BEFORE_COPY:
-            if 2 * self._vectors.numel() > rounded_pass.MOST_BYTES_KEPT:
-                return False
-            self._rounded_vectors = self._vectors.bfloat16()
-        return self._rounded_vectors is not None
 
     def _search_float64(self, queries: Tensor, k: int, excluded: Tensor | None) -> Found:
         """Search by the definition: every value in float64, rounded to float32, and sorted."""

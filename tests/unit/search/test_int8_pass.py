@@ -7,7 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightweight_decoder.datatypes import NO_ID
-from lightweight_decoder.search.rounded_pass import rounded_pass, rounding_error
+from lightweight_decoder.search.int8_pass import Int8Block, Int8Vectors, int8_pass, is_available
+
+pytestmark = pytest.mark.skipif(not is_available(), reason="no instructions for int8")
 
 
 def unit(seed, rows, dim, dtype=torch.float32):
@@ -17,10 +19,8 @@ def unit(seed, rows, dim, dtype=torch.float32):
 
 
 def listed(queries, vectors, length, excluded=None, block_bytes=2**20):
-    error = float(rounding_error(vectors).max())
-    return rounded_pass(
-        queries, vectors, None, length, excluded, vectors_error=error, max_block_bytes=block_bytes
-    )
+    blocks = Int8Vectors(vectors, max_block_bytes=block_bytes).blocks()
+    return int8_pass(queries, vectors, blocks, length, excluded)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -62,15 +62,30 @@ def test_the_bound_is_small_enough_to_settle_ordinary_vectors():
     assert (unseen[:, 0] < values[:, 31]).float().mean() > 0.9
 
 
-def test_vectors_that_are_rounded_already_give_the_same():
+def test_vectors_that_are_too_many_to_keep_give_the_same(monkeypatch):
     queries, vectors = unit(0, 3, 16), unit(1, 2_000, 16)
-    error = float(rounding_error(vectors).max())
-    given = rounded_pass(
-        queries, vectors, vectors.bfloat16(), 20, None, vectors_error=error, max_block_bytes=2**20
-    )
+    expected = listed(queries, vectors, 20)
+    monkeypatch.setattr("lightweight_decoder.search.int8_pass.MOST_BYTES_KEPT", 100)
 
-    for found, expected in zip(given, listed(queries, vectors, 20), strict=True):
-        assert torch.equal(found, expected)
+    for found, column in zip(listed(queries, vectors, 20), expected, strict=True):
+        assert torch.equal(found, column)
+
+
+def test_a_copy_is_kept_for_the_next_search():
+    int8 = Int8Vectors(unit(0, 100, 8), max_block_bytes=2**20)
+    assert [int8.pay(1) for _ in range(9)] == [False] * 8 + [True]
+
+    first = int8.blocks()
+    assert int8.blocks() is first
+    assert int8.pay(1)
+
+
+def test_many_queries_pay_at_once_even_where_no_copy_is_kept(monkeypatch):
+    monkeypatch.setattr("lightweight_decoder.search.int8_pass.MOST_BYTES_KEPT", 100)
+    int8 = Int8Vectors(unit(0, 100, 8), max_block_bytes=2**20)
+
+    assert int8.pay(1_000)
+    assert not any(int8.pay(1) for _ in range(20))
 
 
 def test_excluded_vectors_are_not_listed():
@@ -93,11 +108,18 @@ def test_rows_that_run_out_of_vectors_end_empty():
 
 
 @pytest.mark.parametrize("dim", [1, 7, 384])
-def test_rounding_moves_a_row_by_what_numpy_says(dim):
-    rows = unit(3, 50, dim)
-    exponent = np.floor(np.log2(np.abs(rows.double().numpy())))
-    step = 2.0 ** (exponent - 7)  # bfloat16 keeps 8 bits
-    rounded = np.round(rows.double().numpy() / step) * step
+def test_products_and_error_are_what_numpy_says(dim):
+    rows, queries = unit(3, 50, dim), unit(4, 5, dim)
 
-    expected = np.linalg.norm(rows.double().numpy() - rounded, axis=1)
-    np.testing.assert_allclose(rounding_error(rows), expected, atol=1e-7)
+    def rounded(values):
+        scale = np.abs(values).max(axis=1, keepdims=True) / 127
+        return np.round(values / scale), scale
+
+    steps, scale = rounded(rows.double().numpy())
+    query_steps, _ = rounded(queries.double().numpy())
+    block = Int8Block.of(0, rows)
+    found = block.products(torch.from_numpy(query_steps + 128).to(torch.uint8))
+
+    np.testing.assert_allclose(found.float(), query_steps @ (steps * scale).T, rtol=2**-8)
+    moved = np.linalg.norm(rows.double().numpy() - steps * scale, axis=1)
+    np.testing.assert_allclose(block.error, moved.max(), atol=1e-6)
