@@ -28,6 +28,7 @@ from lightweight_decoder.rerank import (
     phrase_features,
     phrase_sums,
     reordered,
+    some_rows,
     with_tail,
 )
 from lightweight_decoder.search import ExactSearch, phrase_ranks
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from lightweight_decoder.search import SearchBackend
 
 _BATCH_SIZE = 1024
+_CACHE_BYTES = 2**22
 _RANKS_FROM_SEARCH = 128
 
 
@@ -159,7 +161,7 @@ class PhraseBankDecoder:
         found = self.search.search(adapted, wanted, exclude_vectors=exclude_vectors)
         if self.reranker is not None:
             head = first_columns(found, self.reranker.num_candidates)
-            logits = self.logits(queries, adapted, head, exclude_vectors=exclude_vectors)
+            logits = self._all_logits(queries, adapted, head, exclude_vectors)
             found = with_tail(reordered(head, logits), found)
         return first_columns(found, k)
 
@@ -198,6 +200,20 @@ class PhraseBankDecoder:
             self.features[found.phrase_ids],
         )
         return logits
+
+    def _all_logits(
+        self, queries: Tensor, adapted: Tensor, found: Candidates, excluded: Tensor | None
+    ) -> Tensor:
+        """The logits, of so few queries at a time that their candidates fit a CPU's cache."""
+        fitting = _CACHE_BYTES // (4 * max(1, found.vector_ids.shape[1]) * self.bank.dim)
+        step = max(1, fitting) if queries.device.type == "cpu" else _BATCH_SIZE
+        parts = []
+        for start in range(0, max(1, len(queries)), step):
+            rows = slice(start, start + step)
+            own = None if excluded is None else excluded[rows]
+            head = some_rows(found, rows)
+            parts.append(self.logits(queries[rows], adapted[rows], head, exclude_vectors=own))
+        return torch.cat(parts)
 
     def _agreement(
         self, adapted: Tensor, vectors: Tensor, found: Candidates, excluded: Tensor | None

@@ -8,7 +8,7 @@ from lightweight_decoder.rerank.features import (
     phrase_features,
     phrase_sums,
 )
-from lightweight_decoder.rerank.lists import first_columns, reordered, with_tail
+from lightweight_decoder.rerank.lists import first_columns, reordered, some_rows, with_tail
 from lightweight_decoder.rerank.losses import listwise_loss
 from lightweight_decoder.rerank.reranker import ListwiseReranker
 
@@ -23,5 +23,6 @@ __all__ = [
     "phrase_features",
     "phrase_sums",
     "reordered",
+    "some_rows",
     "with_tail",
 ]

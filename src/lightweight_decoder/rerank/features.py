@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 NUM_FEATURES = 5
 _FREQUENCY_COLUMN = "frequency"
 _BLOCK_VECTORS = 8_192
+_SMALLEST_LENGTH = 1e-12
 
 
 def phrase_features(bank: PhraseBank) -> Tensor:
@@ -109,8 +110,9 @@ def agreement(
     together = vectors if sums is None else sums
     if sums is not None and own_vectors is not None and own_counts is not None:
         together = sums - torch.einsum("qwk,qwd->qkd", own_counts, own_vectors)
-    unit = torch.nn.functional.normalize(together, dim=-1)
-    return torch.einsum("qkd,qd->qk", unit, adapted)
+    lengths = torch.linalg.vector_norm(together, dim=-1).clamp(min=_SMALLEST_LENGTH)
+    cosines: Tensor = torch.einsum("qkd,qd->qk", together, adapted) / lengths
+    return cosines
 
 
 def _frequency(bank: PhraseBank) -> FloatArray:

@@ -23,6 +23,16 @@ def first_columns(found: Candidates, k: int) -> Candidates:
     )
 
 
+def some_rows(found: Candidates, rows: slice) -> Candidates:
+    """Returns the candidates of some of the queries."""
+    return Candidates(
+        phrase_ids=found.phrase_ids[rows],
+        vector_ids=found.vector_ids[rows],
+        values=found.values[rows],
+        kind=found.kind,
+    )
+
+
 def reordered(found: Candidates, logits: Tensor) -> Candidates:
     """Returns the candidates by falling logit (q, k), ties in the order that they came in."""
     order = logits.argsort(dim=1, descending=True, stable=True)

@@ -102,8 +102,8 @@ class ExactSearch:
 
     Values are float64 cosines rounded to float32 where order depends on it, else float32 products
     (off by less than (d + 4) / 2**24, in practice by 1e-6). Extra memory: about
-    ``max_block_bytes`` + 12 q k bytes; on such a processor also n d bytes for rounded vectors, where
-    that is at most 256 MiB, from the first search for many queries or the ninth for few.
+    ``max_block_bytes`` + 12 q k bytes; on such a processor also n d bytes for rounded vectors,
+    where that is at most 256 MiB, from the first search for many queries or the ninth for few.
 
     Args:
         bank: The bank, or anything else with ``vectors``, ``owners`` and ``num_phrases``.
@@ -315,7 +315,7 @@ class ExactSearch:
         self, queries: Tensor, k: int, list_length: int, excluded: Tensor | None, *, roughly: bool
     ) -> Found:
         """Search for what was too close to call: in longer lists, then less roughly."""
-        longer = 4 * list_length
+        longer = 2 * list_length
         first = list_length == self._list_length(k)
         if roughly and first and not self._has_kernels and longer < self.num_vectors / 8:
             return self._search_fast(queries, k, longer, excluded)

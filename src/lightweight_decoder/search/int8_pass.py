@@ -93,9 +93,11 @@ class Int8Block:
 
     def products(self, queries: Tensor) -> Tensor:
         """Multiply by (q, d) rounded queries; (q, m) bfloat16, in steps of each query."""
-        options = (None, 1.0, 0, torch.bfloat16, "none", [], "")  # no bias, nothing done after it
         product: Tensor = torch.ops.onednn.qlinear_pointwise(
-            queries, 1.0, _ZERO_POINT, self.packed, self.scales, self.zero_points, *options
+            *(queries, 1.0, _ZERO_POINT),
+            *(self.packed, self.scales, self.zero_points),
+            *(None, 1.0, 0, torch.bfloat16),  # no bias; how the products are given
+            *("none", [], ""),  # nothing is done to them
         )
         return product
 
