@@ -8,7 +8,6 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import datasets
 import h5py
 import numpy as np
 import pyarrow as pa
@@ -195,6 +194,8 @@ def write_hdf5_chunked(path, vectors, texts):
 
 
 def write_hugging_face(path, vectors, texts):
+    import datasets  # noqa: PLC0415 - the fuzzer uses the other writers where it is not installed
+
     data_set = datasets.Dataset.from_dict({"embedding": vectors.tolist(), "text": list(texts)})
     data_set = data_set.cast_column("embedding", datasets.List(datasets.Value("float32")))
     datasets.disable_progress_bars()
