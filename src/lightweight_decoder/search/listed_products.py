@@ -48,7 +48,8 @@ def _read_in_place(queries: Tensor, vectors: Tensor, rows: Tensor) -> Tensor:
         check_invariants=False,  # rows are in no order, and may come twice
     )
     products = torch.sparse.sampled_addmm(pattern, queries, vectors.T, beta=0.0)
-    return products.values().view(rows.shape)
+    values: Tensor = products.values()
+    return values.view(rows.shape)
 
 
 def _gathered(queries: Tensor, vectors: Tensor, rows: Tensor) -> Tensor:
