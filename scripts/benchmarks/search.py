@@ -19,7 +19,6 @@ import argparse
 import contextlib
 import csv
 import itertools
-import json
 import statistics
 import time
 from dataclasses import dataclass
@@ -29,6 +28,15 @@ from typing import TYPE_CHECKING, Any
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from search_peers import (
+    Method,
+    bare_product,
+    faiss_flat,
+    faiss_graph,
+    hnswlib_graph,
+    torch_topk,
+    usearch_graph,
+)
 
 from lightweight_decoder.bank import BankRows, PhraseBank, build_bank
 from lightweight_decoder.data.wordnet import read_wordnet
@@ -40,18 +48,8 @@ if TYPE_CHECKING:
 
 LEAST_EFFORT, GREATEST_EFFORT = 32, 4096
 LEAST_TIMED = 64  # queries: a batch of fewer is followed by others
+AT_ONCE = 512  # queries while recall is computed: the products of 1,000,000 vectors are 2 GB
 KEYS = ("data", "vectors", "batch", "k", "method", "effort")
-
-
-@dataclass
-class Method:
-    """One way to search: ``find`` gives (q, k) rows of vectors, or nothing to check (None)."""
-
-    name: str
-    find: Callable[[torch.Tensor, int], Any]
-    set_effort: Callable[[int], None] | None = None
-    build_s: float | None = None
-    file_mb: float | None = None
 
 
 @dataclass
@@ -64,15 +62,18 @@ class Task:
     kth: torch.Tensor
     k: int
 
-    def recall(self, rows: object) -> float:
+    def recall(self, method: Method) -> float | None:
         """Share of found vectors that belong to the k best in float64, ties counted."""
-        found = torch.as_tensor(rows).long()
-        queries = self.queries[: len(found)].double()
         hits = 0
-        for query, ids, kth in zip(queries, found, self.kth, strict=False):
-            products = torch.from_numpy(self.vectors[ids]).double() @ query
-            hits += int(((products >= kth - 1e-6) & (ids >= 0)).sum())
-        return hits / found.numel()
+        for queries, kth in zip(self.queries.split(AT_ONCE), self.kth.split(AT_ONCE), strict=True):
+            found = method.find(queries, self.k)
+            if found is None:
+                return None
+            rows = np.asarray(found)
+            chosen = torch.from_numpy(self.vectors[rows]).double()
+            products = (chosen @ queries.double()[:, :, None]).squeeze(2)
+            hits += int(((products >= kth[:, None] - 1e-6) & torch.from_numpy(rows >= 0)).sum())
+        return hits / (len(self.queries) * self.k)
 
 
 def main() -> None:
@@ -107,6 +108,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", default=list(MAKERS), choices=list(MAKERS))
     parser.add_argument("--random", type=int, default=0, help="random vectors, measured as well")
     parser.add_argument("--recall", type=float, default=0.999, help="what effort is raised to")
+    parser.add_argument("--queries", type=int, default=2_048, help="at least the largest batch")
     parser.add_argument("--k", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
@@ -120,7 +122,7 @@ def make_tasks(arguments: argparse.Namespace) -> Iterator[tuple[Task, Path]]:
     bank = PhraseBank.open(arguments.bank)
     texts = [synset.definition for synset in read_wordnet()][::57]
     encoder = TextEncoder(cache_dir=default_cache_dir())
-    definitions = torch.from_numpy(encoder.encode(texts[: max(arguments.batches)]))
+    definitions = torch.from_numpy(encoder.encode(texts[: arguments.queries]))
     for size in arguments.vectors:
         rows = np.ascontiguousarray(bank.vectors[:: -(-len(bank.vectors) // size)])
         yield make_task("WordNet", rows, definitions, arguments)
@@ -128,7 +130,7 @@ def make_tasks(arguments: argparse.Namespace) -> Iterator[tuple[Task, Path]]:
         generator = np.random.default_rng(0)
         rows, queries = (
             generator.standard_normal((count, bank.dim), dtype=np.float32)
-            for count in (arguments.random, max(arguments.batches))
+            for count in (arguments.random, arguments.queries)
         )
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
         yield make_task("random", rows, torch.from_numpy(queries), arguments)
@@ -180,120 +182,6 @@ def ours(
     return make
 
 
-def torch_topk(vectors: np.ndarray, *_: object) -> Method:
-    """Multiply and choose in torch."""
-    rows = torch.from_numpy(vectors)
-    return Method("torch matmul + topk", lambda q, k: (q @ rows.T).topk(k, dim=1).indices)
-
-
-def bare_product(vectors: np.ndarray, *_: object) -> Method:
-    """Multiply only."""
-    rows = torch.from_numpy(vectors)
-
-    def multiply(queries: torch.Tensor, _: int) -> None:
-        queries @ rows.T
-
-    return Method("bare matmul", multiply)
-
-
-def faiss_flat(vectors: np.ndarray, *_: object) -> Method:
-    """Give FAISS's exact search."""
-    import faiss  # noqa: PLC0415 - optional
-
-    index = faiss.IndexFlatIP(vectors.shape[1])
-    index.add(vectors)
-    return Method("FAISS FlatIP", lambda q, k: index.search(q.numpy(), k)[1])
-
-
-def faiss_graph(connectivity: int) -> Callable[..., Method]:
-    """Give FAISS's HNSW over float32 vectors."""
-
-    def make(vectors: np.ndarray, folder: Path, _: argparse.Namespace) -> Method:
-        import faiss  # noqa: PLC0415 - optional
-
-        def build(path: Path) -> None:
-            graph = faiss.IndexHNSWFlat(vectors.shape[1], connectivity, faiss.METRIC_INNER_PRODUCT)
-            graph.hnsw.efConstruction = 200
-            graph.add(vectors)
-            faiss.write_index(graph, str(path))
-
-        path = folder / f"faiss-{connectivity}-200"
-        costs = kept(path, build)
-        graph = faiss.read_index(str(path))
-        return Method(
-            f"FAISS HNSW{connectivity}",
-            lambda q, k: graph.search(q.numpy(), k)[1],
-            lambda effort: setattr(graph.hnsw, "efSearch", effort),
-            *costs,
-        )
-
-    return make
-
-
-def hnswlib_graph(connectivity: int) -> Callable[..., Method]:
-    """Give hnswlib."""
-
-    def make(vectors: np.ndarray, folder: Path, arguments: argparse.Namespace) -> Method:
-        import hnswlib  # noqa: PLC0415 - optional
-
-        graph = hnswlib.Index("ip", vectors.shape[1])
-
-        def build(path: Path) -> None:
-            new = hnswlib.Index("ip", vectors.shape[1])
-            new.init_index(len(vectors), M=connectivity, ef_construction=200)
-            new.set_num_threads(arguments.threads)
-            new.add_items(vectors)
-            new.save_index(str(path))
-
-        path = folder / f"hnswlib-{connectivity}-200"
-        costs = kept(path, build)
-        graph.load_index(str(path))
-        graph.set_num_threads(arguments.threads)
-        return Method(
-            f"hnswlib {connectivity}",
-            lambda q, k: graph.knn_query(q.numpy(), k)[0].astype(np.int64),
-            graph.set_ef,
-            *costs,
-        )
-
-    return make
-
-
-def usearch_graph(connectivity: int, dtype: str) -> Callable[..., Method]:
-    """Give usearch; it compares in the type that it keeps."""
-
-    def make(vectors: np.ndarray, folder: Path, arguments: argparse.Namespace) -> Method:
-        from usearch.index import Index  # noqa: PLC0415 - optional
-
-        expansion = 200 if connectivity > 16 else 128  # noqa: PLR2004 - the library's own for 16
-
-        def build(path: Path) -> None:
-            new = Index(
-                ndim=vectors.shape[1],
-                metric="ip",
-                dtype=dtype,
-                connectivity=connectivity,
-                expansion_add=expansion,
-            )
-            new.add(np.arange(len(vectors)), vectors, threads=arguments.threads)
-            new.save(str(path))
-
-        path = folder / f"usearch{dtype}-{connectivity}-{expansion}"
-        costs = kept(path, build)
-        graph = Index.restore(str(path))
-
-        def find(queries: torch.Tensor, k: int) -> np.ndarray:
-            keys = graph.search(queries.numpy(), k, threads=arguments.threads).keys
-            return np.asarray(keys).reshape(len(queries), k).astype(np.int64)
-
-        def set_effort(effort: int) -> None:
-            graph.expansion_search = effort
-
-        return Method(f"usearch {dtype} {connectivity}", find, set_effort, *costs)
-
-    return make
-
-
 MAKERS: dict[str, Callable[..., Method]] = {
     "exact": ours(lambda bank, _: ExactSearch(bank), "exact"),
     "faiss": ours(lambda bank, _: FaissSearch(bank), "faiss"),
@@ -312,18 +200,6 @@ MAKERS: dict[str, Callable[..., Method]] = {
 }
 
 
-def kept(path: Path, build: Callable[[Path], None]) -> tuple[float | None, float]:
-    """Build an index that is not there; return the seconds that took, if known, and its size."""
-    note = path.with_suffix(".json")
-    if not path.exists():
-        start = time.perf_counter()
-        build(path)
-        note.write_text(json.dumps({"build_s": time.perf_counter() - start}))
-        print(f"{path.name}: built in {time.perf_counter() - start:.0f} s", flush=True)
-    build_s = json.loads(note.read_text())["build_s"] if note.exists() else None
-    return build_s, path.stat().st_size / 1e6
-
-
 def effort_choices(
     methods: list[Method], task: Task, target: float
 ) -> Iterator[tuple[Method, int | None, float | None]]:
@@ -333,14 +209,13 @@ def effort_choices(
     """
     for method in methods:
         if method.set_effort is None:
-            rows = method.find(task.queries, task.k)
-            yield method, None, None if rows is None else task.recall(rows)
+            yield method, None, task.recall(method)
             continue
         recalls: dict[int, float] = {}
 
         def recall_at(effort: int, method: Method = method) -> float:
             method.set_effort(effort)  # type: ignore[misc]
-            return task.recall(method.find(task.queries, task.k))
+            return task.recall(method) or 0.0
 
         effort, last = LEAST_EFFORT, 0.0
         while effort <= GREATEST_EFFORT and last < target:
