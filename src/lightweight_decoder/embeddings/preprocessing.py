@@ -67,7 +67,8 @@ class L2(_Step):
     def apply(self, rows: FloatArray, learned: Mapping[str, FloatArray]) -> FloatArray:  # noqa: ARG002
         """See the class. By the largest entry first: no square overflows or vanishes."""
         largest = np.abs(rows).max(axis=1, keepdims=True)
-        scaled = np.divide(rows, largest, out=np.zeros_like(rows), where=largest > 0)
+        scaled: FloatArray = np.zeros_like(rows)
+        np.divide(rows, largest, out=scaled, where=largest > 0)
         length = np.sqrt(np.vecdot(scaled, scaled))[:, None]
         np.divide(scaled, length, out=scaled, where=length > 0)
         return scaled

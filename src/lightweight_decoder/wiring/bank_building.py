@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -104,13 +106,18 @@ def _read_step(item: object, where: str) -> Step:
             found=item,
         )
     try:
-        step: Step = TypeAdapter(STEPS[name]).validate_python(options or {})
+        # as JSON, of which pydantic makes records even where it is strict about types
+        step: Step = TypeAdapter(STEPS[name]).validate_json(json.dumps(options or {}))
     except ValidationError as error:
         wrong = error.errors()[0]
+        expected = wrong["msg"].removeprefix("Input should be ")
+        if wrong["type"] == "unexpected_keyword_argument":
+            known = [option.name for option in fields(STEPS[name]) if option.name != "step"]
+            expected = f"an option of {name}: {', '.join(known) or 'there are none'}"
         raise ConfigError(
             "the step cannot be used",
             where=".".join([where, name, *map(str, wrong["loc"])]),
-            expected=wrong["msg"].removeprefix("Input should be "),
+            expected=expected,
             found=repr(wrong["input"]),
         ) from error
     except ConfigError as error:
