@@ -23,8 +23,8 @@ from lightweight_decoder.data.phrase_files import (
     vectors_of_embeddings,
 )
 from lightweight_decoder.embeddings import open_embeddings
-from lightweight_decoder.embeddings.preprocessing import STEPS, at_place
 from lightweight_decoder.errors import ConfigError
+from lightweight_decoder.preprocessing import STEPS, at_place
 from lightweight_decoder.wiring.checking import check
 from lightweight_decoder.wiring.parts import build_encoder, resolve
 from lightweight_decoder.wiring.plain import plain_value
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from lightweight_decoder.datatypes import FloatArray
     from lightweight_decoder.embeddings import TextEncoder
-    from lightweight_decoder.embeddings.preprocessing import Step
+    from lightweight_decoder.preprocessing import Step
 
 logger = logging.getLogger(__name__)
 
