@@ -109,7 +109,7 @@ def write_bank(
         output: Folder to make; its parents are made too.
         rows: Blocks of rows, read once; with preprocessing and without ``sample`` read twice.
         encoder: What made the vectors, kept in the manifest.
-        preprocessing: Steps of ``preprocessing``, fitted on a sample of 100,000 rows
+        preprocessing: Steps of :mod:`lightweight_decoder.preprocessing`, fitted on 100,000 rows
             (256 MiB at most) drawn from all; kept in the bank, which applies them to queries.
         sample: What to draw that sample from: blocks of vectors, (b, d); None: ``rows``.
         dtype: How vectors are stored; float16 halves the file and rounds each entry to 11 bits.

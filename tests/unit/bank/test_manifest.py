@@ -64,7 +64,7 @@ def rewrite(folder, edit):
         (lambda c: c["manifest"].update(metric="dot"), "key 'manifest.metric': .*'cosine'"),
         (
             lambda c: c["manifest"].update(format_version=3),
-            "'manifest.format_version': the bank has another format version: expected 1 or 2, found 3",
+            "'manifest.format_version': .* format version: expected 1 or 2, found 3",
         ),
         (
             lambda c: c["manifest"]["encoder"].pop("name"),
