@@ -1,221 +1,336 @@
 """Measure search on the CPU beside other libraries, on real vectors.
 
-    python scripts/benchmarks/search.py BANK OUTPUT_FOLDER [--vectors 50000] [--batches 1 2048]
+    python scripts/benchmarks/search.py BANK OUTPUT --indexes DIR [--vectors 50000] [--batches 64]
 
 Queries are definitions of WordNet, the vectors are those of a bank (``reverse_dictionary-full``),
-or random ones, marked so, with ``--random``. Writes ``search.csv`` and ``search.png``. Times are
-medians of repeats, interleaved; index recall is recomputed here from float64 products, ties
-counted. FAISS HNSW, hnswlib and usearch take minutes to build: choose methods with ``--methods``.
+or random ones, marked so, with ``--random``. Adds to ``search.csv``, in which a later line about
+the same takes the place of an earlier one, and draws all of it in ``search.png``. So sizes, batches
+and methods may be measured one after another; only those of one run are interleaved. Times are
+medians of repeats; index recall is recomputed here from float64 products, for all queries, ties
+counted. Ours are tuned on samples made from the bank, never on these queries.
+
+Other libraries build a graph in minutes, which is kept in ``--indexes`` for the next time. Their
+effort is doubled until ``--recall`` is passed, and then halved twice more between the last two.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
+import itertools
 import statistics
-import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from search_peers import (
+    Method,
+    bare_product,
+    faiss_flat,
+    faiss_graph,
+    hnswlib_graph,
+    torch_topk,
+    usearch_graph,
+)
 
 from lightweight_decoder.bank import BankRows, PhraseBank, build_bank
 from lightweight_decoder.data.wordnet import read_wordnet
 from lightweight_decoder.embeddings import TextEncoder, default_cache_dir
-from lightweight_decoder.search import ExactSearch, FaissSearch, HnswSearch
+from lightweight_decoder.search import AutoSearch, ExactSearch, FaissSearch, HnswSearch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-METHODS = ("exact", "faiss", "hnsw", "flat", "torch", "product", "hnswlib", "usearch", "faiss-hnsw")
-EFFORTS = (64, 128, 256, 512, 1024)
+LEAST_EFFORT, GREATEST_EFFORT = 32, 4096
+LEAST_TIMED = 64  # queries: a batch of fewer is followed by others
+AT_ONCE = 512  # queries while recall is computed: the products of 1,000,000 vectors are 2 GB
+KEYS = ("data", "vectors", "batch", "k", "method", "effort")
 
 
-class Method(NamedTuple):
-    """One way to search; ``rows`` is None where nothing is found (the bare product)."""
+@dataclass
+class Task:
+    """Vectors to search in, queries for them, and the k-th best product of each query."""
 
-    name: str
-    rows: Callable[[torch.Tensor, int], object]
-    finds: bool = True
+    data: str
+    vectors: np.ndarray
+    queries: torch.Tensor
+    kth: torch.Tensor
+    k: int
+
+    def recall(self, method: Method) -> float | None:
+        """Share of found vectors that belong to the k best in float64, ties counted."""
+        hits = 0
+        for queries, kth in zip(self.queries.split(AT_ONCE), self.kth.split(AT_ONCE), strict=True):
+            found = method.find(queries, self.k)
+            if found is None:
+                return None
+            rows = np.asarray(found)
+            chosen = torch.from_numpy(self.vectors[rows]).double()
+            products = (chosen @ queries.double()[:, :, None]).squeeze(2)
+            hits += int(((products >= kth[:, None] - 1e-6) & torch.from_numpy(rows >= 0)).sum())
+        return hits / (len(self.queries) * self.k)
 
 
 def main() -> None:
     """Measure every method at every size."""
+    arguments = parse_arguments()
+    torch.set_num_threads(arguments.threads)
+    with contextlib.suppress(ImportError):
+        import faiss  # noqa: PLC0415 - optional
+
+        faiss.omp_set_num_threads(arguments.threads)
+    table = read_table(arguments.output / "search.csv")
+    for task, folder in make_tasks(arguments):
+        methods = make_methods(task.vectors, folder, arguments)
+        choices = list(effort_choices(methods, task, arguments.recall))
+        for batch in arguments.batches:
+            for row in measure(choices, task, batch, arguments.repeats):
+                table[tuple(str(row[key]) for key in KEYS)] = row
+                print(*row.values(), flush=True)
+        write_table(table, arguments.output / "search.csv")
+    if table:
+        draw(list(table.values()), arguments.output / "search.png")
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("bank", type=Path)
     parser.add_argument("output", type=Path, help="folder for search.csv and search.png")
-    parser.add_argument("--vectors", type=int, nargs="+", default=[10_000, 50_000, 148_730])
+    parser.add_argument("--indexes", type=Path, required=True, help="folder to keep indexes in")
+    parser.add_argument("--vectors", type=int, nargs="*", default=[10_000, 50_000, 148_730])
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 64, 2_048])
-    parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
+    parser.add_argument("--methods", nargs="+", default=list(MAKERS), choices=list(MAKERS))
     parser.add_argument("--random", type=int, default=0, help="random vectors, measured as well")
+    parser.add_argument("--recall", type=float, default=0.999, help="what effort is raised to")
+    parser.add_argument("--queries", type=int, default=2_048, help="at least the largest batch")
     parser.add_argument("--k", type=int, default=10)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(arguments.threads)
+    return arguments
+
+
+def make_tasks(arguments: argparse.Namespace) -> Iterator[tuple[Task, Path]]:
+    """Cut the bank to the sizes asked for, and say where the indexes of each are."""
     bank = PhraseBank.open(arguments.bank)
     texts = [synset.definition for synset in read_wordnet()][::57]
     encoder = TextEncoder(cache_dir=default_cache_dir())
-    queries = torch.from_numpy(encoder.encode(texts[: max(arguments.batches)]))
-    sizes = [
-        ("WordNet", n, np.asarray(bank.vectors[:: -(-len(bank.vectors) // n)]))
-        for n in arguments.vectors
-    ]
+    definitions = torch.from_numpy(encoder.encode(texts[: arguments.queries]))
+    for size in arguments.vectors:
+        rows = np.ascontiguousarray(bank.vectors[:: -(-len(bank.vectors) // size)])
+        yield make_task("WordNet", rows, definitions, arguments)
     if arguments.random:
-        rows = np.random.default_rng(0).normal(size=(arguments.random, bank.dim))
+        generator = np.random.default_rng(0)
+        rows, queries = (
+            generator.standard_normal((count, bank.dim), dtype=np.float32)
+            for count in (arguments.random, arguments.queries)
+        )
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-        sizes.append(("random", arguments.random, rows.astype(np.float32)))
-    table = []
-    for data, _, vectors in sizes:
-        with tempfile.TemporaryDirectory() as folder:
-            methods = make_methods(np.ascontiguousarray(vectors), Path(folder), arguments)
-            for batch in arguments.batches:
-                table += measure(methods, vectors, queries[:batch], data, arguments)
-    with (arguments.output / "search.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, table[0])
-        writer.writeheader()
-        writer.writerows(table)
-    draw(table, arguments.output / "search.png")
+        yield make_task("random", rows, torch.from_numpy(queries), arguments)
+
+
+def make_task(
+    data: str, vectors: np.ndarray, queries: torch.Tensor, arguments: argparse.Namespace
+) -> tuple[Task, Path]:
+    """Find the k-th best product of each query in float64; it is kept beside the indexes."""
+    unit = torch.nn.functional.normalize(queries.double(), dim=1)
+    folder = arguments.indexes / f"{data}-{len(vectors)}"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"kth-{arguments.k}-{len(queries)}.npy"
+    if not path.exists():
+        best = torch.full((len(unit), 0), -torch.inf, dtype=torch.float64)
+        for start in range(0, len(vectors), 16_384):
+            products = unit @ torch.from_numpy(vectors[start : start + 16_384]).double().T
+            best = torch.cat([best, products], dim=1).topk(arguments.k, dim=1).values
+        np.save(path, best[:, -1].numpy())
+    kth = torch.from_numpy(np.load(path))
+    return Task(data, vectors, unit.float(), kth, arguments.k), folder
 
 
 def make_methods(vectors: np.ndarray, folder: Path, arguments: argparse.Namespace) -> list[Method]:
-    """Build everything that was asked for."""
-    rows = torch.from_numpy(vectors)
-    texts = [str(row) for row in range(len(vectors))]
-    bank = build_bank(folder / "bank", [BankRows(texts, vectors)])
-    makers = {
-        "exact": lambda: [ours("exact", ExactSearch(bank))],
-        "faiss": lambda: [ours("faiss", FaissSearch(bank))],
-        "hnsw": lambda: [ours("hnsw", HnswSearch(bank))],
-        "torch": lambda: [
-            Method("torch matmul + topk", lambda q, k: (q @ rows.T).topk(k, dim=1).indices)
-        ],
-        "product": lambda: [Method("bare matmul", lambda q, _: q @ rows.T, finds=False)],
-        "flat": lambda: faiss_methods("Flat", vectors, arguments.threads),
-        "faiss-hnsw": lambda: faiss_methods("HNSW16", vectors, arguments.threads),
-        "hnswlib": lambda: hnswlib_methods(vectors, arguments.threads),
-        "usearch": lambda: usearch_methods(vectors, arguments.threads),
-    }
+    """Make everything that was asked for."""
     methods = []
     for name in arguments.methods:
-        start = time.perf_counter()
         try:
-            methods += makers[name]()
+            methods.append(MAKERS[name](vectors, folder, arguments))
         except ImportError as error:
             print(f"{name} is left out: {error}")
-        print(f"{name}: made in {time.perf_counter() - start:.1f} s", flush=True)
     return methods
 
 
-def ours(name: str, search: ExactSearch | FaissSearch | HnswSearch) -> Method:
-    """One of our own."""
-    return Method(f"search={name}", lambda q, k: search.search(q, k).vector_ids)
+def ours(
+    search: Callable[[PhraseBank, argparse.Namespace], Any], name: str
+) -> Callable[..., Method]:
+    """One of our own, over a bank in which every vector is a phrase."""
+
+    def make(vectors: np.ndarray, folder: Path, arguments: argparse.Namespace) -> Method:
+        path = folder / "bank"
+        if not path.exists():
+            texts = [str(row) for row in range(len(vectors))]
+            build_bank(path, [BankRows(texts, vectors)])
+        made = search(PhraseBank.open(path), arguments)
+        picked = f" ({type(made.picked).__name__})" if isinstance(made, AutoSearch) else ""
+        return Method(f"search={name}{picked}", lambda q, k: made.search(q, k).vector_ids)
+
+    return make
 
 
-def faiss_methods(factory: str, vectors: np.ndarray, threads: int) -> list[Method]:
-    """FAISS by itself."""
-    import faiss  # noqa: PLC0415 - optional
-
-    faiss.omp_set_num_threads(threads)
-    index = faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
-    index.add(vectors)
-    if factory == "Flat":
-        return [Method("FAISS FlatIP", lambda q, k: index.search(q.numpy(), k)[1])]
-
-    def search(queries: torch.Tensor, k: int, effort: int) -> np.ndarray:
-        index.hnsw.efSearch = effort
-        return index.search(queries.numpy(), k)[1]
-
-    return [Method(f"FAISS {factory} {e}", lambda q, k, e=e: search(q, k, e)) for e in EFFORTS]
-
-
-def hnswlib_methods(vectors: np.ndarray, threads: int) -> list[Method]:
-    """Give hnswlib at several efforts."""
-    import hnswlib  # noqa: PLC0415 - optional
-
-    graph = hnswlib.Index("ip", vectors.shape[1])
-    graph.init_index(len(vectors), M=16, ef_construction=128)
-    graph.set_num_threads(threads)
-    graph.add_items(vectors)
-
-    def search(queries: torch.Tensor, k: int, effort: int) -> np.ndarray:
-        graph.set_ef(effort)
-        return graph.knn_query(queries.numpy(), k)[0].astype(np.int64)
-
-    return [Method(f"hnswlib {e}", lambda q, k, e=e: search(q, k, e)) for e in EFFORTS]
+MAKERS: dict[str, Callable[..., Method]] = {
+    "exact": ours(lambda bank, _: ExactSearch(bank), "exact"),
+    "faiss": ours(lambda bank, _: FaissSearch(bank), "faiss"),
+    "hnsw": ours(lambda bank, _: HnswSearch(bank), "hnsw"),
+    "auto": ours(lambda bank, a: AutoSearch(bank, batch_size=max(a.batches), k=a.k), "auto"),
+    "flat": faiss_flat,
+    "torch": torch_topk,
+    "product": bare_product,
+    "hnswlib-16": hnswlib_graph(16),
+    "hnswlib-32": hnswlib_graph(32),
+    "usearch-bf16-16": usearch_graph(16, "bf16"),
+    "usearch-bf16-32": usearch_graph(32, "bf16"),
+    "usearch-f32-32": usearch_graph(32, "f32"),
+    "faiss-hnsw-16": faiss_graph(16),
+    "faiss-hnsw-32": faiss_graph(32),
+}
 
 
-def usearch_methods(vectors: np.ndarray, threads: int) -> list[Method]:
-    """Give usearch at several efforts."""
-    from usearch.index import Index  # noqa: PLC0415 - optional
+def effort_choices(
+    methods: list[Method], task: Task, target: float
+) -> Iterator[tuple[Method, int | None, float | None]]:
+    """Give every method with its recall, at efforts up to the one that passes the target.
 
-    graph = Index(ndim=vectors.shape[1], metric="ip", dtype="bf16", connectivity=16)
-    graph.add(np.arange(len(vectors)), vectors, threads=threads)
+    Two more efforts between the last two come close to the least that does.
+    """
+    for method in methods:
+        if method.set_effort is None:
+            yield method, None, task.recall(method)
+            continue
+        recalls: dict[int, float] = {}
 
-    def search(queries: torch.Tensor, k: int, effort: int) -> np.ndarray:
-        graph.expansion_search = effort
-        keys = graph.search(queries.numpy(), k, threads=threads).keys
-        return np.asarray(keys).reshape(len(queries), k).astype(np.int64)
+        def recall_at(effort: int, method: Method = method) -> float:
+            method.set_effort(effort)  # type: ignore[misc]
+            return task.recall(method) or 0.0
 
-    return [Method(f"usearch bf16 {e}", lambda q, k, e=e: search(q, k, e)) for e in EFFORTS]
+        effort, last = LEAST_EFFORT, 0.0
+        while effort <= GREATEST_EFFORT and last < target:
+            recalls[effort] = recall_at(effort)
+            gained, last = recalls[effort] - last, recalls[effort]
+            if gained < target - last:  # each doubling gains less: it will not get there
+                break
+            effort *= 2
+        for _ in range(2):
+            most = max(recalls)
+            enough = [effort for effort, recall in recalls.items() if recall >= target]
+            if enough and most > LEAST_EFFORT:
+                less = max(effort for effort, recall in recalls.items() if recall < target)
+                between = (min(enough) + less) // 2
+                recalls[between] = recall_at(between)
+        for effort in sorted(recalls):
+            yield method, effort, recalls[effort]
 
 
 def measure(
-    methods: list[Method],
-    vectors: np.ndarray,
-    queries: torch.Tensor,
-    data: str,
-    arguments: argparse.Namespace,
-) -> list[dict[str, object]]:
-    """Time all methods in turns and compute what they find."""
-    found = {method.name: method.rows(queries, arguments.k) for method in methods}
-    times: dict[str, list[float]] = {method.name: [] for method in methods}
-    for _ in range(arguments.repeats):
-        for method in methods:
-            start = time.perf_counter()
-            method.rows(queries, arguments.k)
-            times[method.name].append(time.perf_counter() - start)
+    choices: list[tuple[Method, int | None, float | None]], task: Task, batch: int, repeats: int
+) -> list[dict[str, Any]]:
+    """Time all in turns; small batches are several, with other queries each."""
+    starts = range(0, len(task.queries), batch)[: max(8, LEAST_TIMED // batch)]
+    batches = [task.queries[start : start + batch] for start in starts]
+    times: list[list[float]] = [[] for _ in choices]
+    for repeat, (number, (method, effort, _)) in itertools.product(
+        range(1 + repeats), enumerate(choices)
+    ):
+        if effort is not None and method.set_effort is not None:
+            method.set_effort(effort)
+        start = time.perf_counter()
+        for queries in batches:
+            method.find(queries, task.k)
+        if repeat:
+            times[number].append((time.perf_counter() - start) / len(batches))
     table = []
-    for method in methods:
-        seconds = statistics.median(times[method.name])
-        recall = index_recall(queries, vectors, found[method.name]) if method.finds else None
-        row = {
-            "data": data,
-            "vectors": len(vectors),
-            "batch": len(queries),
-            "k": arguments.k,
-            "method": method.name,
-            "ms": round(1e3 * seconds, 3),
-            "queries_per_s": round(len(queries) / seconds, 1),
-            "index_recall": None if recall is None else round(recall, 5),
-        }
-        print(*row.values(), flush=True)
-        table.append(row)
+    for (method, effort, recall), seconds in zip(choices, times, strict=True):
+        middle = statistics.median(seconds)
+        table.append(
+            {
+                "data": task.data,
+                "vectors": len(task.vectors),
+                "batch": batch,
+                "k": task.k,
+                "method": method.name,
+                "effort": effort or "",
+                "ms": round(1e3 * middle, 3),
+                "queries_per_s": round(batch / middle, 1),
+                "index_recall": "" if recall is None else round(recall, 5),
+                "build_s": "" if method.build_s is None else round(method.build_s, 1),
+                "file_mb": "" if method.file_mb is None else round(method.file_mb, 1),
+            }
+        )
     return table
 
 
-def index_recall(queries: torch.Tensor, vectors: np.ndarray, found: object) -> float:
-    """Share of found vectors that belong to the k best in float64, ties counted (256 queries)."""
-    rows = torch.as_tensor(found)[:256].long()
-    products = queries[:256].double() @ torch.from_numpy(vectors).double().T
-    kth = products.topk(rows.shape[1], dim=1).values[:, -1:]
-    return (products.gather(1, rows) >= kth - 1e-6).double().mean().item()
+def read_table(path: Path) -> dict[tuple[str, ...], dict[str, Any]]:
+    """Read what was measured before."""
+    if not path.exists():
+        return {}
+    with path.open(newline="") as file:
+        return {tuple(row[key] for key in KEYS): row for row in csv.DictReader(file)}
 
 
-def draw(table: list[dict[str, object]], path: Path) -> None:
-    """Draw recall against queries per second at the largest size and batch."""
-    largest = max((row["vectors"], row["batch"]) for row in table)
-    figure, axes = plt.subplots(figsize=(8, 5))
-    for row in table:
-        if (row["vectors"], row["batch"]) == largest and row["index_recall"] is not None:
-            axes.scatter(row["index_recall"], row["queries_per_s"])
-            axes.annotate(row["method"], (row["index_recall"], row["queries_per_s"]))
-    axes.set(xlabel="index recall", ylabel="queries/s", yscale="log", title=f"{largest}")
-    figure.savefig(path, dpi=120)
+def write_table(table: dict[tuple[str, ...], dict[str, Any]], path: Path) -> None:
+    """Write all that was measured."""
+    rows = list(table.values())
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """Draw index recall against queries per second for the largest batch, a panel for each size."""
+    batch = max(int(row["batch"]) for row in rows)
+    shown = [row for row in rows if int(row["batch"]) == batch and row["index_recall"] != ""]
+    sizes = sorted({(row["data"], int(row["vectors"])) for row in shown}, key=lambda size: size[1])
+    names = sorted({row["method"] for row in shown}, key=lambda name: (name[:7] != "search=", name))
+    figure, panels = plt.subplots(
+        1, len(sizes), figsize=(3.4 * len(sizes) + 1.8, 3.6), squeeze=False, layout="constrained"
+    )
+    for axes, (data, vectors) in zip(panels[0], sizes, strict=True):
+        for number, name in enumerate(names):
+            points = sorted(
+                (float(row["index_recall"]), float(row["queries_per_s"]))
+                for row in shown
+                if (row["data"], int(row["vectors"]), row["method"]) == (data, vectors, name)
+            )
+            is_ours = name.startswith("search=")
+            axes.plot(
+                [recall for recall, _ in points],
+                [rate for _, rate in points],
+                color=f"C{number % 10}",
+                marker="*" if is_ours else "o",
+                markersize=11 if is_ours else 3.5,
+                linewidth=1,
+                label=name if points else None,
+                zorder=3 if is_ours else 2,
+            )
+        axes.axvline(0.999, color="0.8", linewidth=1, zorder=1)
+        axes.set(xlim=(0.98, 1.0008), yscale="log", title=f"{vectors:,} ({data})")
+        axes.set(xlabel=f"index recall@{shown[0]['k']}", ylabel="queries/s")
+        axes.spines[["top", "right"]].set_visible(False)
+    labelled = {
+        label: handle
+        for axes in panels[0]
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(
+        labelled.values(), labelled, loc="outside right center", fontsize="small", frameon=False
+    )
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
 
 
 if __name__ == "__main__":

@@ -84,11 +84,30 @@ class PhraseBankDecoder:
 
     @property
     def query_dim(self) -> int:
-        """Width of the queries that can be decoded."""
+        """Width of the queries that can be adapted, after the bank's preprocessing."""
         for part in (self.adapter, self.reranker):
             if part is not None:
                 return int(part.hyperparameters["query_dim"])
         return self.bank.dim
+
+    @property
+    def input_dim(self) -> int:
+        """Width of the embeddings that can be decoded, before the bank's preprocessing."""
+        return self.bank.input_dim if self.query_dim == self.bank.dim else self.query_dim
+
+    def preprocess(self, embeddings: Tensor) -> Tensor:
+        """Returns embeddings (q, input_dim) float32 as queries (q, query_dim).
+
+        The bank's preprocessing is for vectors of the kind that it was built from; those of another
+        width are left to the adapter.
+
+        Raises:
+            EmbeddingError: A row is NaN, infinite or all zero, before or after.
+        """
+        if self.bank.preprocessing is None or self.query_dim != self.bank.dim:
+            return embeddings
+        processed = self.bank.preprocess(embeddings.cpu().numpy())
+        return torch.from_numpy(processed).to(embeddings.device)
 
     def to(self, device: str | torch.device) -> PhraseBankDecoder:
         """Moves to ``device``, for queries that live there; a search that was given stays.
@@ -110,14 +129,18 @@ class PhraseBankDecoder:
         *,
         top_k: int = 5,
         abstain_below: float = 0.0,
+        preprocessed: bool = False,
     ) -> Decoded:
         """Returns the ``top_k`` best phrases for each embedding.
 
         Args:
-            embeddings: (d,) or (q, d), numpy or torch, any float type, any length but zero.
+            embeddings: (input_dim,) or (q, input_dim), numpy or torch, any float type, any length
+                but zero.
             top_k: How many phrases to return, at least 1; a bank of p phrases gives at most p.
             abstain_below: Answer "no phrase" where the confidence is lower, in [0, 1]. Only a
                 calibrated decoder can.
+            preprocessed: Whether the embeddings went through the bank's preprocessing already, as
+                its own vectors did; they have ``query_dim`` columns then.
 
         Raises:
             EmbeddingError: Wrong width, or a row that is NaN, infinite or all zero.
@@ -132,7 +155,7 @@ class PhraseBankDecoder:
                 where="abstain_below",
                 advice="Train one, or leave abstain_below at 0.",
             )
-        queries = self._queries(embeddings)
+        queries = self._queries(embeddings, preprocessed=preprocessed)
         batches = [
             self._decode_batch(batch, top_k, abstain_below)
             for batch in torch.split(queries, _BATCH_SIZE)
@@ -384,20 +407,20 @@ class PhraseBankDecoder:
             device=device,
         )
 
-    def _queries(self, embeddings: npt.ArrayLike | Tensor) -> Tensor:
+    def _queries(self, embeddings: npt.ArrayLike | Tensor, *, preprocessed: bool) -> Tensor:
         """The embeddings as checked (q, query_dim) float32 on the decoder's device."""
         queries = _as_tensor(embeddings).to(device=self.device, dtype=torch.float32)
-        shape = queries.shape
+        shape, width = queries.shape, self.query_dim if preprocessed else self.input_dim
         if queries.ndim == 1:
             queries = queries[None]
-        if queries.ndim != 2 or queries.shape[1] != self.query_dim:  # noqa: PLR2004
+        if queries.ndim != 2 or queries.shape[1] != width:  # noqa: PLR2004
             raise EmbeddingError(
                 "the embeddings have the wrong shape",
-                expected=f"(q, {self.query_dim}) or ({self.query_dim},)",
+                expected=f"(q, {width}) or ({width},)",
                 found=tuple(shape),
                 advice="Encode the queries with the encoder that the decoder was made for.",
             )
-        return unit_rows(queries)
+        return unit_rows(queries if preprocessed else self.preprocess(queries))
 
     def _decode_batch(self, queries: Tensor, top_k: int, abstain_below: float) -> Decoded:
         """Decodes one batch of checked queries."""

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from lightweight_decoder.bank import BankRows, build_bank
 from lightweight_decoder.calibration import fit_calibration
 from lightweight_decoder.datatypes import NO_ID
 from lightweight_decoder.decoding import PhraseBankDecoder
 from lightweight_decoder.errors import CheckpointError, ConfigError, EmbeddingError
+from lightweight_decoder.preprocessing import L2, PCA
 from lightweight_decoder.rerank import ListwiseReranker, QueryAdapter
 from lightweight_decoder.search import phrase_ranks
 
@@ -297,3 +299,74 @@ def test_importing_the_package_imports_neither_lightning_nor_hydra():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+def reduced_rows():
+    """Rows with a large mean, of width 12."""
+    return np.random.default_rng(5).normal(size=(80, 12)).astype(np.float32) + 4
+
+
+@pytest.fixture
+def reduced_bank(tmp_path):
+    """A bank of 80 phrases whose 12 coordinates are reduced to 6."""
+    rows = [BankRows([f"phrase {i}" for i in range(80)], reduced_rows())]
+    return build_bank(tmp_path / "reduced", rows, preprocessing=[L2(), PCA(dim=6)])
+
+
+def test_decodes_through_the_banks_preprocessing_as_scikit_learn_would(reduced_bank):
+    from sklearn.decomposition import PCA as ReferencePCA  # noqa: N811, ours has the name
+    from sklearn.metrics.pairwise import cosine_similarity
+    from sklearn.preprocessing import normalize
+
+    asked = np.random.default_rng(6).normal(size=(20, 12)).astype(np.float32) + 4
+    reference = ReferencePCA(6, svd_solver="full").fit(normalize(reduced_rows().astype(float)))
+    stored, sought = (
+        reference.transform(normalize(rows.astype(float))) for rows in (reduced_rows(), asked)
+    )
+    cosines = cosine_similarity(sought, stored)
+    decoder = PhraseBankDecoder(reduced_bank)
+    answer = decoder.decode(asked, top_k=5)
+    np.testing.assert_array_equal(answer.phrase_ids, np.argsort(-cosines, axis=1)[:, :5])
+    np.testing.assert_allclose(answer.values, -np.sort(-cosines, axis=1)[:, :5], atol=1e-5)
+    for form in (torch.from_numpy(asked).double(), asked.tolist()):
+        np.testing.assert_array_equal(decoder.decode(form).phrase_ids, answer.phrase_ids)
+    assert (decoder.input_dim, decoder.query_dim) == (12, 6)
+    assert decoder.preprocess(torch.empty(0, 12)).shape == (0, 6)
+
+
+def test_the_banks_own_vectors_are_preprocessed_already(reduced_bank):
+    decoder = PhraseBankDecoder(reduced_bank)
+    own = decoder.decode(reduced_bank.vectors, top_k=1, preprocessed=True)
+    np.testing.assert_array_equal(own.phrase_ids[:, 0], np.arange(80))
+    with pytest.raises(EmbeddingError, match=r"expected \(q, 12\) or \(12,\), found \(80, 6\)"):
+        decoder.decode(reduced_bank.vectors)
+    with pytest.raises(EmbeddingError, match=r"expected \(q, 6\) or \(6,\), found \(12,\)"):
+        decoder.decode(np.ones(12), preprocessed=True)
+
+
+def test_an_adapter_for_another_width_replaces_the_preprocessing(reduced_bank):
+    adapter = QueryAdapter(query_dim=9, bank_dim=6)
+    decoder = PhraseBankDecoder(reduced_bank, adapter=adapter)
+    asked = torch.from_numpy(np.random.default_rng(6).normal(size=(20, 9)).astype(np.float32))
+    expected = PhraseBankDecoder(reduced_bank).decode(adapter(asked), preprocessed=True)
+    np.testing.assert_array_equal(decoder.decode(asked).phrase_ids, expected.phrase_ids)
+    assert decoder.input_dim == decoder.query_dim == 9
+
+
+@pytest.mark.parametrize(
+    ("row", "found"),
+    [(np.full(12, np.nan), "nan"), (np.zeros(12), "only zeros"), (np.full(12, np.inf), "inf")],
+)
+def test_preprocessing_refuses_what_has_no_direction(reduced_bank, row, found):
+    asked = reduced_rows()
+    asked[3] = row
+    with pytest.raises(EmbeddingError, match=f"row 3: .*no direction: .*found {found}"):
+        PhraseBankDecoder(reduced_bank).decode(asked)
+
+
+def test_refuses_what_has_no_direction_after_the_preprocessing(tmp_path):
+    bank = build_bank(
+        tmp_path / "bank", [BankRows(list("abcd"), 3 + np.eye(4))], preprocessing=[PCA(dim=2)]
+    )
+    with pytest.raises(EmbeddingError, match=r"row 1: .* after the bank's preprocessing: .*zeros"):
+        PhraseBankDecoder(bank).decode([[1, 2, 3, 4], [3.25] * 4])

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from lightweight_decoder.errors import BankError
+from lightweight_decoder.errors import BankError, ConfigError
+from lightweight_decoder.preprocessing import Step, output_dim
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,11 +18,16 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 FORMAT_VERSION: Final = 1
+PREPROCESSED_VERSION: Final = 2
+"""Banks with preprocessing: who does not know of it must not read them."""
+
 MANIFEST_NAME = "manifest.json"
 VECTORS_NAME = "vectors.npy"
 OWNERS_NAME = "owners.npy"
 PHRASES_NAME = "phrases.arrow"
+PREPROCESSING_NAME = "preprocessing.safetensors"
 FILE_NAMES = (VECTORS_NAME, OWNERS_NAME, PHRASES_NAME)
+"""What every bank has, written as streams; one with preprocessing has ``PREPROCESSING_NAME``."""
 
 _STRICT = ConfigDict(strict=True, extra="forbid")
 
@@ -60,25 +66,42 @@ class FileInfo:
     sha256: Sha256
 
 
+@dataclass(frozen=True, slots=True)
+class PreprocessingInfo:
+    """What vectors went through before they were stored, and queries go through.
+
+    Attributes:
+        input_dim: Width of the vectors that go in.
+        steps: The steps in their order, at least one, with their options; what they learned is in
+            ``preprocessing.safetensors``.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    input_dim: Count
+    steps: Annotated[tuple[Step, ...], Field(min_length=1)]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """What a phrase bank holds.
 
     Attributes:
-        format_version: Version of the bank's layout on disk.
+        format_version: Version of the bank's layout on disk; 2 where there is preprocessing.
         num_vectors: n, rows of ``vectors.npy`` and ``owners.npy``.
         num_phrases: p, rows of ``phrases.arrow``; p <= n.
-        dim: d, width of a vector.
+        dim: d, width of a stored vector.
         dtype: How vectors are stored.
         metric: How a query and a vector are compared.
         normalized: True, every stored vector has unit length.
         encoder: What made the vectors; None where that is not known.
         files: Size and checksum of each other file, by name.
+        preprocessing: What vectors and queries go through; None where they stay as they are.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
-    format_version: Literal[1]
+    format_version: Literal[1, 2]
     num_vectors: Count
     num_phrases: Count
     dim: Count
@@ -87,11 +110,22 @@ class Manifest:
     normalized: Literal[True]
     encoder: EncoderInfo | None
     files: dict[str, FileInfo]
+    preprocessing: PreprocessingInfo | None = None
+
+    def to_dict(self) -> dict[str, object]:
+        """Return plain values, as JSON has them; without preprocessing, as they were in version 1.
+
+        So the fingerprints of banks and of what was trained on them stay what they were.
+        """
+        content = asdict(self)
+        if self.preprocessing is None:
+            del content["preprocessing"]
+        return content
 
     @property
     def fingerprint(self) -> str:
         """Sha256 of everything above: equal exactly where the banks' contents are equal."""
-        content = json.dumps(asdict(self), sort_keys=True, ensure_ascii=True)
+        content = json.dumps(self.to_dict(), sort_keys=True, ensure_ascii=True)
         return hashlib.sha256(content.encode()).hexdigest()
 
     @property
@@ -119,7 +153,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     Raises:
         OSError: If the file cannot be written.
     """
-    sealed = {"fingerprint": manifest.fingerprint, "manifest": asdict(manifest)}
+    sealed = {"fingerprint": manifest.fingerprint, "manifest": manifest.to_dict()}
     text = json.dumps(sealed, indent=2, ensure_ascii=False) + "\n"
     (folder / MANIFEST_NAME).write_text(text, encoding="utf-8")
 
@@ -153,6 +187,9 @@ def _parse(content: bytes, path: Path) -> Manifest:
         sealed = _READER.validate_json(content)
     except ValidationError as error:
         raise _error_for(error.errors(include_url=False)[0], path) from error
+    except ConfigError as error:  # an option of a step that is out of range
+        key = f"manifest.preprocessing.steps: {error.where}"
+        raise _damaged("a key cannot be used", path, key, error.expected, error.found) from error
     found = sealed.manifest.fingerprint
     if found != sealed.fingerprint:
         raise _damaged("the manifest was altered", path, "fingerprint", sealed.fingerprint, found)
@@ -170,7 +207,7 @@ def _error_for(detail: ErrorDetails, path: Path) -> BankError:
             "the bank has another format version",
             where=path,
             at=f"key {key!r}",
-            expected=FORMAT_VERSION,
+            expected=f"{FORMAT_VERSION} or {PREPROCESSED_VERSION}",
             found=found,
             advice="Build the bank again with this version of lightweight-decoder",
         )
@@ -185,11 +222,19 @@ def _check_agreement(manifest: Manifest, path: Path) -> None:
         expected = f"at most {manifest.num_vectors} (num_vectors)"
         found = str(manifest.num_phrases)
         raise _damaged("too many phrases", path, "manifest.num_phrases", expected, found)
-    if set(manifest.files) != set(FILE_NAMES):
+    preprocessing = manifest.preprocessing
+    if (preprocessing is not None) != (manifest.format_version == PREPROCESSED_VERSION):
+        expected = f"steps in version {PREPROCESSED_VERSION}, none in version {FORMAT_VERSION}"
+        found = f"version {manifest.format_version}"
+        raise _damaged("the version is wrong", path, "manifest.preprocessing", expected, found)
+    if preprocessing is not None:
+        dim = output_dim(preprocessing.steps, preprocessing.input_dim)
+        if dim != manifest.dim:
+            raise _damaged("the width is wrong", path, "manifest.dim", dim, manifest.dim)
+    names = FILE_NAMES if preprocessing is None else (*FILE_NAMES, PREPROCESSING_NAME)
+    if set(manifest.files) != set(names):
         listed = ", ".join(sorted(manifest.files))
-        raise _damaged(
-            "other files are listed", path, "manifest.files", ", ".join(FILE_NAMES), listed
-        )
+        raise _damaged("other files are listed", path, "manifest.files", ", ".join(names), listed)
 
 
 def _damaged(

@@ -75,6 +75,7 @@ def unit_rows(
     *,
     first_row: int = 0,
     error: type[LightweightDecoderError] = EmbeddingError,
+    after: str = "",
 ) -> Tensor:
     """Scale every row to unit length.
 
@@ -85,6 +86,7 @@ def unit_rows(
         vectors: (q, d) floating point; not changed.
         first_row: Number of the first row in messages.
         error: What to raise.
+        after: What happened to the vectors before, for the message: ``"after …"``.
 
     Returns:
         (q, d), the dtype and device of ``vectors``.
@@ -97,14 +99,18 @@ def unit_rows(
         return vectors
     largest = vectors.abs().amax(dim=1, keepdim=True)  # 20 times as fast as vector_norm
     if not bool((largest.isfinite() & (largest > 0)).all()):
-        raise _unusable_row(vectors, largest.squeeze(1), first_row, error)
+        raise _unusable_row(vectors, largest.squeeze(1), first_row, error, after)
     scaled: Tensor = vectors / largest
     scaled /= torch.linalg.vector_norm(scaled, dim=1, keepdim=True)
     return scaled
 
 
 def _unusable_row(
-    vectors: Tensor, largest: Tensor, first_row: int, error: type[LightweightDecoderError]
+    vectors: Tensor,
+    largest: Tensor,
+    first_row: int,
+    error: type[LightweightDecoderError],
+    after: str,
 ) -> LightweightDecoderError:
     """Build the error for the first row that has no direction."""
     row = int((~(largest.isfinite() & (largest > 0))).nonzero()[0])
@@ -114,7 +120,7 @@ def _unusable_row(
         column = int((~vectors[row].isfinite()).nonzero()[0])
         found = f"{vectors[row, column].item()} in column {column}"
     return error(
-        "a vector has no direction",
+        f"a vector has no direction {after}".rstrip(),
         at=f"row {first_row + row}",
         expected="finite numbers, not all zero",
         found=found,

@@ -12,14 +12,15 @@ import torch
 
 from lightweight_decoder.bank.arrays import map_array
 from lightweight_decoder.bank.manifest import (
-    FILE_NAMES,
     OWNERS_NAME,
     PHRASES_NAME,
     VECTORS_NAME,
     Manifest,
     read_manifest,
 )
+from lightweight_decoder.bank.normalization import has_direction, unit_rows
 from lightweight_decoder.bank.phrases import PhraseTable
+from lightweight_decoder.bank.preprocessing_file import read_preprocessing
 from lightweight_decoder.datatypes import NO_ID
 from lightweight_decoder.errors import BankError
 
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import Tensor
 
-    from lightweight_decoder.datatypes import IntArray
+    from lightweight_decoder.datatypes import FloatArray, IntArray
+    from lightweight_decoder.preprocessing import Preprocessing
 
 CHECKSUM_LIMIT_BYTES = 100_000_000
 """Opening checks checksums of banks up to this size: about 0.1 s at the 1 GB/s of a slow core."""
@@ -49,6 +51,7 @@ class PhraseBank:
         vectors: (n, d) float32 or float16, unit rows, a private map of the file: nothing is read
             until it is used, and writing to it does not reach the file.
         owners: (n,) int64, the phrase that each vector belongs to, mapped likewise.
+        preprocessing: What the vectors went through before they were stored; None: nothing.
     """
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
@@ -59,6 +62,7 @@ class PhraseBank:
         )
         self.owners: IntArray = map_array(path / OWNERS_NAME, (manifest.num_vectors,), np.int64)
         self._phrases = PhraseTable(path / PHRASES_NAME, num_phrases=manifest.num_phrases)
+        self.preprocessing: Preprocessing | None = read_preprocessing(path, manifest.preprocessing)
 
     @classmethod
     def open(cls, path: str | Path) -> PhraseBank:
@@ -105,6 +109,32 @@ class PhraseBank:
     def dim(self) -> int:
         """d, the width of a vector."""
         return self.manifest.dim
+
+    @property
+    def input_dim(self) -> int:
+        """Width of vectors before the preprocessing; d where there is none."""
+        return self.dim if self.preprocessing is None else self.preprocessing.input_dim
+
+    def preprocess(self, vectors: FloatArray) -> FloatArray:
+        """Bring vectors into the space of those that the bank stores.
+
+        Args:
+            vectors: (q, input_dim) float32 of any length above zero.
+
+        Returns:
+            (q, d) float32 of any length above zero; ``vectors`` itself where there is no
+            preprocessing.
+
+        Raises:
+            EmbeddingError: If the width is another one, or a row is not finite or all zero, before
+                or after.
+        """
+        if self.preprocessing is None:
+            return vectors
+        _refuse_directionless(vectors)
+        processed = self.preprocessing(vectors)
+        _refuse_directionless(processed, after="after the bank's preprocessing")
+        return processed
 
     @property
     def column_names(self) -> tuple[str, ...]:
@@ -258,9 +288,16 @@ class PhraseBank:
         )
 
 
+def _refuse_directionless(vectors: FloatArray, *, after: str = "") -> None:
+    """Refuse rows that are not finite or all zero."""
+    rows = torch.from_numpy(vectors)
+    if rows.numel() and not bool(has_direction(rows).all()):
+        unit_rows(rows, after=after)
+
+
 def _check_sizes(folder: Path, manifest: Manifest) -> None:
     """Refuse files that are missing, cut or longer than the manifest says."""
-    for name in FILE_NAMES:
+    for name in manifest.files:
         expected = f"{manifest.files[name].bytes} bytes"
         try:
             size = (folder / name).stat().st_size
@@ -272,7 +309,7 @@ def _check_sizes(folder: Path, manifest: Manifest) -> None:
 
 def _check_checksums(folder: Path, manifest: Manifest) -> None:
     """Refuse files whose content is not what was written."""
-    for name in FILE_NAMES:
+    for name in manifest.files:
         with (folder / name).open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
         if found != manifest.files[name].sha256:

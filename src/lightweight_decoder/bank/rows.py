@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from lightweight_decoder.bank.manifest import StorageDtype
     from lightweight_decoder.datatypes import FloatArray, IntArray
+    from lightweight_decoder.preprocessing import Preprocessing
 
 OnBadRow = Literal["raise", "drop"]
 
@@ -69,15 +70,17 @@ class RowCheck:
 
     Args:
         on_bad_row: Whether a row that cannot be used is an error, or left out and counted.
+        preprocessing: What vectors go through; None: nothing.
 
     Attributes:
         num_rows: Rows that came so far.
-        dim: d, known from the first block on.
+        dim: Width of the vectors that come, known from the first block on.
         dropped: Rows left out, by reason.
     """
 
-    def __init__(self, on_bad_row: OnBadRow) -> None:
+    def __init__(self, on_bad_row: OnBadRow, preprocessing: Preprocessing | None = None) -> None:
         self._on_bad_row = on_bad_row
+        self._preprocessing = preprocessing
         self._columns: set[str] | None = None
         self.num_rows = 0
         self.dim: int | None = None
@@ -97,28 +100,27 @@ class RowCheck:
         if None in texts and self._on_bad_row == "raise":
             raise self._unusable_text(block.texts, texts.index(None))
         self.num_rows += len(texts)
-        metadata = block.metadata
+        usable = UsableRows(texts, vectors, block.metadata, rows)  # type: ignore[arg-type] # None is out
         if self._on_bad_row == "drop":
-            kept = self._kept(texts, vectors)
-            texts, vectors, rows = [texts[i] for i in kept], vectors[kept], rows[kept]
-            metadata = {name: [column[i] for i in kept] for name, column in metadata.items()}
-        return UsableRows(texts, vectors, metadata, rows)  # type: ignore[arg-type] # None is out
+            usable = self._without(usable, self._why_bad(texts, vectors))
+        return usable if self._preprocessing is None else self._preprocessed(usable)
+
+    def _preprocessed(self, usable: UsableRows) -> UsableRows:
+        """Apply the preprocessing; what it leaves without direction is bad too."""
+        assert self._preprocessing is not None  # noqa: S101, the caller asks first
+        if self._on_bad_row == "raise":
+            refuse_directionless(usable.vectors, usable.rows)
+        usable = replace(usable, vectors=self._preprocessing(usable.vectors))
+        if self._on_bad_row == "drop":
+            lost = ~usable_directions(usable.vectors)
+            return self._without(usable, {"vector without direction after preprocessing": lost})
+        refuse_directionless(usable.vectors, usable.rows, after="after preprocessing")
+        return usable
 
     def _float32(self, block: BankRows) -> npt.NDArray[np.float32]:
         """Return a block's vectors as float32, or say what is wrong with them as a whole."""
         at = f"rows from {self.num_rows}"
-        try:
-            vectors = _to_float32(np.asarray(block.vectors))
-        except (TypeError, ValueError) as error:
-            raise BankBuildError(
-                "the vectors are not an array of numbers", at=at, found=error
-            ) from error
-        width = vectors.shape[1] if vectors.ndim == 2 else 0  # noqa: PLR2004
-        if not width or width != (self.dim or width):
-            expected = f"(rows, {self.dim or 'width'})"
-            raise BankBuildError(
-                "the vectors have another shape", at=at, expected=expected, found=vectors.shape
-            )
+        vectors = rows_as_float32(block.vectors, dim=self.dim, at=at)
         if len(block.texts) != len(vectors):
             raise BankBuildError(
                 "texts and vectors differ in number",
@@ -126,7 +128,7 @@ class RowCheck:
                 expected=f"{len(vectors)} texts (one per vector)",
                 found=len(block.texts),
             )
-        self.dim = width
+        self.dim = vectors.shape[1]
         return vectors
 
     def _check_columns(self, block: BankRows) -> None:
@@ -156,19 +158,34 @@ class RowCheck:
                 found=sorted(block.metadata),
             )
 
-    def _kept(self, texts: list[str | None], vectors: npt.NDArray[np.float32]) -> IntArray:
-        """Return the places of the rows that can be used, and count the others."""
-        reasons = {
-            "text empty, blank or not valid Unicode": np.array([t is None for t in texts], bool),
-            "vector with NaN or infinite numbers": ~np.isfinite(vectors).all(axis=1),
-            "vector of zeros only": ~vectors.any(axis=1),
-        }
-        bad = np.zeros(len(texts), dtype=bool)
+    def _without(
+        self, usable: UsableRows, reasons: Mapping[str, npt.NDArray[np.bool_]]
+    ) -> UsableRows:
+        """Leave out the rows for which there is a reason, and count them under the first one."""
+        bad = np.zeros(len(usable.rows), dtype=bool)
         for reason, rows in reasons.items():
             if count := int(np.count_nonzero(rows & ~bad)):
                 self.dropped[reason] += count
             bad |= rows
-        return np.flatnonzero(~bad)
+        if not bad.any():
+            return usable
+        kept = np.flatnonzero(~bad).tolist()
+        return UsableRows(
+            texts=[usable.texts[i] for i in kept],
+            vectors=usable.vectors[kept],
+            metadata={name: [column[i] for i in kept] for name, column in usable.metadata.items()},
+            rows=usable.rows[kept],
+        )
+
+    def _why_bad(
+        self, texts: Sequence[str | None], vectors: FloatArray
+    ) -> dict[str, npt.NDArray[np.bool_]]:
+        """Return the rows that cannot be used, for each reason."""
+        return {
+            "text empty, blank or not valid Unicode": np.array([t is None for t in texts], bool),
+            "vector with NaN or infinite numbers": np.asarray(~np.isfinite(vectors).all(axis=1)),
+            "vector of zeros only": np.asarray(~vectors.any(axis=1)),
+        }
 
     def _unusable_text(self, texts: Sequence[object], place: int) -> BankBuildError:
         """Build the error for a text that cannot be a phrase."""
@@ -179,6 +196,54 @@ class RowCheck:
             found=repr(texts[place])[:80],
             advice="Remove the row or repair its text, or drop such rows with on_bad_row=drop",
         )
+
+
+def rows_as_float32(vectors: object, *, dim: int | None, at: str) -> npt.NDArray[np.float32]:
+    """Return vectors as (b, d) float32, with a copy only where needed.
+
+    Args:
+        vectors: Anything numpy takes for an array.
+        dim: d; None where it is not known yet.
+        at: Place of the rows, for messages.
+
+    Raises:
+        BankBuildError: If they are no numbers or have another shape.
+    """
+    try:
+        rows = _to_float32(np.asarray(vectors))
+    except (TypeError, ValueError) as error:
+        raise BankBuildError(
+            "the vectors are not an array of numbers", at=at, found=error
+        ) from error
+    width = rows.shape[1] if rows.ndim == 2 else 0  # noqa: PLR2004
+    if not width or width != (dim or width):
+        expected = f"(rows, {dim or 'width'})"
+        raise BankBuildError(
+            "the vectors have another shape", at=at, expected=expected, found=rows.shape
+        )
+    return rows
+
+
+def usable_directions(vectors: FloatArray) -> npt.NDArray[np.bool_]:
+    """Say which rows of (b, d) are finite and not all zero, (b,)."""
+    is_usable: npt.NDArray[np.bool_] = has_direction(torch.from_numpy(vectors)).numpy()
+    return is_usable
+
+
+def refuse_directionless(vectors: FloatArray, rows: IntArray, *, after: str = "") -> None:
+    """Refuse rows that are not finite or all zero.
+
+    Args:
+        vectors: (b, d).
+        rows: (b,) their numbers in the input, for messages.
+        after: What happened to them before, for messages.
+
+    Raises:
+        BankBuildError: If there is such a row; the message has the first one's number.
+    """
+    for place in np.flatnonzero(~usable_directions(vectors))[:1]:
+        first_row, row = int(rows[place]), torch.from_numpy(vectors[place : place + 1])
+        unit_rows(row, first_row=first_row, error=BankBuildError, after=after)
 
 
 def choose_dtype(
@@ -219,9 +284,7 @@ def stored_rows(
 
 def _unit_rows(vectors: torch.Tensor, rows: IntArray) -> torch.Tensor:
     """Scale to unit length, naming the input's row where that is impossible."""
-    for place in (~has_direction(vectors)).nonzero()[:1, 0].tolist():
-        first_row, vectors = int(rows[place]), vectors[place : place + 1]
-        return unit_rows(vectors, first_row=first_row, error=BankBuildError)
+    refuse_directionless(vectors.numpy(), rows)
     return unit_rows(vectors)
 
 

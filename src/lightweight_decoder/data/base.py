@@ -25,7 +25,7 @@ class Split:
 
     Attributes:
         name: Which split it is.
-        queries: (q, d) float32; d may differ from the bank's width.
+        queries: (q, d) float32, after the bank's preprocessing; d may differ from the bank's width.
         targets: (q, m) int64 ids of each query's right phrases, at least one, ascending, filled up
             with ``NO_ID``.
         own_vectors: (q, w) int64 bank vectors made from the query's own text, ascending, filled up

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 class Pairs:
     """Queries from a file of embeddings, targets from a file of texts, a bank that is there.
 
-    The queries may have another width than the bank. They are vectors of their own, not made from
+    Queries of the width that the bank was built from go through its preprocessing; others are left
+    as they are. They are vectors of their own, not made from
     the texts of the bank, so ``own_vectors`` is empty; do not give the bank's own vectors as
     queries (that is what :class:`~lightweight_decoder.data.denoise.Denoise` is for).
 
@@ -69,6 +70,7 @@ class Pairs:
             InputDataError: If a file is missing, damaged or empty, queries and targets differ in
                 number, a query has no direction, or a target is not in the bank.
             BankError: If the bank is missing or damaged.
+            EmbeddingError: If the bank's preprocessing cannot take the queries.
             ConfigError: If the splits leave nothing to train on.
         """
         _ = self._targets, self._queries, self._places
@@ -96,7 +98,11 @@ class Pairs:
     @cached_property
     def _queries(self) -> FloatArray:
         """(q, d) float32, every row with a direction."""
-        return read_queries(self._queries_path, of=(self._targets_path, len(self._targets)))
+        queries = read_queries(self._queries_path, of=(self._targets_path, len(self._targets)))
+        bank = self.bank()
+        # Of the width behind the preprocessing they may be of any kind, so that is refused there.
+        is_of_bank = queries.shape[1] in (bank.input_dim, bank.dim)
+        return bank.preprocess(queries) if is_of_bank else queries
 
     @cached_property
     def _targets(self) -> IntArray:

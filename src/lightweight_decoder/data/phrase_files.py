@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from lightweight_decoder.bank import BankRows
+import numpy as np
+
+from lightweight_decoder.bank import SAMPLE_ROWS, BankRows
 from lightweight_decoder.data.tables import (
     TABLE_SUFFIXES,
     count_lines,
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lightweight_decoder.data.base import Encoder
+    from lightweight_decoder.datatypes import FloatArray
     from lightweight_decoder.embeddings import EmbeddingBlock, EmbeddingReader
 
 _TEXTS_AT_ONCE = 4_096
@@ -106,6 +109,20 @@ def encoded_rows(texts: TextStream, encoder: Encoder) -> Iterator[BankRows]:
         yield BankRows(some.texts, encoder.encode(some.texts), some.metadata)
 
 
+def encoded_sample(
+    texts: TextStream, encoder: Encoder, *, num_rows: int = SAMPLE_ROWS
+) -> Iterator[FloatArray]:
+    """Yields vectors of texts drawn from all over the file, at random; only these are encoded."""
+    size = min(num_rows, texts.num_rows)
+    drawn = np.sort(np.random.default_rng(0).choice(texts.num_rows, size, replace=False))
+    first_row = 0
+    while (some := texts.take(_TEXTS_AT_ONCE).texts) and first_row <= drawn[-1]:
+        start, stop = np.searchsorted(drawn, (first_row, first_row + len(some)))
+        if start < stop:
+            yield encoder.encode([some[row - first_row] for row in drawn[start:stop]])
+        first_row += len(some)
+
+
 def rows_with_vectors(
     texts: TextStream, vectors: EmbeddingReader, *, keep_unusable: bool = False
 ) -> Iterator[BankRows]:
@@ -143,6 +160,17 @@ def rows_of_embeddings(
                 advice="Name a file of texts, one a row, with input=FILE",
             )
         yield BankRows(block.texts, block.vectors)
+
+
+def vectors_of_embeddings(
+    vectors: EmbeddingReader, *, keep_unusable: bool = False
+) -> Iterator[FloatArray]:
+    """Yields blocks of vectors alone, for a sample of them.
+
+    Raises:
+        InputDataError: The file is damaged.
+    """
+    return (block.vectors for block in _blocks(vectors, keep_unusable=keep_unusable))
 
 
 def _blocks(vectors: EmbeddingReader, *, keep_unusable: bool) -> Iterator[EmbeddingBlock]:

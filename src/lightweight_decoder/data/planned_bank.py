@@ -69,6 +69,12 @@ class PlannedBank:
                 found=bank.num_vectors,
                 advice="Name the bank that was made from the same data",
             )
+        if bank.preprocessing is not None:
+            raise BankError(
+                "the bank has preprocessing, the data makes one without",
+                where=bank.path,
+                advice="Train on it with data=pairs or data=denoise",
+            )
         return bank
 
     def build(self, bank_root: Path, encoder: Encoder) -> PhraseBank:

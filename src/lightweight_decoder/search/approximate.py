@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lightweight_decoder.datatypes import FloatArray, IntArray
+    from lightweight_decoder.search.base import SearchBackend
     from lightweight_decoder.search.exact import ExactSearch
 
 logger = logging.getLogger(__name__)
@@ -117,3 +118,10 @@ class ApproximateSearch:
         if k < 1 or vectors_needed > num_vectors / 8:
             return None
         return min(self.setting.list_length(k) + num_excluded, num_vectors)
+
+
+def lowest_recall(search: SearchBackend) -> float | None:
+    """Return the lowest index recall that was measured; None where everything is compared."""
+    if not isinstance(search, ApproximateSearch):
+        return None
+    return min(search.setting.recalls)

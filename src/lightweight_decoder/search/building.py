@@ -85,7 +85,7 @@ def approximate_search(
     if not isinstance(bank, PhraseBank):
         index = library.build(vectors)
         return ApproximateSearch(exact, index, _tuned(exact, vectors, index, target_recall))
-    place = Path(folder) if folder else bank.path.with_name(f"{bank.path.name}.search")
+    place = _folder(bank, folder)
     with reporting_unwritable(place):
         place.mkdir(parents=True, exist_ok=True)
     path = place / library.file_name
@@ -94,6 +94,18 @@ def approximate_search(
         with reporting_unwritable(place), FileLock(place / ".lock"):
             record = _make(bank, exact, library, path, target_recall)
     return ApproximateSearch(exact, library.read(path), record.setting)
+
+
+def has_index(bank: VectorTable, library: Library[Any], *, folder: str | None) -> bool:
+    """Say whether an index is there already, for whichever target."""
+    if not isinstance(bank, PhraseBank):
+        return False
+    return record_path(_folder(bank, folder) / library.file_name).exists()
+
+
+def _folder(bank: PhraseBank, folder: str | None) -> Path:
+    """Say where the indexes of a bank are kept."""
+    return Path(folder) if folder else bank.path.with_name(f"{bank.path.name}.search")
 
 
 def _serves(record: IndexRecord, library: Library[Any], target_recall: float) -> bool:

@@ -7,10 +7,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from lightweight_decoder.errors import BankError, ConfigError, MissingDependencyError
-from lightweight_decoder.search.approximate import ApproximateSearch
+from lightweight_decoder.search.approximate import lowest_recall
 from lightweight_decoder.search.building import approximate_search
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from torch import Tensor
@@ -60,9 +61,7 @@ class FaissSearch:
     @property
     def recall(self) -> float | None:
         """The lowest index recall that was measured; None where everything is compared."""
-        if not isinstance(self._search, ApproximateSearch):
-            return None
-        return min(self._search.setting.recalls)
+        return lowest_recall(self._search)
 
     def search(
         self, queries: Tensor, k: int, *, exclude_vectors: Tensor | None = None
@@ -90,20 +89,28 @@ class FaissIndex:
 
 
 class FaissLibrary:
-    """How FAISS makes, writes and reads an index; ``factory`` says which."""
+    """How FAISS makes, writes and reads an index.
 
-    def __init__(self, factory: str) -> None:
+    Args:
+        factory: Which, in the language of ``faiss.index_factory``.
+        building: Parameters of the index that count while it is built, in FAISS's names.
+    """
+
+    def __init__(self, factory: str, building: Mapping[str, int] | None = None) -> None:
         self._faiss = _faiss()
         self._factory = factory
-        readable = re.sub(r"[^A-Za-z0-9]+", "-", factory)
-        self.file_name = f"{readable}.faiss"
-        self.description = f"faiss {factory}"
+        self._building = dict(building or {})
+        words = [factory, *(str(value) for value in self._building.values())]
+        self.file_name = f"{re.sub(r'[^A-Za-z0-9]+', '-', '-'.join(words))}.faiss"
+        self.description = " ".join(["faiss", *words])
 
     def build(self, vectors: Tensor) -> FaissIndex:
         """Train an index on an even sample of the vectors, and add all of them."""
         num_vectors, dim = vectors.shape
         try:
             index = self._faiss.index_factory(dim, self._factory, self._faiss.METRIC_INNER_PRODUCT)
+            for name, value in self._building.items():
+                self._faiss.ParameterSpace().set_index_parameter(index, name, value)
             step = -(-num_vectors // _MOST_TRAINING_ROWS)
             index.train(vectors[::step].float().numpy())
             for start in range(0, num_vectors, _ROWS_AT_ONCE):
@@ -135,10 +142,14 @@ class FaissLibrary:
 
 
 def _default_factory(dim: int) -> str:
-    """4-bit codes of three dimensions each, zeros added up to a multiple of three."""
+    """4-bit codes of three dimensions each, zeros added up to a multiple of three.
+
+    FAISS scans 64 codes at a time: 324 ms for 2,048 queries and 148,730 codes of 384 dimensions on
+    2 cores of an AMD EPYC (Zen 4), where its usual 32 take 436 ms and 128 take 425 ms.
+    """
     codes = -(-dim // 3)
     padding = "" if dim % 3 == 0 else f"Pad{3 * codes},"
-    return f"{padding}PQ{codes}x4fs"
+    return f"{padding}PQ{codes}x4fs_64"
 
 
 def _knob(index: Any) -> tuple[str | None, tuple[int, ...]]:  # noqa: ANN401 - FAISS has no types
@@ -150,7 +161,7 @@ def _knob(index: Any) -> tuple[str | None, tuple[int, ...]]:  # noqa: ANN401 - F
     if hasattr(inner, "nprobe"):
         return "nprobe", tuple(2**power for power in range(inner.nlist.bit_length()))
     if hasattr(inner, "hnsw"):
-        return "efSearch", tuple(2**power for power in range(4, 11))
+        return "efSearch", (16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
     return None, (1,)
 
 
@@ -164,4 +175,6 @@ def _faiss() -> Any:  # noqa: ANN401 - FAISS has no types
     try:
         return import_module("faiss")
     except ImportError as error:
-        raise MissingDependencyError("faiss", extra="ann", purpose="search=faiss") from error
+        raise MissingDependencyError(
+            "faiss", extra="ann", purpose="search=faiss and search=hnsw"
+        ) from error

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 from rich.table import Table
 
@@ -13,19 +16,27 @@ from lightweight_decoder.bank import BankRows, BuildReport, EncoderInfo, write_b
 from lightweight_decoder.data.phrase_files import (
     TextStream,
     encoded_rows,
+    encoded_sample,
     open_texts,
     rows_of_embeddings,
     rows_with_vectors,
+    vectors_of_embeddings,
 )
 from lightweight_decoder.embeddings import open_embeddings
 from lightweight_decoder.errors import ConfigError
+from lightweight_decoder.preprocessing import STEPS, at_place
 from lightweight_decoder.wiring.checking import check
 from lightweight_decoder.wiring.parts import build_encoder, resolve
+from lightweight_decoder.wiring.plain import plain_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from omegaconf import DictConfig
+
+    from lightweight_decoder.datatypes import FloatArray
+    from lightweight_decoder.embeddings import TextEncoder
+    from lightweight_decoder.preprocessing import Step
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +45,7 @@ class _Source(NamedTuple):
     """Rows for a bank, and what is known of them beforehand."""
 
     rows: Iterator[BankRows]
+    sample: Iterator[FloatArray]
     num_rows: int | None
     dtype: str
     encoder: EncoderInfo | None = None
@@ -46,13 +58,17 @@ def build_bank(config: DictConfig) -> None:
         LightweightDecoderError: Anything that the configuration or the files it names have wrong.
     """
     check(config)
+    steps = read_steps(plain_value(config.preprocessing))
     source = _embeddings(config) if config.vectors is not None else _encoded(config)
+    # float16 vectors lose nothing as they are, and would be twice the size for nothing
+    stays_float16 = (config.dtype, source.dtype) == ("auto", "float16") and not steps
     report = write_bank(
         config.output,
         source.rows,
         encoder=source.encoder,
-        # float16 vectors lose nothing as they are, and would be twice the size for nothing
-        dtype="float16" if (config.dtype, source.dtype) == ("auto", "float16") else config.dtype,
+        preprocessing=steps,
+        sample=source.sample,
+        dtype="float16" if stays_float16 else config.dtype,
         overwrite=config.overwrite,
         interrupted="resume" if config.resume else "keep",
         on_bad_row=config.on_bad_row,
@@ -67,6 +83,46 @@ def build_bank(config: DictConfig) -> None:
         report.dim,
     )
     Console().print(report_table(report))
+
+
+def read_steps(listed: list[object]) -> list[Step]:
+    """Returns the steps that a list such as ``["l2", {"pca": {"dim": 128}}]`` names.
+
+    Raises:
+        ConfigError: There is no such step or option, or an option cannot have that value.
+    """
+    return [_read_step(item, f"preprocessing[{place}]") for place, item in enumerate(listed)]
+
+
+def _read_step(item: object, where: str) -> Step:
+    """One step, from its name or from a mapping of its name to its options."""
+    named = item if isinstance(item, dict) else {item: {}}
+    name, options = next(iter(named.items()), (None, {}))
+    if len(named) != 1 or name not in STEPS:
+        raise ConfigError(
+            "there is no such step",
+            where=where,
+            expected=f"{', '.join(STEPS)}, or one of them with options: {{pca: {{dim: 128}}}}",
+            found=item,
+        )
+    try:
+        # as JSON, of which pydantic makes records even where it is strict about types
+        step: Step = TypeAdapter(STEPS[name]).validate_json(json.dumps(options or {}))
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        expected = wrong["msg"].removeprefix("Input should be ")
+        if wrong["type"] == "unexpected_keyword_argument":
+            known = [option.name for option in fields(STEPS[name]) if option.name != "step"]
+            expected = f"an option of {name}: {', '.join(known) or 'there are none'}"
+        raise ConfigError(
+            "the step cannot be used",
+            where=".".join([where, name, *map(str, wrong["loc"])]),
+            expected=expected,
+            found=repr(wrong["input"]),
+        ) from error
+    except ConfigError as error:
+        raise at_place(error, where) from error
+    return step
 
 
 def report_table(report: BuildReport) -> Table:
@@ -89,13 +145,14 @@ def _embeddings(config: DictConfig) -> _Source:
     """Vectors of a file, with their own texts or those of another one."""
     reader = open_embeddings(Path(config.vectors))
     keep_unusable = config.on_bad_row == "drop"
+    sample = vectors_of_embeddings(reader, keep_unusable=keep_unusable)
     if config.input is None:
         rows, num_rows = rows_of_embeddings(reader, keep_unusable=keep_unusable), reader.num_rows
     else:
         texts = _texts(config)
         rows = rows_with_vectors(texts, reader, keep_unusable=keep_unusable)
         num_rows = texts.num_rows
-    return _Source(rows, num_rows, reader.dtype)
+    return _Source(rows, sample, num_rows, reader.dtype)
 
 
 def _encoded(config: DictConfig) -> _Source:
@@ -110,7 +167,13 @@ def _encoded(config: DictConfig) -> _Source:
     texts = _texts(config)
     encoder = build_encoder(config, resolve(config))
     info = EncoderInfo(name=encoder.name, fingerprint=encoder.fingerprint)
-    return _Source(encoded_rows(texts, encoder), texts.num_rows, "float32", info)
+    rows, sample = encoded_rows(texts, encoder), _encoded_sample(config, encoder)
+    return _Source(rows, sample, texts.num_rows, "float32", info)
+
+
+def _encoded_sample(config: DictConfig, encoder: TextEncoder) -> Iterator[FloatArray]:
+    """The vectors of some texts, which are read once more."""
+    yield from encoded_sample(_texts(config), encoder)
 
 
 def _texts(config: DictConfig) -> TextStream:

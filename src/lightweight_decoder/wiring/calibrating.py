@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -70,12 +71,12 @@ def _read_split(config: DictConfig, decoder: PhraseBankDecoder) -> Split:
     """The queries with their right phrases, and those that no phrase answers."""
     path = Path(config.targets)
     targets = read_targets(path, decoder.bank, column=config.target_column)
-    queries = read_queries(Path(config.queries), of=(path, len(targets)))
-    _check_width(queries, decoder, config.queries)
+    vectors = read_queries(Path(config.queries), of=(path, len(targets)))
+    queries = _as_queries(vectors, decoder, config.queries)
     outside = None
     if config.out_of_bank is not None:
         vectors = read_queries(Path(config.out_of_bank))
-        _check_width(vectors, decoder, config.out_of_bank)
+        vectors = _as_queries(vectors, decoder, config.out_of_bank)
         outside = out_of_bank_split("calib", vectors, None)
     return Split(
         name="calib",
@@ -87,15 +88,17 @@ def _read_split(config: DictConfig, decoder: PhraseBankDecoder) -> Split:
     )
 
 
-def _check_width(queries: FloatArray, decoder: PhraseBankDecoder, path: str) -> None:
-    """Refuse queries that the decoder cannot read."""
-    if queries.shape[1] != decoder.query_dim:
+def _as_queries(vectors: FloatArray, decoder: PhraseBankDecoder, path: str) -> FloatArray:
+    """The vectors after the bank's preprocessing; refused where the decoder cannot read them."""
+    if vectors.shape[1] != decoder.input_dim:
         raise EmbeddingError(
             "the embeddings have another width than the decoder's queries",
             where=path,
-            expected=f"(q, {decoder.query_dim})",
-            found=queries.shape,
+            expected=f"(q, {decoder.input_dim})",
+            found=vectors.shape,
         )
+    queries: FloatArray = decoder.preprocess(torch.from_numpy(vectors)).numpy()
+    return queries
 
 
 def _threshold_table(points: OperatingPoints) -> Table:

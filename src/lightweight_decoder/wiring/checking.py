@@ -30,6 +30,7 @@ _COMMAND_VALUES: dict[str, Any] = {
     "output": str | None,
     "overwrite": bool,
     "patience": Annotated[int, Field(ge=1)],
+    "preprocessing": list[str | dict[str, Any]],
     "queries": str,
     "resume": bool,
     "run_dir": str,

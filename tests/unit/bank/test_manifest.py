@@ -63,8 +63,8 @@ def rewrite(folder, edit):
         (lambda c: c["manifest"].update(dtype="int8"), "key 'manifest.dtype': .*found 'int8'"),
         (lambda c: c["manifest"].update(metric="dot"), "key 'manifest.metric': .*'cosine'"),
         (
-            lambda c: c["manifest"].update(format_version=2),
-            "'manifest.format_version': the bank has another format version: expected 1, found 2",
+            lambda c: c["manifest"].update(format_version=3),
+            "'manifest.format_version': .* format version: expected 1 or 2, found 3",
         ),
         (
             lambda c: c["manifest"]["encoder"].pop("name"),

@@ -5,7 +5,8 @@ import pytest
 
 from lightweight_decoder.bank import BankRows, build_bank
 from lightweight_decoder.data.pairs import Pairs
-from lightweight_decoder.errors import BankError, InputDataError
+from lightweight_decoder.errors import BankError, EmbeddingError, InputDataError
+from lightweight_decoder.preprocessing import PCA
 
 PHRASES = ["road", "café au lait", "turkey", "highway"]
 COUNT = 40
@@ -102,3 +103,32 @@ def test_a_missing_file_is_refused(make_source, tmp_path, name):
     (tmp_path / name).unlink()
     with pytest.raises(InputDataError, match=name):
         source.prepare()
+
+
+@pytest.fixture
+def reduced_bank(tmp_path):
+    """A bank of 6 coordinates reduced to 3."""
+    vectors = np.random.default_rng(0).standard_normal((4, 6)).astype(np.float32)
+    return build_bank(
+        tmp_path / "reduced", [BankRows(PHRASES, vectors)], preprocessing=[PCA(dim=3)]
+    )
+
+
+def test_queries_of_the_banks_input_go_through_its_preprocessing(make_source, reduced_bank):
+    queries = np.random.default_rng(1).standard_normal((COUNT, 6)).astype(np.float32)
+    source = make_source(queries, bank=reduced_bank.path)
+    source.prepare()
+    given = {row.tobytes() for row in reduced_bank.preprocess(queries)}
+    assert {row.tobytes() for row in source.split("train").queries} <= given
+
+
+def test_queries_of_another_width_stay_as_they_are(make_source, reduced_bank):
+    queries = np.random.default_rng(1).standard_normal((COUNT, 5)).astype(np.float32)
+    source = make_source(queries, bank=reduced_bank.path)
+    assert {tuple(row) for row in source.split("train").queries} <= {tuple(row) for row in queries}
+
+
+def test_queries_of_the_width_behind_the_preprocessing_are_refused(make_source, reduced_bank):
+    queries = np.random.default_rng(1).standard_normal((COUNT, 3)).astype(np.float32)
+    with pytest.raises(EmbeddingError, match=r"expected \(q, 6\), .*found \(40, 3\)"):
+        make_source(queries, bank=reduced_bank.path).prepare()

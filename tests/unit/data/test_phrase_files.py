@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lightweight_decoder.data import phrase_files
 from lightweight_decoder.data.phrase_files import (
     Texts,
     TextStream,
     encoded_rows,
+    encoded_sample,
     open_texts,
     rows_of_embeddings,
     rows_with_vectors,
@@ -150,3 +152,27 @@ def test_bad_vectors_are_kept_when_asked_for(tmp_path):
     assert joined(blocks)[0] == ["a", "b"]
     with pytest.raises(InputDataError, match="row 1"):
         list(rows_with_vectors(stream(["a", "b"]), reader))
+
+
+class Numbers:
+    """An encoder that finds the number in a text, and keeps what it was asked for."""
+
+    def __init__(self):
+        self.encoded = []
+
+    def encode(self, texts):
+        self.encoded += texts
+        return np.array([[float(text.removeprefix("text "))] for text in texts], np.float32)
+
+
+@pytest.mark.parametrize("size", [1, 7, 300, 10_000])
+def test_a_sample_of_texts_is_drawn_from_all_and_only_that_is_encoded(tmp_path, monkeypatch, size):
+    monkeypatch.setattr(phrase_files, "_TEXTS_AT_ONCE", 64)
+    (tmp_path / "texts.txt").write_text("\n".join(f"text {i}" for i in range(1_000)))
+    encoder = Numbers()
+    blocks = encoded_sample(open_texts(tmp_path / "texts.txt"), encoder, num_rows=size)
+    drawn = np.concatenate(list(blocks))[:, 0]
+    assert len(drawn) == len(encoder.encoded) == min(size, 1_000)
+    assert (np.diff(drawn) > 0).all()
+    if size == 300:
+        assert 80 < (drawn < 333).sum() < 120

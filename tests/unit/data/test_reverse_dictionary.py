@@ -7,12 +7,14 @@ import sys
 import numpy as np
 import pytest
 
+from lightweight_decoder.bank import BankRows, build_bank
 from lightweight_decoder.data import reverse_dictionary
 from lightweight_decoder.data.base import SPLIT_NAMES
 from lightweight_decoder.data.reverse_dictionary import ReverseDictionary, merge_entries
 from lightweight_decoder.data.wordnet import read_wordnet
 from lightweight_decoder.datatypes import NO_ID
 from lightweight_decoder.errors import BankError, ConfigError
+from lightweight_decoder.preprocessing import Center
 
 SIZES = {"num_test": 1, "num_val": 1, "num_calib": 1}
 
@@ -172,6 +174,15 @@ def test_a_bank_that_has_moved_is_opened_where_it_is(make_source, tmp_path):
 
     assert source.bank().path == tmp_path / "moved"
     assert not list((tmp_path / "banks").iterdir())
+
+
+def test_a_bank_with_preprocessing_is_not_the_one_that_was_planned(make_source, tmp_path):
+    make_source().prepare()
+    bank = make_source().bank()
+    texts = bank.texts(bank.owners)
+    build_bank(tmp_path / "other", [BankRows(texts, bank.vectors)], preprocessing=[Center()])
+    with pytest.raises(BankError, match="the bank has preprocessing, the data makes one without"):
+        make_source(bank=tmp_path / "other").prepare()
 
 
 def test_splits_that_are_too_large_are_refused(make_source):

@@ -48,7 +48,7 @@ def bank(tmp_path):
 
 @pytest.fixture(params=[FaissSearch, HnswSearch])
 def backend(request):
-    pytest.importorskip({FaissSearch: "faiss", HnswSearch: "usearch"}[request.param])
+    pytest.importorskip("faiss")
     return request.param
 
 
@@ -136,9 +136,7 @@ def test_an_index_of_another_bank_is_refused(bank, backend, tmp_path):
 
 def test_a_damaged_index_is_refused(bank, backend, tmp_path):
     backend(bank, target_recall=0.9)
-    (index,) = (
-        p for p in (tmp_path / "bank.search").iterdir() if p.suffix in {".faiss", ".usearch"}
-    )
+    (index,) = (p for p in (tmp_path / "bank.search").iterdir() if p.suffix == ".faiss")
     content = bytearray(index.read_bytes())
     content[len(content) // 2] ^= 1
     index.write_bytes(content)
@@ -166,13 +164,21 @@ def test_a_target_that_is_no_share_is_refused(bank, backend, target):
         backend(bank, target_recall=target)
 
 
-@pytest.mark.parametrize(
-    ("module", "search"), [("faiss", FaissSearch), ("usearch.index", HnswSearch)]
-)
-def test_a_missing_library_is_named(bank, monkeypatch, module, search):
-    monkeypatch.setitem(sys.modules, module, None)
+def test_a_missing_library_is_named(bank, monkeypatch, backend):
+    monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(MissingDependencyError, match=r"lightweight-decoder\[ann\]"):
-        search(bank)
+        backend(bank)
+
+
+def test_a_graph_is_made_as_asked(bank, tmp_path):
+    faiss = pytest.importorskip("faiss")
+    HnswSearch(bank, connectivity=7, expansion=33, target_recall=0.9)
+    (path,) = (tmp_path / "bank.search").glob("*.faiss")
+    graph = faiss.read_index(str(path))
+    assert graph.hnsw.nb_neighbors(1) == 7
+    assert graph.hnsw.efConstruction == 33
+    HnswSearch(bank, connectivity=7, expansion=34, target_recall=0.9)
+    assert len(list((tmp_path / "bank.search").glob("*.faiss"))) == 2
 
 
 def test_a_factory_that_faiss_does_not_know_is_refused(bank):
@@ -222,19 +228,34 @@ def test_samples_are_unit_rows_that_are_not_in_the_bank():
     assert torch.equal(samples, sample_queries(vectors, num=100))
 
 
-@pytest.mark.parametrize("num_seconds", [0.0, 1.0])
-def test_auto_takes_the_faster_and_says_why(bank, monkeypatch, caplog, num_seconds):
+@pytest.mark.parametrize("slowest_first", [False, True])
+@pytest.mark.parametrize("with_graph", [False, True])
+def test_auto_takes_the_fastest_and_says_why(bank, monkeypatch, caplog, with_graph, slowest_first):
     pytest.importorskip("faiss")
-    times = iter([0.5, num_seconds])
+    if with_graph:
+        HnswSearch(bank, target_recall=0.8)
+    times = iter([3.0, 2.0, 1.0] if slowest_first else [1.0, 2.0, 3.0])
     monkeypatch.setattr("lightweight_decoder.search.auto.seconds_of", lambda *_: next(times))
     with caplog.at_level("INFO"):
         search = AutoSearch(bank, batch_size=8, target_recall=0.9)
-    picked = "FaissSearch" if num_seconds < 0.5 else "ExactSearch"
+    fastest = "HnswSearch" if with_graph else "FaissSearch"
+    picked = fastest if slowest_first else "ExactSearch"
     assert type(search.picked).__name__ == picked
     assert f"search=auto picked {picked}" in caplog.text
+    assert ("by HnswSearch" in caplog.text) == with_graph
     queries = unit(1, 5, DIM)
     found = search.search(queries, 3)
     torch.testing.assert_close(found.values, search.picked.search(queries, 3).values)
+
+
+def test_auto_passes_over_what_misses_the_recall(bank, monkeypatch, caplog):
+    pytest.importorskip("faiss")
+    monkeypatch.setattr("lightweight_decoder.search.auto.FaissSearch.recall", 0.8)
+    times = iter([2.0, 1.0])
+    monkeypatch.setattr("lightweight_decoder.search.auto.seconds_of", lambda *_: next(times))
+    with caplog.at_level("INFO"):
+        assert isinstance(AutoSearch(bank, target_recall=0.9).picked, ExactSearch)
+    assert "1000.0 ms at recall 0.8 by FaissSearch" in caplog.text
 
 
 def test_auto_without_faiss_searches_exactly(bank, monkeypatch, caplog):
