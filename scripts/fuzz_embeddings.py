@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib.util
 import io
 import json
 import os
@@ -34,7 +35,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import torch  # noqa: F401 - imported before the instrumentation, which would take it along
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,6 +44,8 @@ WRITERS = Path(__file__).parent.parent / "tests/unit/embeddings/formats/conftest
 INSTRUMENTED = f"{PACKAGE}.embeddings.formats"
 MAX_BLOCKS = 1000
 LIMITS = ("-rss_limit_mb=2048", "-malloc_limit_mb=1024", "-timeout=10", "-max_len=16384")
+LIBRARIES = ("torch", "h5py")
+"""Imported first: not instrumented, and what they run at import is no finding."""
 CODE_RUN = ("pickle.find_class", "os.system", "os.exec", "os.posix_spawn", "subprocess.Popen")
 MISTAKES = (
     ArithmeticError,
@@ -130,6 +132,8 @@ def fuzz(name: str, findings: Path, arguments: list[str]) -> None:
     """Run libFuzzer on one reader until its time is over, or the process ends."""
     import atheris  # noqa: PLC0415 - the process that starts the others does without
 
+    for library in filter(importlib.util.find_spec, LIBRARIES):
+        importlib.import_module(library)
     with atheris.instrument_imports(include=[INSTRUMENTED]):
         from lightweight_decoder.embeddings import open_embeddings  # noqa: PLC0415
     from lightweight_decoder.errors import (  # noqa: PLC0415

@@ -10,7 +10,7 @@ from lightweight_decoder.bank import SAMPLE_ROWS, BankRows
 from lightweight_decoder.data.tables import (
     TABLE_SUFFIXES,
     count_lines,
-    read_columns,
+    stream_columns,
     stream_lines,
 )
 from lightweight_decoder.errors import InputDataError
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 _TEXTS_AT_ONCE = 4_096
 _VECTORS_AT_ONCE = 4_096
 """More than a reader's default, for fewer turns; at 384 numbers a block is 6 MiB."""
+
+_Kind = type[int] | type[float] | type[str]
+_KINDS: tuple[_Kind, ...] = (int, float, str)
 
 
 class Texts(NamedTuple):
@@ -88,8 +91,9 @@ def open_texts(
 ) -> TextStream:
     """Opens the texts of a table, or the lines of any other file, with their metadata columns.
 
-    Lines are streamed, a table is read as a whole. A metadata column in which every value is a
-    number is one of numbers. Blank texts are refused unless ``keep_unusable``.
+    Both are streamed. A table is read twice: first to count its rows and check all of them, so that
+    a bad one shows before hours of encoding. A metadata column in which every value is a number is
+    one of numbers. Blank texts are refused unless ``keep_unusable``.
 
     Raises:
         InputDataError: The file is missing, damaged or empty, or lacks a column.
@@ -97,10 +101,20 @@ def open_texts(
     if path.suffix.lower() not in TABLE_SUFFIXES:
         lines = stream_lines(path, keep_unusable=keep_unusable)
         return TextStream(path, (Texts(some, {}) for some in lines), num_rows=count_lines(path))
-    columns = read_columns(path, [text_column, *metadata_columns], keep_unusable=keep_unusable)
-    metadata = {name: _numbers_or_texts(columns[name]) for name in metadata_columns}
-    texts = Texts(columns[text_column], metadata)
-    return TextStream(path, [texts], num_rows=len(texts.texts))
+    columns = [text_column, *metadata_columns]
+    num_rows = 0
+    kinds: dict[str, _Kind] = dict.fromkeys(metadata_columns, int)
+    for block in stream_columns(path, columns, keep_unusable=keep_unusable):
+        num_rows += len(block[text_column])
+        kinds = {name: _kind_of(block[name], kind) for name, kind in kinds.items()}
+    blocks = (
+        Texts(
+            block[text_column],
+            {name: [kind(value) for value in block[name]] for name, kind in kinds.items()},
+        )
+        for block in stream_columns(path, columns, keep_unusable=keep_unusable)
+    )
+    return TextStream(path, blocks, num_rows=num_rows)
 
 
 def encoded_rows(texts: TextStream, encoder: Encoder) -> Iterator[BankRows]:
@@ -178,14 +192,16 @@ def _blocks(vectors: EmbeddingReader, *, keep_unusable: bool) -> Iterator[Embedd
     return vectors.blocks(_VECTORS_AT_ONCE, on_bad_row="keep" if keep_unusable else "raise")
 
 
-def _numbers_or_texts(column: list[str]) -> list[object]:
-    """The column as whole numbers, else as floats, else as it is."""
-    for number in (int, float):
+def _kind_of(column: list[str], widest: _Kind) -> _Kind:
+    """The first of int, float and str that takes all values, none before that of earlier rows."""
+    for kind in _KINDS[_KINDS.index(widest) :]:
         try:
-            return [number(value) for value in column]
+            for value in column:
+                kind(value)
         except ValueError:
             continue
-    return list(column)
+        return kind
+    return str
 
 
 def _different_lengths(

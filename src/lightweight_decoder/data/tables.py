@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -21,12 +22,26 @@ _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 TABLE_SUFFIXES = (*_DELIMITERS, *_JSON_SUFFIXES, *_PARQUET_SUFFIXES)
 
 _CHUNK_CHARACTERS = 2**18
+_ROWS_AT_ONCE = 4_096
+_CSV_BLOCK_BYTES = 2**20
+"""Arrow's default, which a row has to fit in; it reads 32 blocks ahead."""
 
 _Columns = dict[str, list[str]]
 
 
-def read_columns(path: Path, columns: Sequence[str], *, keep_unusable: bool = False) -> _Columns:
-    """Read columns of texts.
+def read_columns(path: Path, columns: Sequence[str]) -> _Columns:
+    """Read columns of texts into memory; see :func:`stream_columns`."""
+    table: _Columns = {name: [] for name in columns}
+    for block in stream_columns(path, columns):
+        for name, texts in block.items():
+            table[name] += texts
+    return table
+
+
+def stream_columns(
+    path: Path, columns: Sequence[str], *, keep_unusable: bool = False
+) -> Iterator[_Columns]:
+    """Read columns of texts some rows at a time, in memory that does not grow with the file.
 
     The format follows from the file's ending: ``.csv`` and ``.tsv`` with a header line, ``.jsonl``
     (``.ndjson``, ``.json``) with one object a line, ``.parquet`` (``.pq``). Numbers become text.
@@ -36,29 +51,31 @@ def read_columns(path: Path, columns: Sequence[str], *, keep_unusable: bool = Fa
         columns: Which columns.
         keep_unusable: Give blank texts out too.
 
-    Returns:
-        For each column the texts of all rows, at least one row.
+    Yields:
+        For each column the texts of the same rows, at least one.
 
     Raises:
         InputDataError: If the file is missing, of another format, damaged or without rows, if a
             column is missing (the message has those there are), or if a text is blank (the message
-            has its row, from 0, not counting the header).
+            has its row, from 0, not counting the header). Blocks before it were right.
     """
     readers = {
-        **dict.fromkeys(_DELIMITERS, _read_csv),
-        **dict.fromkeys(_JSON_SUFFIXES, _read_json_lines),
-        **dict.fromkeys(_PARQUET_SUFFIXES, _read_parquet),
+        **dict.fromkeys(_DELIMITERS, _stream_csv),
+        **dict.fromkeys(_JSON_SUFFIXES, _stream_json_lines),
+        **dict.fromkeys(_PARQUET_SUFFIXES, _stream_parquet),
     }
     _check_is_file(path)
     if path.suffix.lower() not in readers:
         expected = " ".join(readers)
         raise _unusable(path, "the table's format is unknown", expected, path.suffix or "no ending")
-    table = readers[path.suffix.lower()](path, columns)
-    if not table[columns[0]]:
+    num_rows = 0
+    for block in readers[path.suffix.lower()](path, columns):
+        for name in () if keep_unusable else columns:
+            _refuse_unusable_texts(path, name, block[name], first_row=num_rows)
+        num_rows += len(block[columns[0]])
+        yield block
+    if not num_rows:
         raise _unusable(path, "the table is empty", "at least one row", "none")
-    for name in () if keep_unusable else columns:
-        _refuse_unusable_texts(path, name, table[name])
-    return table
 
 
 def read_lines(path: Path) -> list[str]:
@@ -127,34 +144,48 @@ def _check_is_file(path: Path) -> None:
         raise _unusable(path, "the file is missing", "a file", found)
 
 
-def _read_csv(path: Path, columns: Sequence[str]) -> _Columns:
+def _stream_csv(path: Path, columns: Sequence[str]) -> Iterator[_Columns]:
     """Read a CSV or TSV file with a header line."""
-    strings = {name: pa.string() for name in columns}
     try:
-        table = pyarrow.csv.read_csv(
-            path,
-            read_options=pyarrow.csv.ReadOptions(use_threads=False),  # errors then name the row
-            parse_options=pyarrow.csv.ParseOptions(
-                delimiter=_DELIMITERS[path.suffix.lower()], newlines_in_values=True
-            ),
-            convert_options=pyarrow.csv.ConvertOptions(column_types=strings),
+        with _open_csv(path, pyarrow.csv.ConvertOptions()) as reader:
+            _check_columns(path, columns, reader.schema.names)
+        convert = pyarrow.csv.ConvertOptions(
+            column_types=dict.fromkeys(columns, pa.string()), include_columns=list(columns)
         )
+        with _open_csv(path, convert) as reader:
+            for batch in reader:
+                if batch.num_rows:
+                    yield {name: batch.column(name).to_pylist() for name in columns}
     except pa.ArrowInvalid as error:
         if "Empty CSV" in str(error):
             raise _unusable(path, "the table is empty", "a header line and rows", "none") from error
         raise _unusable(path, "the CSV cannot be read", "rows like the header", error) from error
-    _check_columns(path, columns, table.column_names)
-    return {name: table.column(name).to_pylist() for name in columns}
 
 
-def _read_parquet(path: Path, columns: Sequence[str]) -> _Columns:
+def _open_csv(path: Path, convert: pyarrow.csv.ConvertOptions) -> pyarrow.csv.CSVStreamingReader:
+    """Open a CSV or TSV file at its start."""
+    return pyarrow.csv.open_csv(
+        path,
+        read_options=pyarrow.csv.ReadOptions(
+            block_size=_CSV_BLOCK_BYTES,
+            use_threads=False,  # errors then name the row
+        ),
+        parse_options=pyarrow.csv.ParseOptions(
+            delimiter=_DELIMITERS[path.suffix.lower()], newlines_in_values=True
+        ),
+        convert_options=convert,
+    )
+
+
+def _stream_parquet(path: Path, columns: Sequence[str]) -> Iterator[_Columns]:
     """Read a Parquet file."""
     try:
-        _check_columns(path, columns, pyarrow.parquet.read_schema(path).names)
-        table = pyarrow.parquet.read_table(path, columns=list(columns))
+        with pyarrow.parquet.ParquetFile(path, memory_map=True) as file:
+            _check_columns(path, columns, file.schema_arrow.names)
+            for batch in file.iter_batches(_ROWS_AT_ONCE, columns=list(columns)):
+                yield {name: _to_texts(path, name, batch.column(name)) for name in columns}
     except (pa.ArrowException, OSError) as error:
         raise _unusable(path, "the Parquet file cannot be read", "a whole file", error) from error
-    return {name: _to_texts(path, name, table.column(name)) for name in columns}
 
 
 def _to_texts(path: Path, name: str, column: Any) -> list[str]:  # noqa: ANN401, pyarrow has no types
@@ -165,17 +196,18 @@ def _to_texts(path: Path, name: str, column: Any) -> list[str]:  # noqa: ANN401,
         raise _unusable(path, f"column {name!r} has no texts", "texts", column.type) from error
 
 
-def _read_json_lines(path: Path, columns: Sequence[str]) -> _Columns:
+def _stream_json_lines(path: Path, columns: Sequence[str]) -> Iterator[_Columns]:
     """Read a file with one JSON object a line; blank lines are skipped."""
-    table: _Columns = {name: [] for name in columns}
     try:
         with path.open(encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    _add_json_line(path, number, line, table)
+            numbered = ((number, line) for number, line in enumerate(file, 1) if line.strip())
+            while some := list(islice(numbered, _ROWS_AT_ONCE)):
+                block: _Columns = {name: [] for name in columns}
+                for number, line in some:
+                    _add_json_line(path, number, line, block)
+                yield block
     except UnicodeDecodeError as error:
         raise _unusable(path, "the file cannot be read", "lines of UTF-8", error) from error
-    return table
 
 
 def _add_json_line(path: Path, number: int, line: str, table: _Columns) -> None:

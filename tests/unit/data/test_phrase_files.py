@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import csv
+import json
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightweight_decoder.data import phrase_files
+from lightweight_decoder.data import phrase_files, tables
 from lightweight_decoder.data.phrase_files import (
     Texts,
     TextStream,
@@ -176,3 +177,23 @@ def test_a_sample_of_texts_is_drawn_from_all_and_only_that_is_encoded(tmp_path, 
     assert (np.diff(drawn) > 0).all()
     if size == 300:
         assert 80 < (drawn < 333).sum() < 120
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "kind"), [("1", "2", int), ("1", "2.5", float), ("1.5", "?", str)]
+)
+def test_a_column_has_one_kind_of_numbers_whichever_block_they_are_in(
+    tmp_path, monkeypatch, first, last, kind
+):
+    monkeypatch.setattr(tables, "_ROWS_AT_ONCE", 2)
+    records = [{"text": f"phrase {row}", "value": first} for row in range(9)]
+    records[-1]["value"] = last
+    path = tmp_path / "p.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+    opened = open_texts(path, metadata_columns=["value"])
+
+    values = opened.take(100).metadata["value"]
+    assert opened.num_rows == 9
+    assert values == [kind(first)] * 8 + [kind(last)]
+    assert {type(value) for value in values} == {kind}

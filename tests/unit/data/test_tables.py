@@ -9,7 +9,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lightweight_decoder.data import tables
-from lightweight_decoder.data.tables import count_lines, read_columns, read_lines, stream_lines
+from lightweight_decoder.data.tables import (
+    count_lines,
+    read_columns,
+    read_lines,
+    stream_columns,
+    stream_lines,
+)
 from lightweight_decoder.errors import InputDataError
 
 TABLE = {"text": ["a, b", 'say "hi"', "two\nlines", "Straße"], "label": ["x", "y", "x", "7"]}
@@ -198,3 +204,56 @@ def test_a_blank_line_far_down_is_named_by_its_row(tmp_path, monkeypatch):
     (tmp_path / "a.txt").write_text("a\nb\nc\n \nd\n")
     with pytest.raises(InputDataError, match="row 3: a text is empty"):
         list(stream_lines(tmp_path / "a.txt"))
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Let every format come in many blocks."""
+    monkeypatch.setattr(tables, "_ROWS_AT_ONCE", 100)
+    monkeypatch.setattr(tables, "_CSV_BLOCK_BYTES", 2**16)
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_a_table_comes_some_rows_at_a_time(tmp_path, suffix):
+    table = {
+        "id": [str(row) for row in range(1000)],
+        "text": [f"phrase {row} " * 40 for row in range(1000)],
+    }
+    path = write(tmp_path / f"table{suffix}", table)
+    blocks = list(stream_columns(path, ["text", "id"]))
+    assert len(blocks) > 3
+    for name in ("text", "id"):
+        assert [text for block in blocks for text in block[name]] == table[name]
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_a_blank_text_far_down_is_found_at_its_row(tmp_path, suffix):
+    texts = ["many words " * 40] * 1000
+    texts[777] = " "
+    path = write(tmp_path / f"table{suffix}", {"text": texts})
+    with pytest.raises(InputDataError, match="row 777: a text is empty"):
+        read_columns(path, ["text"])
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_a_row_of_another_width_far_down_is_found_at_its_row(tmp_path):
+    path = write(tmp_path / "a.csv", {"text": ["many words " * 40] * 1000, "id": ["1"] * 1000})
+    path.write_bytes(path.read_bytes() + b"alone\n")
+    with pytest.raises(InputDataError, match="Row #1002: Expected 2 columns, got 1"):  # header: #1
+        read_columns(path, ["text"])
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_memory_does_not_grow_with_the_table(tmp_path, suffix):
+    pool, usual = pa.proxy_memory_pool(pa.default_memory_pool()), pa.default_memory_pool()
+    texts = [f"{row} " + "x" * 2000 for row in range(12_000)]
+    path = write(tmp_path / f"table{suffix}", {"text": texts})
+    assert path.stat().st_size > (24_000_000 if suffix == ".csv" else 0)
+    pa.set_memory_pool(pool)
+    try:
+        num_rows = sum(len(block["text"]) for block in stream_columns(path, ["text"]))
+    finally:
+        pa.set_memory_pool(usual)
+    assert num_rows == len(texts)
+    assert 0 < pool.max_memory() < 8_000_000

@@ -265,8 +265,19 @@ def list_rows(path: Path, column: pa.Array, dim: int, first_row: int) -> npt.NDA
             expected=f"{dim} numbers",
             found=f"null in column {place}",
         )
-    rows: npt.NDArray[np.generic] = numbers.to_numpy().reshape(-1, dim)
-    return rows
+    return _view(numbers).reshape(-1, dim)
+
+
+def _view(numbers: pa.Array) -> npt.NDArray[np.generic]:
+    """Return numbers without nulls as an array that is writable where Arrow's memory is.
+
+    What Arrow has just decoded then needs no copy to become a block; to_numpy is never writable.
+    """
+    dtype = np.dtype(numbers.type.to_pandas_dtype())
+    memory = numbers.buffers()[1]
+    if memory is None:
+        return np.empty(0, dtype)
+    return np.frombuffer(memory, dtype, len(numbers), numbers.offset * dtype.itemsize)
 
 
 def text_rows(path: Path, column: pa.Array, first_row: int) -> list[str]:

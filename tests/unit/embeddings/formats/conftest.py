@@ -194,7 +194,7 @@ def write_hdf5_chunked(path, vectors, texts):
 
 
 def write_hugging_face(path, vectors, texts):
-    import datasets  # noqa: PLC0415 - the fuzzer uses the other writers where it is not installed
+    import datasets
 
     data_set = datasets.Dataset.from_dict({"embedding": vectors.tolist(), "text": list(texts)})
     data_set = data_set.cast_column("embedding", datasets.List(datasets.Value("float32")))
