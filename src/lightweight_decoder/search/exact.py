@@ -34,9 +34,9 @@ from lightweight_decoder.search.first_pass import (
     blocked_pass,
     grouped_pass,
     hide_excluded,
-    products_with,
     slices,
 )
+from lightweight_decoder.search.listed_products import products_with
 from lightweight_decoder.search.ranking import (
     first_k_phrases,
     has_close_neighbor,
@@ -342,9 +342,7 @@ class ExactSearch:
                 vectors_error=self._rounding_error(precision),
             )
         elif roughly:
-            listed = int8_pass.int8_pass(
-                wide, self._vectors, self._int8.blocks(), 2 * list_length, excluded
-            )
+            listed = int8_pass.int8_pass(wide, self._int8, 2 * list_length, excluded)
         else:
             listed = blocked_pass(
                 wide, self._vectors, list_length, excluded, max_block_bytes=max_bytes

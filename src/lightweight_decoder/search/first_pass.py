@@ -15,7 +15,6 @@ from lightweight_decoder.search.precision import full_float32
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_GATHERED_BYTES = 2**21  # stays in the cache between the copy and the product
 _QUERY_ROWS = 256
 
 
@@ -111,21 +110,3 @@ def hide_excluded(scores: Tensor, excluded: Tensor | None, first_vector: int) ->
     columns = excluded - first_vector
     inside = (columns >= 0) & (columns < scores.shape[1]) & (excluded != NO_ID)
     scores[inside.nonzero()[:, 0], columns[inside]] = -torch.inf
-
-
-def products_with(queries: Tensor, vectors: Tensor, ids: Tensor) -> Tensor:
-    """Return each query's float32 products with vectors of its own, (q, m).
-
-    Args:
-        queries: (q, d) float32, on the device of ``vectors``.
-        vectors: (n, d) float32 or float16.
-        ids: (q, m) int64 rows of ``vectors``; ``NO_ID`` gives -inf.
-    """
-    values = queries.new_empty(ids.shape)
-    chunk = max(1, _GATHERED_BYTES // (4 * max(1, ids.shape[1]) * vectors.shape[1]))
-    with full_float32(queries.device):
-        for rows in slices(len(queries), chunk):
-            chosen = vectors.index_select(0, ids[rows].flatten().clamp(min=0)).float()
-            chosen = chosen.view(*ids[rows].shape, -1)
-            values[rows] = torch.bmm(chosen, queries[rows, :, None]).squeeze(2)
-    return values.masked_fill_(ids == NO_ID, -torch.inf)

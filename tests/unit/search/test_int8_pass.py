@@ -19,8 +19,7 @@ def unit(seed, rows, dim, dtype=torch.float32):
 
 
 def listed(queries, vectors, length, excluded=None, block_bytes=2**20):
-    blocks = Int8Vectors(vectors, max_block_bytes=block_bytes).blocks()
-    return int8_pass(queries, vectors, blocks, length, excluded)
+    return int8_pass(queries, Int8Vectors(vectors, max_block_bytes=block_bytes), length, excluded)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -55,8 +54,14 @@ def test_nothing_unseen_is_above_its_bound(seed, dim, num_vectors, near):
     assert values.isfinite().all()
 
 
-def test_the_bound_is_small_enough_to_settle_ordinary_vectors():
-    queries, vectors = unit(0, 100, 64), unit(1, 20_000, 64)
+def uneven(seed, rows, dim):
+    """Unit rows with most of their length in the first entries, as a PCA gives them."""
+    return torch.nn.functional.normalize(unit(seed, rows, dim) * 0.9 ** torch.arange(dim))
+
+
+@pytest.mark.parametrize("rows", [unit, uneven])
+def test_the_bound_is_small_enough_to_settle_ordinary_vectors(rows):
+    queries, vectors = rows(0, 100, 64), rows(1, 20_000, 64)
     values, _, unseen = listed(queries, vectors, 96)
 
     assert (unseen[:, 0] < values[:, 31]).float().mean() > 0.9
@@ -85,7 +90,17 @@ def test_many_queries_pay_at_once_even_where_no_copy_is_kept(monkeypatch):
     int8 = Int8Vectors(unit(0, 100, 8), max_block_bytes=2**20)
 
     assert int8.pay(1_000)
+    assert not int8.pay(300)
     assert not any(int8.pay(1) for _ in range(20))
+
+
+def test_only_uneven_vectors_are_rotated():
+    assert Int8Vectors(unit(0, 900, 384), max_block_bytes=2**20).rotation is None
+
+    int8 = Int8Vectors(uneven(0, 900, 384), max_block_bytes=2**20)
+    np.testing.assert_allclose(int8.rotation @ int8.rotation.T, np.eye(384), atol=1e-5)
+    (block,) = int8.blocks()
+    assert block.error < 0.8 * Int8Block.of(0, int8.vectors).error
 
 
 def test_excluded_vectors_are_not_listed():
