@@ -67,9 +67,9 @@ class L2(_Step):
     def apply(self, rows: FloatArray, learned: Mapping[str, FloatArray]) -> FloatArray:  # noqa: ARG002
         """See the class. By the largest entry first: no square overflows or vanishes."""
         largest = np.maximum(rows.max(axis=1), -rows.min(axis=1))
-        scaled: FloatArray = rows / np.where(largest == 0, 1, largest)[:, None]
+        scaled: FloatArray = rows / np.where(largest == 0, np.float32(1), largest)[:, None]
         length = np.sqrt(np.vecdot(scaled, scaled))
-        scaled /= np.where(length == 0, 1, length)[:, None]
+        scaled /= np.where(length == 0, np.float32(1), length)[:, None]
         return scaled
 
 
