@@ -66,11 +66,11 @@ class L2(_Step):
 
     def apply(self, rows: FloatArray, learned: Mapping[str, FloatArray]) -> FloatArray:  # noqa: ARG002
         """See the class. By the largest entry first: no square overflows or vanishes."""
-        largest = np.abs(rows).max(axis=1, keepdims=True)
-        scaled: FloatArray = np.zeros_like(rows)
-        np.divide(rows, largest, out=scaled, where=largest > 0)
-        length = np.sqrt(np.vecdot(scaled, scaled))[:, None]
-        np.divide(scaled, length, out=scaled, where=length > 0)
+        largest = np.maximum(rows.max(axis=1), -rows.min(axis=1))
+        scaled: FloatArray = np.empty_like(rows)
+        np.divide(rows, np.where(largest == 0, np.float32(1), largest)[:, None], out=scaled)
+        length = np.sqrt(np.vecdot(scaled, scaled))
+        scaled /= np.where(length == 0, np.float32(1), length)[:, None]
         return scaled
 
 
