@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -92,6 +92,16 @@ class CsvReader(FileReader):
             self._open(stream, pa.csv.ConvertOptions(null_values=[])) as reader,
         ):
             first = reader.read_next_batch()
+        name, count = Counter(first.schema.names).most_common(1)[0]
+        if count > 1:
+            raise InputDataError(
+                "columns have the same name",
+                where=self.path,
+                at="line 1",
+                expected="a name for each column, none of them twice",
+                found=f"{count} columns {name!r}",
+                advice="Rename them.",
+            )
         for field in first.schema:
             if pa.types.is_binary(field.type):
                 raise InputDataError(

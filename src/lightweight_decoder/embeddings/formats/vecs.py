@@ -29,7 +29,15 @@ class VecsReader(FileReader):
     def __init__(self, path: Path) -> None:
         numbers = np.dtype(NUMBER_TYPES[path.suffix.lower()])
         size = path.stat().st_size
-        dim = int(np.fromfile(path, dtype="<i4", count=1)[0])
+        widths = np.fromfile(path, dtype="<i4", count=1)
+        if not widths.size:
+            raise InputDataError(
+                "there are no vectors",
+                where=path,
+                expected="4 bytes with the width of the first one, and its numbers",
+                found=f"{size} bytes",
+            )
+        dim = int(widths[0])
         check_shape(path, None, dim)
         row_bytes = 4 + dim * numbers.itemsize
         if size % row_bytes:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
+import io
+import json
 import string
 import tempfile
+import tracemalloc
+import zipfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
@@ -26,6 +33,29 @@ MATRICES = hnp.arrays(
     np.float32, hnp.array_shapes(min_dims=2, max_dims=2, max_side=9), elements=NUMBERS
 )
 WORDS = st.text(string.ascii_letters + "äß日本🙂-_'", min_size=1, max_size=8)
+
+
+def npy_header(rows):
+    """Return the header of an .npy file that promises so many rows of 4 numbers."""
+    file = io.BytesIO()
+    description = {"descr": "<f4", "fortran_order": False, "shape": (rows, 4)}
+    np.lib.format.write_array_header_2_0(file, description)
+    return file.getvalue()
+
+
+def zipped(array):
+    """Return an archive with one array."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("vectors.npy", array)
+    return file.getvalue()
+
+
+def safetensors_header(rows):
+    """Return the header of a .safetensors file that promises so many rows of 4 numbers."""
+    entry = {"dtype": "F32", "shape": [rows, 4], "data_offsets": [0, rows * 16]}
+    header = json.dumps({"vectors": entry}).encode()
+    return len(header).to_bytes(8, "little") + header
 
 
 @pytest.fixture
@@ -138,3 +168,46 @@ def test_the_name_does_not_matter(write, read_all, file_format, vectors, texts):
 def test_no_rows_is_refused(write, file_format, vectors):
     with pytest.raises(InputDataError, match=r"no vectors|empty|cannot be read|without"):
         list(open_embeddings(write(file_format, vectors[:0], [])).blocks())
+
+
+@pytest.fixture
+def memory_peaks():
+    """Return a function giving the bytes that Python with numpy, and Arrow, held at most."""
+    pool, usual = pa.proxy_memory_pool(pa.default_memory_pool()), pa.default_memory_pool()
+    pa.set_memory_pool(pool)
+    tracemalloc.start()
+    yield lambda: (tracemalloc.get_traced_memory()[1], pool.max_memory())
+    tracemalloc.stop()
+    pa.set_memory_pool(usual)
+
+
+def test_memory_stays_small_while_a_cut_off_file_is_refused(
+    write, memory_peaks, file_format, vectors, texts
+):
+    path = write(file_format, vectors, texts)
+    whole = path.read_bytes()
+    for size in (len(whole) // 3, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:size])
+        with contextlib.suppress(InputDataError):
+            list(open_embeddings(path).blocks())
+    assert max(memory_peaks()) < 32_000_000
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"%d 4\n" % 10**15 + b"a 1 2 3 4\n",
+        b"%d 4\n" % 10**15 + b"a " + np.ones(4, "<f4").tobytes() + b"\n",
+        gzip.compress(b"%d 4\n" % 10**15 + b"a 1 2 3 4\n"),
+        safetensors_header(10**15) + bytes(64),
+        npy_header(10**15) + bytes(64),
+        zipped(npy_header(10**15) + bytes(64)),
+    ],
+    ids=["word2vec-text", "word2vec-binary", "word2vec-gzip", "safetensors", "npy", "npz"],
+)
+def test_memory_stays_small_while_a_promise_of_rows_is_refused(tmp_path, memory_peaks, content):
+    path = tmp_path / "embeddings"
+    path.write_bytes(content)
+    with pytest.raises(InputDataError, match=r"number of rows is wrong|cut off|cannot be read"):
+        list(open_embeddings(path).blocks())
+    assert max(memory_peaks()) < 32_000_000

@@ -79,7 +79,8 @@ def test_texts_that_look_like_nothing_stay(write, read_all):
         ("text,score\na,1\n", "no entry that could hold embeddings"),
         (b'text,v\n\xff,"[1]"\n', "column text: a column is not valid UTF-8"),
         (b'\xff,v\na,"[1]"\n', "utf-8"),
-        ("v,v\n[1],[2]\n", "cannot be read|which vectors"),
+        ("v,v\n[1],[2]\n", "line 1: columns have the same name.*found 2 columns 'v'"),
+        ("text,,\na,1,2\n", "columns have the same name.*found 2 columns ''"),  # found by fuzzing
     ],
 )
 def test_bad_table_is_refused(write, content, message):

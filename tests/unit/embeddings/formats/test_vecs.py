@@ -45,3 +45,11 @@ def test_absurd_width_is_refused(tmp_path, width):
     path.write_bytes(width.to_bytes(4, "little", signed=True) + bytes(100))
     with pytest.raises(InputDataError, match="width of the vectors cannot be right"):
         open_embeddings(path)
+
+
+@pytest.mark.parametrize("suffix", [".fvecs", ".bvecs", ".ivecs"])
+def test_less_than_a_width_is_refused(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(b"\1\0\0")  # found by fuzzing
+    with pytest.raises(InputDataError, match=r"no vectors: expected 4 bytes.*found 3 bytes"):
+        open_embeddings(path)
