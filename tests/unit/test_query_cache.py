@@ -128,7 +128,7 @@ def test_threads_may_share_it():
 
 @pytest.mark.parametrize("max_queries", [0, -1])
 def test_a_cache_of_nothing_is_refused(max_queries):
-    with pytest.raises(ConfigError, match="max_queries: .* expected at least 1"):
+    with pytest.raises(ConfigError, match=r"max_queries: .* expected at least 1"):
         QueryCache(max_queries)
 
 
