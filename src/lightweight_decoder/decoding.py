@@ -20,6 +20,7 @@ from lightweight_decoder.checkpoints import (
 )
 from lightweight_decoder.datatypes import NO_ID, Candidates, Decoded
 from lightweight_decoder.errors import CheckpointError, ConfigError, EmbeddingError
+from lightweight_decoder.query_cache import QueryCache, concatenate
 from lightweight_decoder.rerank import (
     ListwiseReranker,
     QueryAdapter,
@@ -60,6 +61,9 @@ class PhraseBankDecoder:
         calibration: Turns ranking values into a confidence; None gives no confidence.
         search: Finds candidates in ``bank``; exact search on ``device`` by default.
         device: Where queries are adapted, searched for and reranked.
+        cached_queries: How many of the last queries to keep the answers of, for ``decode``; see
+            ``QueryCache``. Pays where queries come again; ``cache.stats`` says how often. After
+            changing a part of the decoder, clear it: ``cache.clear()``.
     """
 
     def __init__(
@@ -71,6 +75,7 @@ class PhraseBankDecoder:
         calibration: Calibration | None = None,
         search: SearchBackend | None = None,
         device: str | torch.device = "cpu",
+        cached_queries: int = 0,
     ) -> None:
         self.bank = bank
         self.adapter = adapter
@@ -80,6 +85,7 @@ class PhraseBankDecoder:
         self.search = search if search is not None else ExactSearch(bank, device=device)
         self._features: Tensor | None = None
         self.device = torch.device(device)
+        self.cache = QueryCache(cached_queries) if cached_queries else None
         self.to(device)
 
     @property
@@ -156,11 +162,14 @@ class PhraseBankDecoder:
                 advice="Train one, or leave abstain_below at 0.",
             )
         queries = self._queries(embeddings, preprocessed=preprocessed)
-        batches = [
-            self._decode_batch(batch, top_k, abstain_below)
-            for batch in torch.split(queries, _BATCH_SIZE)
-        ]
-        return _concatenate(batches)
+
+        def search(new: Tensor) -> Decoded:
+            batches = torch.split(new, _BATCH_SIZE)
+            return concatenate([self._decode_batch(b, top_k, abstain_below) for b in batches])
+
+        if self.cache is None:
+            return search(queries)
+        return self.cache.decode(queries, (top_k, abstain_below), search)
 
     @torch.no_grad()
     def candidates(
@@ -362,6 +371,7 @@ class PhraseBankDecoder:
         bank: str | Path | None = None,
         search: Callable[[PhraseBank], SearchBackend | None] | None = None,
         device: str | torch.device = "cpu",
+        cached_queries: int = 0,
     ) -> PhraseBankDecoder:
         """Returns the decoder that a training run saved, ready to decode.
 
@@ -371,6 +381,7 @@ class PhraseBankDecoder:
             search: Makes the search out of the opened bank; exact search by default, or where it
                 gives None.
             device: As in the constructor.
+            cached_queries: As in the constructor.
 
         Raises:
             CheckpointError: The file is missing, is not such a checkpoint, has another version, or
@@ -405,6 +416,7 @@ class PhraseBankDecoder:
             calibration=calibration,
             search=None if search is None else search(opened),
             device=device,
+            cached_queries=cached_queries,
         )
 
     def _queries(self, embeddings: npt.ArrayLike | Tensor, *, preprocessed: bool) -> Tensor:
@@ -456,19 +468,3 @@ def _calibration(fields: dict[str, Any]) -> Calibration:
     from lightweight_decoder.calibration import Calibration  # noqa: PLC0415
 
     return Calibration.from_dict(fields)
-
-
-def _concatenate(batches: list[Decoded]) -> Decoded:
-    """One answer out of the answers of all batches."""
-    first = batches[0]
-    confidence = None
-    if first.confidence is not None:
-        confidence = np.concatenate([b.confidence for b in batches if b.confidence is not None])
-    return Decoded(
-        texts=[texts for batch in batches for texts in batch.texts],
-        phrase_ids=np.concatenate([batch.phrase_ids for batch in batches]),
-        values=np.concatenate([batch.values for batch in batches]),
-        kind=first.kind,
-        confidence=confidence,
-        abstained=np.concatenate([batch.abstained for batch in batches]),
-    )

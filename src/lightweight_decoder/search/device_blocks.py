@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from lightweight_decoder.search.read_ahead import read_ahead
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -31,6 +33,7 @@ def device_blocks(
 
     Vectors that are on the device already are cut and not copied. Others are copied to a GPU while
     it computes on the block before: use a block before asking for the next, which overwrites it.
+    While a block is used, the system reads the next one of mapped vectors from the disk.
     Two blocks of page-locked memory and two on the device, of up to 256 MiB, are taken for that.
 
     Args:
@@ -46,6 +49,7 @@ def device_blocks(
         yield 0, vectors.to(device)
         return
     for start in range(0, len(vectors), most_rows):
+        read_ahead(vectors[start + most_rows : start + 2 * most_rows])
         yield start, vectors[start : start + most_rows].to(device)
 
 
@@ -77,6 +81,7 @@ def _streamed(vectors: Tensor, device: torch.device, num_rows: int) -> Iterator[
     for number, start in enumerate(range(0, len(vectors), num_rows)):
         turn = number % 2
         rows = vectors[start : start + num_rows]
+        read_ahead(vectors[start + num_rows : start + 2 * num_rows])
         copied[turn].synchronize()  # nobody reads the page-locked buffer any more
         sent[turn, : len(rows)].copy_(rows)
         with torch.cuda.stream(copying):

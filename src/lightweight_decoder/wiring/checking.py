@@ -20,6 +20,7 @@ _COMMAND_VALUES: dict[str, Any] = {
     "against": str | None,
     "bank": str | None,
     "cache": bool,
+    "cached_queries": Annotated[int, Field(ge=0)],
     "checkpoint": str | None,
     "ckpt_path": str | None,
     "dtype": Literal["auto", "float16", "float32"],

@@ -37,7 +37,7 @@ def decode(config: DictConfig) -> None:
     if config.input is not None and config.output is None:
         raise ConfigError("no value was given", where="output", advice="Add output=FILE.jsonl.")
     plan = resolve(config)
-    decoder = open_decoder(config, plan)
+    decoder = open_decoder(config, plan, cached_queries=config.cached_queries)
     limits = {"top_k": config.top_k, "abstain_below": abstain_below(config, decoder)}
     if config.text is not None:
         text = str(config.text)
@@ -47,3 +47,6 @@ def decode(config: DictConfig) -> None:
         output = Path(config.output)
         num_queries = write_answers(decoder, open_embeddings(config.input), output, **limits)
         logger.info("%s: %d queries", output, num_queries)
+        if decoder.cache is not None:
+            share = decoder.cache.stats.hit_rate
+            logger.info("%.1f%% of the queries were answered from the cache", 100 * share)

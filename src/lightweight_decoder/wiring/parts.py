@@ -60,7 +60,9 @@ def build_search(
     return cast("SearchBackend", build(config.search, bank=bank, **device))
 
 
-def open_decoder(config: DictConfig, plan: AcceleratorPlan) -> PhraseBankDecoder:
+def open_decoder(
+    config: DictConfig, plan: AcceleratorPlan, *, cached_queries: int = 0
+) -> PhraseBankDecoder:
     """The decoder of ``config.checkpoint``, or plain search in ``config.bank``.
 
     Raises:
@@ -74,6 +76,7 @@ def open_decoder(config: DictConfig, plan: AcceleratorPlan) -> PhraseBankDecoder
             bank=config.bank,
             search=lambda bank: build_search(config, bank, plan),
             device=device_of(plan),
+            cached_queries=cached_queries,
         )
     if config.bank is None:
         raise ConfigError(
@@ -83,7 +86,12 @@ def open_decoder(config: DictConfig, plan: AcceleratorPlan) -> PhraseBankDecoder
             found="neither",
         )
     bank = PhraseBank.open(config.bank)
-    return PhraseBankDecoder(bank, search=build_search(config, bank, plan), device=device_of(plan))
+    return PhraseBankDecoder(
+        bank,
+        search=build_search(config, bank, plan),
+        device=device_of(plan),
+        cached_queries=cached_queries,
+    )
 
 
 def encoder_of(bank: PhraseBank, config: DictConfig, plan: AcceleratorPlan) -> TextEncoder:

@@ -1,0 +1,151 @@
+"""Answers that were given lately, for queries that come again."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from threading import Lock
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lightweight_decoder.datatypes import Decoded
+from lightweight_decoder.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterable, Sequence
+
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class CacheStats:
+    """What a cache saved.
+
+    Attributes:
+        hits: Queries that were not searched for.
+        misses: Queries that were.
+    """
+
+    hits: int = 0
+    misses: int = 0
+
+    @property
+    def hit_rate(self) -> float:
+        """Share of the queries that were not searched for, in [0, 1]; 0 before the first."""
+        return self.hits / max(1, self.hits + self.misses)
+
+
+class QueryCache:
+    """Keeps the answers of the queries that were asked last; the least recently used goes first.
+
+    A query comes again where all its bytes do and the options are equal. It then gets the answer
+    that it got the first time. Safe to share between threads: two that ask the same new query at
+    the same time both search, and get the same phrases.
+
+    Memory: about 4 d + 12 k bytes a query, and its texts.
+
+    Args:
+        max_queries: How many queries to keep, at least 1.
+
+    Raises:
+        ConfigError: ``max_queries`` is below 1.
+    """
+
+    def __init__(self, max_queries: int) -> None:
+        if max_queries < 1:
+            raise ConfigError(
+                "cannot be used", where="max_queries", expected="at least 1", found=max_queries
+            )
+        self.max_queries = max_queries
+        self._kept: OrderedDict[Hashable, Decoded] = OrderedDict()
+        self._lock = Lock()
+        self._stats = CacheStats()
+
+    def __len__(self) -> int:
+        """How many queries are kept."""
+        return len(self._kept)
+
+    @property
+    def stats(self) -> CacheStats:
+        """Hits and misses so far."""
+        return self._stats
+
+    def clear(self) -> None:
+        """Forget all answers; the stats go on."""
+        with self._lock:
+            self._kept.clear()
+
+    def decode(
+        self, queries: Tensor, options: Hashable, search: Callable[[Tensor], Decoded]
+    ) -> Decoded:
+        """Returns the answers for all queries, searching for each new one once.
+
+        Args:
+            queries: (q, query_dim), on any device.
+            options: All that changes an answer besides the query.
+            search: Answers queries (m, query_dim) that are not kept; if it raises, nothing changes.
+        """
+        if not len(queries):
+            return search(queries)
+        keys = [(row.tobytes(), options) for row in queries.cpu().numpy()]
+        answers = self._kept_of(keys)
+        new = {key: row for row, key in enumerate(keys) if key not in answers}
+        if new:
+            found = search(queries[list(new.values())])
+            answers.update(zip(new, _rows(found), strict=True))
+        self._keep(keys, answers, num_misses=len(new))
+        return concatenate([answers[key] for key in keys])
+
+    def _kept_of(self, keys: Iterable[Hashable]) -> dict[Hashable, Decoded]:
+        """The answers that are kept already."""
+        with self._lock:
+            return {key: self._kept[key] for key in keys if key in self._kept}
+
+    def _keep(
+        self, keys: Sequence[Hashable], answers: dict[Hashable, Decoded], *, num_misses: int
+    ) -> None:
+        """Keep the answers as the last used ones."""
+        with self._lock:
+            for key in keys:
+                self._kept[key] = answers[key]
+                self._kept.move_to_end(key)
+            while len(self._kept) > self.max_queries:
+                self._kept.popitem(last=False)
+            self._stats = CacheStats(
+                hits=self._stats.hits + len(keys) - num_misses,
+                misses=self._stats.misses + num_misses,
+            )
+
+
+def concatenate(batches: Sequence[Decoded]) -> Decoded:
+    """Returns one answer out of the answers of several batches, one at least; arrays are copied."""
+    first = batches[0]
+    confidence = None
+    if first.confidence is not None:
+        confidence = np.concatenate([b.confidence for b in batches if b.confidence is not None])
+    return Decoded(
+        texts=[list(texts) for batch in batches for texts in batch.texts],
+        phrase_ids=np.concatenate([batch.phrase_ids for batch in batches]),
+        values=np.concatenate([batch.values for batch in batches]),
+        kind=first.kind,
+        confidence=confidence,
+        abstained=np.concatenate([batch.abstained for batch in batches]),
+    )
+
+
+def _rows(decoded: Decoded) -> list[Decoded]:
+    """Each query's answer by itself, in memory of its own."""
+    return [
+        Decoded(
+            texts=decoded.texts[row : row + 1],
+            phrase_ids=decoded.phrase_ids[row : row + 1].copy(),
+            values=decoded.values[row : row + 1].copy(),
+            kind=decoded.kind,
+            confidence=(
+                None if decoded.confidence is None else decoded.confidence[row : row + 1].copy()
+            ),
+            abstained=decoded.abstained[row : row + 1].copy(),
+        )
+        for row in range(len(decoded.texts))
+    ]
