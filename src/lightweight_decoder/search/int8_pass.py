@@ -1,7 +1,7 @@
 """A first pass on processors that multiply int8 faster than float32 (VNNI, AMX).
 
-Products of rounded rows choose which vectors to look at again in float32. How far rounding can have
-moved a product is known, so the caller knows which vectors cannot have been missed. Products are
+Products of rounded rows choose which vectors to look at again in float32. How far rounding moved
+each row is known, so the caller knows which vectors cannot have been missed. Products are
 kept for one block of vectors at a time; each block is cut into groups, and only members of the
 groups with the largest maxima are compared (see :mod:`.group_maxima`).
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,6 +34,10 @@ MOST_BYTES_KEPT = 2**28
 _LEAST_QUERIES = 256
 _LEAST_QUERIES_WITHOUT_COPY = 768  # of so many is the time, in float32, to rotate and round
 _SMALL_SEARCHES_BEFORE_COPY = 8  # rounding 50,000 x 384 takes as long as 12 searches for a query
+
+ERROR_COLUMNS = 8
+"""Behind the entries: a vector's error, and a query's length, so that a product is the highest that
+the rounding of the vector can have left it. More columns would cover queries of smaller steps."""
 
 _STEPS = 127
 _ZERO_POINT = 128  # oneDNN multiplies uint8 by int8
@@ -61,7 +65,7 @@ def is_available() -> bool:
     largest = torch.ones(64, 64)
     try:
         block = Int8Block.of(0, largest)
-        products = block.products(_quantized_queries(largest)[0])
+        products = block.products(_quantized_queries(largest).steps)
     except (AttributeError, RuntimeError):  # another torch's operators
         return False
     return bool((products == 64 * _STEPS).all())
@@ -73,7 +77,7 @@ class Int8Block:
 
     Attributes:
         first_vector: The row of the bank at which they begin.
-        packed: Steps of int8, in oneDNN's layout.
+        packed: Steps of int8 and ``ERROR_COLUMNS``, in oneDNN's layout.
         scales: (m,) float32, the length of each vector's steps.
         zero_points: (m,) int32, all 0.
         error: How far rounding moves one of the vectors at most, a Euclidean length.
@@ -88,19 +92,22 @@ class Int8Block:
     @classmethod
     def of(cls, first_vector: int, vectors: Tensor, *, rotation: Tensor | None = None) -> Int8Block:
         """Rotate (m, d) vectors and round each to 127 steps up to its largest entry."""
-        steps = torch.empty(vectors.shape, dtype=torch.int8)
+        dim = vectors.shape[1]
+        steps = torch.empty(len(vectors), dim + ERROR_COLUMNS, dtype=torch.int8)
         scales = torch.empty(len(vectors))
         error = 0.0
         for rows in slices(len(vectors), _ROUNDED_ROWS):
             wide = _rotated(vectors[rows], rotation)
             rounded, scale = _quantized(wide)
-            steps[rows], scales[rows] = rounded, scale.squeeze(1)
-            error = max(error, _moved(wide, rounded, scale).max().item())
-        packed = torch.ops.onednn.qlinear_prepack(steps, [_QUERY_ROWS, vectors.shape[1]])
+            moved = _moved(wide, rounded, scale)
+            steps[rows, :dim], steps[rows, dim:] = rounded, (moved / scale).ceil_()
+            scales[rows] = scale.squeeze(1)
+            error = max(error, moved.max().item())
+        packed = torch.ops.onednn.qlinear_prepack(steps, [_QUERY_ROWS, steps.shape[1]])
         return cls(first_vector, packed, scales, torch.zeros(len(scales), dtype=torch.int32), error)
 
     def products(self, queries: Tensor) -> Tensor:
-        """Multiply by (q, d) rounded queries; (q, m) bfloat16, in steps of each query."""
+        """Multiply by rounded queries, uint8; (q, m) bfloat16, in steps of each query."""
         product: Tensor = torch.ops.onednn.qlinear_pointwise(
             *(queries, 1.0, _ZERO_POINT),
             *(self.packed, self.scales, self.zero_points),
@@ -176,7 +183,7 @@ def int8_pass(
         list_length: m, how many to list, fewer than n.
         excluded: (q, w) int64 vectors not to list, filled up with ``NO_ID``, or None.
     """
-    rounded, scale, moved = _quantized_queries(_rotated(queries, vectors.rotation))
+    rounded, scale, moved, uncovered = _quantized_queries(_rotated(queries, vectors.rotation))
     rough = torch.full((len(queries), list_length), -torch.inf)
     ids = torch.full(rough.shape, NO_ID)
     vectors_moved = 0.0
@@ -192,9 +199,9 @@ def int8_pass(
             rough[rows], ids[rows] = merged.values, found.gather(1, merged.indices)
     last = rough[:, -1:] * scale
     own_rounding = _BFLOAT16_ROUNDOFF * last.abs().nan_to_num(posinf=0)  # nothing left: none unseen
-    # |q v - q' v'| <= |q - q'| |v| + |q'| |v - v'| (Cauchy-Schwarz). A percent is allowed for rows
-    # that are not quite of length one.
-    error = 1.01 * (moved + (1 + moved) * vectors_moved) + _float32_error(queries, vectors.rotation)
+    # |q v - q' v'| <= |q - q'| |v| + |q'| |v - v'| (Cauchy-Schwarz); the second is in the products,
+    # but for what is not covered. A percent is allowed for rows that are not quite of length one.
+    error = 1.01 * (moved + uncovered * vectors_moved) + _float32_error(queries, vectors.rotation)
     ids.masked_fill_(rough == -torch.inf, NO_ID)
     return _looked_at_again(queries, vectors.vectors, ids, unseen=last + error + own_rounding)
 
@@ -221,10 +228,29 @@ def _quantized(rows: Tensor) -> tuple[Tensor, Tensor]:
     return (rows / scale).round_(), scale
 
 
-def _quantized_queries(queries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Round queries; return uint8 steps, their lengths (q, 1), and how far rows moved (q, 1)."""
+class _Queries(NamedTuple):
+    """Rounded queries."""
+
+    steps: Tensor
+    """(q, d) and ``ERROR_COLUMNS``, uint8."""
+    scale: Tensor
+    """(q, 1), the length of a step."""
+    moved: Tensor
+    """(q, 1), how far rounding moved the query."""
+    uncovered: Tensor
+    """(q, 1), how much of the rounded query's length the columns could not hold."""
+
+
+def _quantized_queries(queries: Tensor) -> _Queries:
+    """Round queries, and put their lengths in steps into columns of their own."""
     steps, scale = _quantized(queries)
-    return (steps + _ZERO_POINT).to(torch.uint8), scale, _moved(queries, steps, scale)
+    moved = _moved(queries, steps, scale)
+    length = 1.01 * (1 + moved)
+    places = _STEPS * torch.arange(ERROR_COLUMNS)
+    columns = ((length / scale).ceil_() - places).clamp_(min=0, max=_STEPS)
+    covered = columns.sum(dim=1, keepdim=True) * scale
+    wide = torch.cat([steps, columns], dim=1) + _ZERO_POINT
+    return _Queries(wide.to(torch.uint8), scale, moved, (length - covered).clamp_(min=0))
 
 
 def _moved(rows: Tensor, steps: Tensor, scale: Tensor) -> Tensor:

@@ -7,7 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightweight_decoder.datatypes import NO_ID
-from lightweight_decoder.search.int8_pass import Int8Block, Int8Vectors, int8_pass, is_available
+from lightweight_decoder.search.int8_pass import (
+    ERROR_COLUMNS,
+    Int8Block,
+    Int8Vectors,
+    int8_pass,
+    is_available,
+)
 
 pytestmark = pytest.mark.skipif(not is_available(), reason="no instructions for int8")
 
@@ -133,8 +139,12 @@ def test_products_and_error_are_what_numpy_says(dim):
     steps, scale = rounded(rows.double().numpy())
     query_steps, _ = rounded(queries.double().numpy())
     block = Int8Block.of(0, rows)
-    found = block.products(torch.from_numpy(query_steps + 128).to(torch.uint8))
-
-    np.testing.assert_allclose(found.float(), query_steps @ (steps * scale).T, rtol=2**-8)
     moved = np.linalg.norm(rows.double().numpy() - steps * scale, axis=1)
     np.testing.assert_allclose(block.error, moved.max(), atol=1e-6)
+
+    for length in (0, 100):
+        wide = np.pad(query_steps, [(0, 0), (0, ERROR_COLUMNS)])
+        wide[:, -1] = length
+        found = block.products(torch.from_numpy(wide + 128).to(torch.uint8))
+        errors = length * scale * np.ceil(np.round(moved[:, None] / scale, 4))
+        np.testing.assert_allclose(found.float(), query_steps @ (steps * scale).T + errors.T, rtol=2**-8)
