@@ -92,7 +92,7 @@ def main() -> None:
             for row in measure(choices, task, batch, arguments.repeats):
                 table[tuple(str(row[key]) for key in KEYS)] = row
                 print(*row.values(), flush=True)
-        write_table(table, arguments.output / "search.csv")
+            write_table(table, arguments.output / "search.csv")
     if table:
         draw(list(table.values()), arguments.output / "search.png")
 
@@ -310,7 +310,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
             axes.plot(
                 [recall for recall, _ in points],
                 [rate for _, rate in points],
-                color=f"C{number % 10}",
+                color=plt.get_cmap("tab20")(2 * number % 20 + (number > 9)),  # noqa: PLR2004
                 marker="*" if is_ours else "o",
                 markersize=11 if is_ours else 3.5,
                 linewidth=1,
@@ -318,7 +318,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
                 zorder=3 if is_ours else 2,
             )
         axes.axvline(0.999, color="0.8", linewidth=1, zorder=1)
-        axes.set(xlim=(0.98, 1.0008), yscale="log", title=f"{vectors:,} ({data})")
+        axes.set(xlim=(0.98, 1.001), yscale="log", title=f"{vectors:,} ({data})")
         axes.set(xlabel=f"index recall@{shown[0]['k']}", ylabel="queries/s")
         axes.spines[["top", "right"]].set_visible(False)
     labelled = {
@@ -329,7 +329,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     figure.legend(
         labelled.values(), labelled, loc="outside right center", fontsize="small", frameon=False
     )
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=85)
     plt.close(figure)
 
 

@@ -33,10 +33,11 @@ class AutoSearch:
     """The fastest here of those that reach the recall: exact search, FAISS, or a graph.
 
     A :class:`~lightweight_decoder.search.SearchBackend`. All are timed on samples made from the
-    bank; what was picked, and why, is logged. A graph takes minutes to build and is slower than
-    FAISS's codes up to a few hundred thousand vectors (:class:`HnswSearch`), so it takes part only
-    where ``search=hnsw`` has built one already. Off the CPU exact search is picked untimed, as it
-    is where everything is to be found or there are few vectors.
+    bank; what was picked, and why, is logged. A graph takes a minute or more to build, and was
+    slower than FAISS's codes at every size measured (10,000 to 150,000 vectors of WordNet, one
+    query and many), so it takes part only where ``search=hnsw`` has built one already. Off the CPU
+    exact search is picked untimed, as it is where everything is to be found or there are few
+    vectors.
 
     Args:
         bank: The bank, or anything else with ``vectors``, ``owners`` and ``num_phrases``.

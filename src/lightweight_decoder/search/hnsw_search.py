@@ -25,23 +25,24 @@ class HnswSearch:
     dimension, and how it is to be used for ``target_recall`` are kept in files beside the bank.
     Malkov and Yashunin, https://arxiv.org/abs/1603.09320.
 
-    Building takes minutes where the index of ``FaissSearch`` takes seconds, and up to a few hundred
-    thousand vectors that one is the faster too. Of the libraries FAISS gave the most queries/s and
-    the smallest file: 148,730 x 384 of WordNet, 32 neighbors, 2,048 definitions, 2 cores of an AMD
-    EPYC (Zen 4), lists of 20 to 40 compared exactly, least effort with 0.999 of the exact ten:
+    Building takes a minute or more where the index of ``FaissSearch`` takes seconds, and with
+    150,000 vectors that one is three to four times as fast at the same target. Of the libraries
+    FAISS gave the most queries/s and the smallest file. 148,730 x 384 of WordNet, 32
+    neighbors, 200 nodes while building, 256 while searching, lists of 30 compared exactly (recall
+    of the ten best 0.9991 to 0.9994), 2,048 definitions, 2 cores of an AMD EPYC (Zen 4):
 
-    ==============  ======  =======  ==========  =========
-    library         vector  file     batch       one query
-    ==============  ======  =======  ==========  =========
-    FAISS           8 bits   98 MB    2,625 q/s    0.9 ms
-    FAISS           bf16    155 MB    2,262 q/s    0.9 ms
-    usearch         bf16    155 MB    2,182 q/s    1.1 ms
-    FAISS           f32     269 MB    1,448 q/s    1.3 ms
-    hnswlib         f32     270 MB    1,425 q/s    1.6 ms
-    usearch         f32     270 MB      611 q/s    3.8 ms
-    ==============  ======  =======  ==========  =========
+    =======  =======  ======  =======  =========  =========
+    library  vectors  file    built    together   one query
+    =======  =======  ======  =======  =========  =========
+    FAISS    8 bits    98 MB    52 s   3,113 q/s  0.66 ms
+    FAISS    bf16     155 MB    65 s   2,629 q/s  0.76 ms
+    usearch  bf16     155 MB    88 s   2,073 q/s  1.03 ms
+    FAISS    f32      269 MB    87 s   1,844 q/s  1.08 ms
+    hnswlib  f32      270 MB    76 s   1,712 q/s  1.06 ms
+    usearch  f32      270 MB   138 s     763 q/s  3.51 ms
+    =======  =======  ======  =======  =========  =========
 
-    Building took each 65 to 140 s, beside other work.
+    Searches are of one run; the graphs were built while the machine did other work too.
 
     Args:
         bank: The bank, or anything else with ``vectors``, ``owners`` and ``num_phrases``, whose
