@@ -3,8 +3,8 @@
     python scripts/benchmarks/end_to_end.py RUN [--queries 2048]
 
 RUN is a finished run, for the largest bank one of `data=reverse_dictionary data.size=full`. Queries
-are vectors of its bank, disturbed. Prints medians of interleaved repeats; the search alone lists as
-many candidates as the reranker re-orders. The first answer is that of plain search in the same
+are definitions. Prints medians of interleaved repeats; the search alone is that of the adapted
+queries, for as many candidates as the reranker re-orders. The first answer is that of plain search in the same
 bank, timed from the start of Python.
 """
 
@@ -20,6 +20,8 @@ from pathlib import Path
 import torch
 
 from lightweight_decoder import PhraseBankDecoder
+from lightweight_decoder.data.wordnet import read_wordnet
+from lightweight_decoder.embeddings import TextEncoder, default_cache_dir
 
 REPEATS = 5
 FIRST_ANSWER = """
@@ -48,10 +50,11 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=2_048)
     options = parser.parse_args()
     decoder = PhraseBankDecoder.from_checkpoint(options.run / "checkpoints" / "best.ckpt")
-    queries = disturbed(decoder, options.queries)
+    queries = definitions(options.queries)
+    adapted = decoder.adapt(queries)
     plain = PhraseBankDecoder(decoder.bank, search=decoder.search)
     ways = {
-        "search alone": lambda: decoder.search.search(queries, decoder.depth),
+        "search alone": lambda: decoder.search.search(adapted, decoder.depth),
         "decode, no reranker": lambda: plain.decode(queries),
         "decode": lambda: decoder.decode(queries),
     }
@@ -69,14 +72,11 @@ def main() -> None:
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
-def disturbed(decoder: PhraseBankDecoder, count: int) -> torch.Tensor:
-    """Unit vectors near some of the bank's, (count, d) float32."""
-    generator = torch.Generator().manual_seed(0)
-    rows = torch.randint(decoder.bank.num_vectors, (count, 1), generator=generator)
-    vectors = decoder.bank.gather(rows)[:, 0]
-    noise = torch.randn(vectors.shape, generator=generator)
-    noise = 0.8 * torch.nn.functional.normalize(noise, dim=1)
-    return torch.nn.functional.normalize(vectors + noise, dim=1)
+def definitions(count: int) -> torch.Tensor:
+    """Definitions of WordNet, encoded, (count, d) float32."""
+    texts = [synset.definition for synset in read_wordnet()]
+    encoder = TextEncoder(cache_dir=default_cache_dir())
+    return torch.from_numpy(encoder.encode(texts[:: len(texts) // count][:count]))
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from lightweight_decoder.search import SearchBackend
 
 _BATCH_SIZE = 1024
-_CACHE_BYTES = 2**22
+_CACHE_BYTES = 2**23
 _RANKS_FROM_SEARCH = 128
 
 

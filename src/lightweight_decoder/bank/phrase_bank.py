@@ -221,7 +221,9 @@ class PhraseBank:
         for place in ((flat < NO_ID) | (flat >= self.num_vectors)).nonzero()[:1]:
             raise self._no_such("vector", self.num_vectors, int(place), int(flat[place]))
         rows = torch.from_numpy(self.vectors).index_select(0, flat.clamp(min=0)).float()
-        rows[flat == NO_ID] = 0
+        missing = (flat == NO_ID).nonzero().squeeze(1)
+        if len(missing):
+            rows[missing] = 0
         return rows.reshape(*vector_ids.shape, self.dim).to(vector_ids.device)
 
     def verify(self) -> None:

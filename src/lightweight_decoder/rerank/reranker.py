@@ -120,13 +120,16 @@ def _list_features(vectors: Tensor, values: Tensor, agreement: Tensor, hub: Tens
     """
     ranks = torch.arange(1, values.shape[1] + 1, dtype=values.dtype, device=values.device)
     weights = torch.softmax(_START_SCALE * values, dim=-1)
-    center = torch.einsum("qk,qkd->qd", weights, vectors)
+    middles = (
+        torch.stack([weights, torch.full_like(weights, 1 / weights.shape[1])], dim=1) @ vectors
+    )
+    cosines = torch.einsum("qkd,qmd->qkm", vectors, middles)
     columns = [
         _START_SCALE * (values - values[:, :1]),
         4 * weights,
         ranks.log().expand_as(values),
-        4 * torch.einsum("qkd,qd->qk", vectors, center),
-        4 * torch.einsum("qkd,qd->qk", vectors, vectors.mean(dim=1)),
+        4 * cosines[..., 0],
+        4 * cosines[..., 1],
         _START_SCALE * (agreement - values),
         _START_SCALE * hub,
     ]

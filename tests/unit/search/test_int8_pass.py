@@ -147,4 +147,6 @@ def test_products_and_error_are_what_numpy_says(dim):
         wide[:, -1] = length
         found = block.products(torch.from_numpy(wide + 128).to(torch.uint8))
         errors = length * scale * np.ceil(np.round(moved[:, None] / scale, 4))
-        np.testing.assert_allclose(found.float(), query_steps @ (steps * scale).T + errors.T, rtol=2**-8)
+        np.testing.assert_allclose(
+            found.float(), query_steps @ (steps * scale).T + errors.T, rtol=2**-8
+        )
