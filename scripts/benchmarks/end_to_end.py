@@ -4,8 +4,8 @@
 
 RUN is a finished run, for the largest bank one of `data=reverse_dictionary data.size=full`. Queries
 are definitions. Prints medians of interleaved repeats; the search alone is that of the adapted
-queries, for as many candidates as the reranker re-orders. The first answer is that of plain search in the same
-bank, timed from the start of Python.
+queries, for as many candidates as the reranker re-orders. The first answer is that of plain search
+in the same bank, timed from the start of Python.
 """
 
 from __future__ import annotations
