@@ -6,6 +6,7 @@ import math
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from lightweight_decoder.embeddings.formats.hdf5_texts import HeapTexts, mapped
 from lightweight_decoder.embeddings.formats.reader import (
     FLOAT_DTYPES,
     FileReader,
@@ -18,6 +19,7 @@ from lightweight_decoder.errors import InputDataError, MissingDependencyError
 
 if TYPE_CHECKING:
     from collections.abc import Generator
+    from mmap import mmap
     from pathlib import Path
 
     from lightweight_decoder.embeddings.formats.reader import StoredBlock
@@ -27,9 +29,6 @@ MAX_CHUNK_BYTES = 2**28
 
 class Hdf5Reader(FileReader):
     """A data set of an HDF5 file, all of it in that file: links to other files are refused.
-
-    What h5py's own library does with a damaged file cannot be bounded from here: fuzzing found one
-    (strings of any length, their heap overwritten) that HDF5 2.0 never finishes reading.
 
     Args:
         path: The file.
@@ -66,15 +65,17 @@ class Hdf5Reader(FileReader):
         )
 
     def _stored_blocks(self, block_rows: int) -> Generator[StoredBlock]:
-        with _open(self.path) as file:
+        with _open(self.path) as file, mapped(self.path) as memory:
             vectors = file[self._key]
-            texts = None if self._text_key is None else file[self._text_key].asstr()
+            texts = (
+                None if self._text_key is None else _texts(self.path, memory, file[self._text_key])
+            )
             if vectors.ndim == 1:
-                yield vectors[None, :], None if texts is None else texts[:].tolist()
+                yield vectors[None, :], None if texts is None else list(texts[:])
                 return
             for start in range(0, len(vectors), block_rows):
                 end = start + block_rows
-                yield vectors[start:end], None if texts is None else texts[start:end].tolist()
+                yield vectors[start:end], None if texts is None else list(texts[start:end])
 
 
 @contextmanager
@@ -130,6 +131,16 @@ def _is_text(dataset: Any) -> bool:  # noqa: ANN401
     import h5py  # noqa: PLC0415
 
     return dataset.ndim == 1 and h5py.check_string_dtype(dataset.dtype) is not None
+
+
+def _texts(path: Path, memory: mmap, dataset: Any) -> Any:  # noqa: ANN401
+    """Return what gives a data set's strings by slices."""
+    import h5py  # noqa: PLC0415
+
+    kind = h5py.check_string_dtype(dataset.dtype)
+    if kind.length is not None:
+        return dataset.asstr()
+    return HeapTexts(path, memory, dataset, kind.encoding)
 
 
 def _check_storage(path: Path, name: str, dataset: Any) -> None:  # noqa: ANN401
