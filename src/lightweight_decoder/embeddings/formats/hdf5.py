@@ -71,7 +71,7 @@ class Hdf5Reader(FileReader):
                 None if self._text_key is None else _texts(self.path, memory, file[self._text_key])
             )
             if vectors.ndim == 1:
-                yield vectors[None, :], None if texts is None else list(texts[:])
+                yield vectors[:][None, :], None if texts is None else list(texts[:])
                 return
             for start in range(0, len(vectors), block_rows):
                 end = start + block_rows

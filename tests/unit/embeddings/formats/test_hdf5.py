@@ -103,3 +103,12 @@ def test_invalid_utf8_is_refused(new_file, vectors):
     new_file["text"] = np.array([b"fine", b"\xff\xfe"])
     with pytest.raises(InputDataError, match="UnicodeDecodeError"):
         list(open_closed(new_file).blocks())
+
+
+def test_one_vector_is_one_row(tmp_path, read_all):
+    path = tmp_path / "one.h5"
+    with h5py.File(path, "w") as file:
+        file["vectors"] = np.array([1.0, 2.0, 3.0], dtype=np.float32)
+
+    vectors, _ = read_all(open_embeddings(path))
+    np.testing.assert_array_equal(vectors, [[1.0, 2.0, 3.0]])
