@@ -372,7 +372,7 @@ class ExactSearch:
         chunk = max(1, self._max_block_bytes // (32 * self.num_vectors))  # 32: values, ids, sorting
         parts = [
             self._sort_everything(queries[rows], k, None if excluded is None else excluded[rows])
-            for rows in slices(len(queries), chunk)
+            for rows in slices(max(1, len(queries)), chunk)  # no queries are one empty part
         ]
         return Found(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
