@@ -59,6 +59,7 @@ def test_expected_and_found_are_both_said(override, message):
     [
         ("top_k=abc", r"top_k: expected .*integer.*, found 'abc'"),
         ("top_k=0", r"top_k: expected .* 1, found 0"),
+        ("cached_queries=-1", r"cached_queries: expected .* 0, found -1"),
         ("abstain_below=2", r"abstain_below: expected .* 1, found 2"),
         ("cache=perhaps", r"cache: expected .*boolean.*, found 'perhaps'"),
         ("trainer.devices={a:1}", r"trainer\.devices"),
