@@ -25,8 +25,8 @@ GIB = 2**30
 
 _STACK_BYTES = 8 * 2**20  # the usual size of a thread's stack, of which little is ever touched
 _OTHER_THREADS = 8  # progress bars, writers in the background
-_EXHAUSTED = ("DefaultCPUAllocator: ", "std::bad_alloc", "can't start new thread")
-"""In the messages of RuntimeErrors: of torch, of C++ libraries, of Python."""
+_EXHAUSTED = ("Cannot allocate memory", "not enough memory", "bad_alloc", "can't start new thread")
+"""In the messages of RuntimeErrors: of torch (Linux, Windows), C++ libraries and Python."""
 
 _in_force = Event()
 
