@@ -323,7 +323,7 @@ def _floats(numbers: Any) -> tuple[float, ...]:  # noqa: ANN401  # a list from a
 
 def _check_values(values: FloatArray, similarity: FloatArray | None) -> None:
     """Refuse values that are not a finite ranking, and a similarity that does not go with them."""
-    if values.ndim != 2 or values.size == 0:  # noqa: PLR2004
+    if values.ndim != 2 or values.shape[1] == 0:  # noqa: PLR2004
         raise InputDataError("values have the wrong shape", expected="(q, k)", found=values.shape)
     _check_finite("a ranking value", values)
     falls = np.flatnonzero((np.diff(values, axis=1) > 0).any(axis=1))

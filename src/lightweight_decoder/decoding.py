@@ -62,8 +62,7 @@ class PhraseBankDecoder:
         search: Finds candidates in ``bank``; exact search on ``device`` by default.
         device: Where queries are adapted, searched for and reranked.
         cached_queries: How many of the last queries to keep the answers of, for ``decode``; see
-            ``QueryCache``. Pays where queries come again; ``cache.stats`` says how often. After
-            changing a part of the decoder, clear it: ``cache.clear()``.
+            ``QueryCache``. Pays where queries come again; ``cache.stats`` says how often.
     """
 
     def __init__(
@@ -169,7 +168,8 @@ class PhraseBankDecoder:
 
         if self.cache is None:
             return search(queries)
-        return self.cache.decode(queries, (top_k, abstain_below), search)
+        parts = (self.bank, self.search, self.adapter, self.reranker, self.calibration)
+        return self.cache.decode(queries, (top_k, abstain_below), search, parts=parts)
 
     @torch.no_grad()
     def candidates(

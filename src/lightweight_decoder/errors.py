@@ -92,6 +92,10 @@ class AcceleratorError(LightweightDecoderError):
     """The accelerator that was asked for cannot run kernels here."""
 
 
+class MemoryBudgetError(LightweightDecoderError):
+    """The work takes more memory than ``max_memory_gb`` lets it hold."""
+
+
 class MissingDependencyError(LightweightDecoderError):
     """An optional library is needed and not installed."""
 

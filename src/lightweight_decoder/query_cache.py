@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from itertools import chain
 from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
+from torch.nn import Module
 
 from lightweight_decoder.datatypes import Decoded
 from lightweight_decoder.errors import ConfigError
@@ -40,8 +42,10 @@ class QueryCache:
     """Keeps the answers of the queries that were asked last; the least recently used goes first.
 
     A query comes again where all its bytes do and the options are equal. It then gets the answer
-    that it got the first time. Safe to share between threads: two that ask the same new query at
-    the same time both search, and get the same phrases.
+    that it got the first time: values and confidence may differ by float rounding from those of a
+    search beside other queries, as they do between batches of different sizes. Safe to share
+    between threads: two that ask the same new query at the same time both search, and get the same
+    phrases.
 
     Memory: about 4 d + 12 k bytes a query, and its texts.
 
@@ -61,6 +65,7 @@ class QueryCache:
         self._kept: OrderedDict[Hashable, Decoded] = OrderedDict()
         self._lock = Lock()
         self._stats = CacheStats()
+        self._state: list[tuple[object, ...]] = []
 
     def __len__(self) -> int:
         """How many queries are kept."""
@@ -77,7 +82,12 @@ class QueryCache:
             self._kept.clear()
 
     def decode(
-        self, queries: Tensor, options: Hashable, search: Callable[[Tensor], Decoded]
+        self,
+        queries: Tensor,
+        options: Hashable,
+        search: Callable[[Tensor], Decoded],
+        *,
+        parts: Iterable[object] = (),
     ) -> Decoded:
         """Returns the answers for all queries, searching for each new one once.
 
@@ -85,7 +95,10 @@ class QueryCache:
             queries: (q, query_dim), on any device.
             options: All that changes an answer besides the query.
             search: Answers queries (m, query_dim) that are not kept; if it raises, nothing changes.
+            parts: What the search answers with. Where one was replaced since the last call, or a
+                module among them was trained, loaded or moved, all answers are forgotten.
         """
+        self._forget_if_changed(parts)
         if not len(queries):
             return search(queries)
         keys = [(row.tobytes(), options) for row in queries.cpu().numpy()]
@@ -96,6 +109,14 @@ class QueryCache:
             answers.update(zip(new, _rows(found), strict=True))
         self._keep(keys, answers, num_misses=len(new))
         return concatenate([answers[key] for key in keys])
+
+    def _forget_if_changed(self, parts: Iterable[object]) -> None:
+        """Forget all answers if they may not be those of these parts."""
+        state = [each for part in parts for each in _state(part)]
+        with self._lock:
+            if len(state) != len(self._state) or not all(map(_is_same, state, self._state)):
+                self._kept.clear()
+                self._state = state
 
     def _kept_of(self, keys: Iterable[Hashable]) -> dict[Hashable, Decoded]:
         """The answers that are kept already."""
@@ -116,6 +137,22 @@ class QueryCache:
                 hits=self._stats.hits + len(keys) - num_misses,
                 misses=self._stats.misses + num_misses,
             )
+
+
+def _state(part: object) -> list[tuple[object, ...]]:
+    """What differs where a part was replaced or changed; a tensor counts changes in place."""
+    if not isinstance(part, Module):
+        return [(part,)]
+    weights = chain(part.parameters(), part.buffers())
+    return [
+        (part, part.training),
+        *((w, w.data_ptr(), 0 if w.is_inference() else w._version) for w in weights),  # noqa: SLF001
+    ]
+
+
+def _is_same(state: tuple[object, ...], other: tuple[object, ...]) -> bool:
+    """Say whether a part or weight is the same object, unchanged."""
+    return state[0] is other[0] and state[1:] == other[1:]
 
 
 def concatenate(batches: Sequence[Decoded]) -> Decoded:

@@ -59,9 +59,15 @@ def test_expected_and_found_are_both_said(override, message):
     [
         ("top_k=abc", r"top_k: expected .*integer.*, found 'abc'"),
         ("top_k=0", r"top_k: expected .* 1, found 0"),
+        ("cached_queries=-1", r"cached_queries: expected .* 0, found -1"),
         ("abstain_below=2", r"abstain_below: expected .* 1, found 2"),
         ("cache=perhaps", r"cache: expected .*boolean.*, found 'perhaps'"),
         ("trainer.devices={a:1}", r"trainer\.devices"),
+        ("max_memory_gb=0", r"max_memory_gb: expected greater than 0, found 0"),
+        ("max_memory_gb=-1", r"max_memory_gb: expected greater than 0, found -1"),
+        ("max_memory_gb=much", r"max_memory_gb: expected .*number.*, found 'much'"),
+        ("max_memory_gb=inf", r"max_memory_gb: expected a finite number, found inf"),
+        ("max_memory_gb=nan", r"max_memory_gb: expected .*, found nan"),
     ],
 )
 def test_values_of_a_command_itself_are_checked(override, message):

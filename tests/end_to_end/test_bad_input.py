@@ -117,6 +117,24 @@ def test_what_is_not_there(work, command, overrides, told):
     assert told in refusal(work, command, *overrides)
 
 
+@pytest.mark.parametrize(
+    ("command", "overrides"),
+    [
+        ("decode", DECODE),
+        (
+            "build_bank",
+            ["input=null", "vectors={work}/q.npy", "output={work}/new"],
+        ),
+        ("train", ["data=denoise", "data.bank={work}/bank"]),
+    ],
+)
+def test_a_memory_budget_below_what_any_work_takes(work, command, overrides):
+    message = refusal(work, command, *overrides, "max_memory_gb=0.01")
+
+    assert "max_memory_gb: " in message
+    assert "needs at least 0.0312 GiB" in message
+
+
 def test_no_queries_at_all(work):
     np.save(work / "q.npy", np.empty((0, DIM), dtype=np.float32))
 

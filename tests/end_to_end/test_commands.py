@@ -127,6 +127,26 @@ def test_decoding_a_file_gives_what_numpy_finds(work, tmp_path):
         assert line["confidence"] is None
 
 
+def test_repeated_queries_are_answered_from_the_cache(work, tmp_path):
+    vectors = np.load(work / "vectors.npy")
+    np.save(tmp_path / "q.npy", vectors[[4, 9, 4, 4, 9, 1, 4, 9]])
+    status, output = run(
+        work / "cache",
+        "scripts/decode.py",
+        f"bank={work}/bank",
+        f"input={tmp_path}/q.npy",
+        f"output={tmp_path}/out.jsonl",
+        "trainer.accelerator=cpu",
+        "cached_queries=2",
+    )
+    assert status == 0, output
+    assert "62.5% of the queries were answered from the cache" in output
+    lines = (tmp_path / "out.jsonl").read_text().splitlines()
+    assert [json.loads(line)["text"] for line in lines] == [
+        f"phrase {row}" for row in (4, 9, 4, 4, 9, 1, 4, 9)
+    ]
+
+
 def test_decoding_with_a_checkpoint(work, trained, tmp_path):
     status, output = run(
         work / "cache",

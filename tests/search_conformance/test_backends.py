@@ -106,8 +106,11 @@ def test_every_vector_excluded(make_table, make_backend):
     assert found.values.tolist() == [[-np.inf] * 3]
 
 
-def test_no_queries(make_table, make_backend):
-    found = make_backend(make_table(normal(0, 200, 4))).search(torch.empty(0, 4), 3)
+@pytest.mark.parametrize("excluded", [None, torch.empty(0, 2, dtype=torch.int64)])
+@pytest.mark.parametrize("num_vectors", [20, 80, 200])
+def test_no_queries(make_table, make_backend, num_vectors, excluded):
+    backend = make_backend(make_table(normal(0, num_vectors, 4), np.arange(num_vectors) // 2))
+    found = backend.search(torch.empty(0, 4), 3, exclude_vectors=excluded)
     assert found.phrase_ids.shape == found.vector_ids.shape == found.values.shape == (0, 3)
 
 

@@ -13,6 +13,7 @@ from lightweight_decoder.datatypes import NO_ID
 from lightweight_decoder.decoding import PhraseBankDecoder
 from lightweight_decoder.errors import CheckpointError, ConfigError, EmbeddingError
 from lightweight_decoder.preprocessing import L2, PCA
+from lightweight_decoder.query_cache import QueryCache
 from lightweight_decoder.rerank import ListwiseReranker, QueryAdapter
 from lightweight_decoder.search import phrase_ranks
 
@@ -110,10 +111,20 @@ def test_takes_one_embedding(learned, queries):
     assert one.texts == every.texts[3:4]
 
 
-def test_takes_no_embeddings(decoder):
-    answer = decoder.decode(np.empty((0, 16), dtype=np.float32))
+@pytest.mark.parametrize("num_cached", [0, 9])
+@pytest.mark.parametrize("top_k", [5, 300])
+@pytest.mark.parametrize("kind", ["plain", "learned", "calibrated"])
+def test_takes_no_embeddings(request, queries, kind, top_k, num_cached):
+    decoder = request.getfixturevalue("decoder" if kind == "plain" else "learned")
+    if kind == "calibrated":
+        calibrated(decoder, queries)
+    decoder.cache = QueryCache(num_cached) if num_cached else None
+    answer = decoder.decode(np.empty((0, 16), dtype=np.float32), top_k=top_k)
     assert answer.texts == []
-    assert answer.phrase_ids.shape == (0, 5)
+    assert answer.phrase_ids.shape == answer.values.shape == (0, min(top_k, 200))
+    assert answer.abstained.shape == (0,)
+    if kind == "calibrated":
+        assert answer.confidence.shape == (0,)
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e30])

@@ -10,10 +10,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lightweight_decoder.calibration import fit_calibration
 from lightweight_decoder.datatypes import Decoded
 from lightweight_decoder.decoding import PhraseBankDecoder
 from lightweight_decoder.errors import ConfigError, EmbeddingError
 from lightweight_decoder.query_cache import CacheStats, QueryCache
+from lightweight_decoder.rerank import ListwiseReranker, QueryAdapter
+from lightweight_decoder.search import ExactSearch
 
 
 def echo(queries):
@@ -143,6 +146,105 @@ def test_a_decoder_answers_as_without_one(tiny_bank, queries):
             np.testing.assert_allclose(answer.values, expected.values, atol=1e-6)
     assert cached.cache is not None
     assert cached.cache.stats.hits > 0
+
+
+@pytest.fixture
+def learned(tiny_bank, queries):
+    """Two decoders of the same parts, reranked and calibrated: without a cache, and with one."""
+    torch.manual_seed(0)
+    adapter = QueryAdapter(query_dim=16, bank_dim=16)
+    reranker = ListwiseReranker(
+        query_dim=16, bank_dim=16, num_phrases=200, num_candidates=24, rank_dim=8, hidden_dim=12
+    ).eval()
+    for parameter in (*adapter.parameters(), *reranker.parameters()):
+        torch.nn.init.normal_(parameter.data, std=0.2)
+    plain = PhraseBankDecoder(tiny_bank, adapter=adapter, reranker=reranker)
+    plain.calibration = calibration_of(plain, queries, right=np.arange(30) % 2 == 0)
+    return plain, PhraseBankDecoder(
+        tiny_bank,
+        adapter=adapter,
+        reranker=reranker,
+        calibration=plain.calibration,
+        cached_queries=40,
+    )
+
+
+def calibration_of(decoder, queries, right):
+    found = decoder.candidates(queries, 8)
+    similarity = decoder.similarities(queries, found).numpy()
+    return fit_calibration(found.values.numpy(), right, similarity=similarity)
+
+
+def assert_close(answer, expected):
+    assert answer.texts == expected.texts
+    np.testing.assert_array_equal(answer.phrase_ids, expected.phrase_ids)
+    np.testing.assert_array_equal(answer.abstained, expected.abstained)
+    np.testing.assert_allclose(answer.values, expected.values, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(answer.confidence, expected.confidence, atol=1e-5)
+
+
+def test_a_learned_decoder_answers_as_without_one(learned, queries):
+    plain, cached = learned
+    threshold = float(np.median(plain.decode(queries).confidence)) + 1e-4
+    for rows in (queries[:7], queries, queries[[3, 3, 29, 3]], queries[:0]):
+        answer = cached.decode(rows, abstain_below=threshold)
+        assert_close(answer, plain.decode(rows, abstain_below=threshold))
+    assert cached.cache.stats == CacheStats(hits=11, misses=30)
+
+
+def replace_calibration(decoder, queries):
+    decoder.calibration = calibration_of(decoder, queries, right=np.arange(30) % 3 == 0)
+
+
+def replace_adapter(decoder, _):
+    decoder.adapter = None
+
+
+def replace_search(decoder, _):
+    decoder.search = ExactSearch(decoder.bank)
+
+
+def train(decoder, _):
+    optimizer = torch.optim.AdamW(decoder.reranker.parameters(), lr=0.1)
+    for parameter in decoder.reranker.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+
+
+def load(decoder, _):
+    decoder.adapter.load_state_dict({k: v * 2 for k, v in decoder.adapter.state_dict().items()})
+
+
+def convert(decoder, _):
+    decoder.reranker.to(torch.bfloat16).to(torch.float32)
+
+
+@pytest.mark.parametrize(
+    "change", [replace_calibration, replace_adapter, replace_search, train, load, convert]
+)
+def test_no_answer_outlives_the_parts_that_gave_it(learned, queries, change):
+    _, cached = learned
+    cached.decode(queries)
+    change(cached, queries)
+    changed = PhraseBankDecoder(
+        cached.bank,
+        adapter=cached.adapter,
+        reranker=cached.reranker,
+        calibration=cached.calibration,
+    )
+    assert_close(cached.decode(queries), changed.decode(queries))
+    assert cached.cache.stats == CacheStats(hits=0, misses=60)
+    cached.decode(queries)
+    assert cached.cache.stats == CacheStats(hits=30, misses=60)
+
+
+def test_parts_made_in_inference_mode_can_be_cached_for(learned, queries):
+    _, cached = learned
+    with torch.inference_mode():
+        cached.adapter = QueryAdapter(query_dim=16, bank_dim=16)
+        cached.decode(queries)
+        cached.decode(queries)
+    assert cached.cache.stats.hits == 30
 
 
 def test_a_decoder_checks_queries_first(tiny_bank):

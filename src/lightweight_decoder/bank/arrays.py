@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import io
 import mmap
+import os
 import sys
 import tokenize
+import weakref
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from lightweight_decoder.bank.output_file import OutputFile
 from lightweight_decoder.errors import BankError
+from lightweight_decoder.memory import move_limit
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -115,12 +118,15 @@ def _without_reserve(array: np.memmap[Any, Any], path: Path) -> npt.NDArray[Any]
     if not sys.platform.startswith("linux"):
         return np.lib.format.open_memmap(path, mode="c")
     with path.open("rb") as file:
+        num_bytes = os.fstat(file.fileno()).st_size
+        move_limit(num_bytes)
         mapped = mmap.mmap(
             file.fileno(),
             0,
             flags=mmap.MAP_PRIVATE | _MAP_NORESERVE,
             prot=mmap.PROT_READ | mmap.PROT_WRITE,
         )
+    weakref.finalize(mapped, move_limit, -num_bytes)
     return np.ndarray(
         array.shape,
         array.dtype,

@@ -53,14 +53,14 @@ class TextEncoder:
         model: str = DEFAULT_MODEL,
         device: str = "cpu",
         batch_size: int = 64,
-        cache_dir: Path | None,
+        cache_dir: str | Path | None,
         show_progress: bool = True,
         normalize: bool = True,
     ) -> None:
         self.name = model
         self._device = device
         self._batch_size = batch_size
-        self._cache_dir = cache_dir
+        self._cache_dir = None if cache_dir is None else Path(cache_dir)
         self._show_progress = show_progress
         self._normalize = normalize
 

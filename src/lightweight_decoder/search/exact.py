@@ -54,6 +54,10 @@ DEFAULT_BLOCK_BYTES = 64 * 2**20
 """Fewer blocks leave less to merge; larger ones no longer pay (2,048 queries x 50,000 x 384 on one
 core: 16 MiB 1.32 s, 64 MiB 1.21 s, 128 MiB 1.35 s; torch's matmul and topk 1.17 s)."""
 
+BLOCKS_HELD = 8
+"""How many blocks of that size are held at once, about: values, converted vectors, what they are
+merged with, and the copy in int8."""
+
 _PAIRS_AT_ONCE = 16_384
 _FLOAT32_ROUNDING = 2.0**-24
 
@@ -103,7 +107,8 @@ class ExactSearch:
     Values are float64 cosines rounded to float32 where order depends on it, else float32 products
     (off by less than (d + 4) / 2**24, in practice by 1e-6). Extra memory: about
     ``max_block_bytes`` + 12 q k bytes; on such a processor also n d bytes for rounded vectors,
-    where that is at most 256 MiB, from the first search for many queries or the ninth for few.
+    where that is at most 256 MiB and four blocks, from the first search for many queries or the
+    ninth for few.
 
     Args:
         bank: The bank, or anything else with ``vectors``, ``owners`` and ``num_phrases``.
@@ -372,7 +377,7 @@ class ExactSearch:
         chunk = max(1, self._max_block_bytes // (32 * self.num_vectors))  # 32: values, ids, sorting
         parts = [
             self._sort_everything(queries[rows], k, None if excluded is None else excluded[rows])
-            for rows in slices(len(queries), chunk)
+            for rows in slices(max(1, len(queries)), chunk)  # no queries are one empty part
         ]
         return Found(*(torch.cat(column) for column in zip(*parts, strict=True)))
 

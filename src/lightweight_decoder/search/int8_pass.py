@@ -162,7 +162,7 @@ class Int8Vectors:
 
     @property
     def _can_be_kept(self) -> bool:
-        return self.vectors.numel() <= MOST_BYTES_KEPT
+        return self.vectors.numel() <= min(MOST_BYTES_KEPT, 4 * self._max_block_bytes)
 
     def _made(self) -> Iterator[Int8Block]:
         num_vectors, dim = self.vectors.shape

@@ -25,6 +25,7 @@ from lightweight_decoder.data.phrase_files import (
 from lightweight_decoder.embeddings import open_embeddings
 from lightweight_decoder.errors import ConfigError
 from lightweight_decoder.preprocessing import STEPS, at_place
+from lightweight_decoder.wiring.budget import within_budget
 from lightweight_decoder.wiring.checking import check
 from lightweight_decoder.wiring.parts import build_encoder, resolve
 from lightweight_decoder.wiring.plain import plain_value
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from omegaconf import DictConfig
 
+    from lightweight_decoder.accelerator import AcceleratorPlan
     from lightweight_decoder.datatypes import FloatArray
     from lightweight_decoder.embeddings import TextEncoder
     from lightweight_decoder.preprocessing import Step
@@ -59,7 +61,21 @@ def build_bank(config: DictConfig) -> None:
     """
     check(config)
     steps = read_steps(plain_value(config.preprocessing))
-    source = _embeddings(config) if config.vectors is not None else _encoded(config)
+    if config.vectors is None and config.input is None:
+        raise ConfigError(
+            "there is nothing to build from",
+            where="input",
+            expected="a file of texts, or null with vectors=FILE that has texts of its own",
+            found="null",
+        )
+    plan = resolve(config) if config.vectors is None else None
+    with within_budget(config, plan, work="building the bank"):
+        _build(config, steps, plan)
+
+
+def _build(config: DictConfig, steps: list[Step], plan: AcceleratorPlan | None) -> None:
+    """Builds; texts are encoded where there is a plan for that."""
+    source = _embeddings(config) if plan is None else _encoded(config, plan)
     # float16 vectors lose nothing as they are, and would be twice the size for nothing
     stays_float16 = (config.dtype, source.dtype) == ("auto", "float16") and not steps
     report = write_bank(
@@ -155,17 +171,10 @@ def _embeddings(config: DictConfig) -> _Source:
     return _Source(rows, sample, num_rows, reader.dtype)
 
 
-def _encoded(config: DictConfig) -> _Source:
+def _encoded(config: DictConfig, plan: AcceleratorPlan) -> _Source:
     """Texts, encoded here."""
-    if config.input is None:
-        raise ConfigError(
-            "there is nothing to build from",
-            where="input",
-            expected="a file of texts, or null with vectors=FILE that has texts of its own",
-            found="null",
-        )
     texts = _texts(config)
-    encoder = build_encoder(config, resolve(config))
+    encoder = build_encoder(config, plan)
     info = EncoderInfo(name=encoder.name, fingerprint=encoder.fingerprint)
     rows, sample = encoded_rows(texts, encoder), _encoded_sample(config, encoder)
     return _Source(rows, sample, texts.num_rows, "float32", info)

@@ -15,6 +15,7 @@ from lightweight_decoder.data.base import Split, no_own_vectors, out_of_bank_spl
 from lightweight_decoder.data.pairs import read_queries, read_targets
 from lightweight_decoder.errors import ConfigError, EmbeddingError
 from lightweight_decoder.training.calibrating import calibrate as fit
+from lightweight_decoder.wiring.budget import within_budget
 from lightweight_decoder.wiring.checking import check
 from lightweight_decoder.wiring.parts import open_decoder, resolve
 from lightweight_decoder.wiring.schemas import arguments
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from lightweight_decoder.abstention import OperatingPoints
+    from lightweight_decoder.accelerator import AcceleratorPlan
     from lightweight_decoder.datatypes import FloatArray
     from lightweight_decoder.decoding import PhraseBankDecoder
 
@@ -49,8 +51,15 @@ def calibrate(config: DictConfig) -> None:
             found=0,
             advice="Add calibration.out_of_bank_share=0.1, say.",
         )
+    plan = resolve(config)
+    with within_budget(config, plan, work="calibrating"):
+        _calibrate(config, plan, options)
+
+
+def _calibrate(config: DictConfig, plan: AcceleratorPlan, options: dict[str, Any]) -> None:
+    """Calibrates with the options of the calibration."""
     output = _checkpoint_path(Path(config.output))
-    decoder = open_decoder(config, resolve(config))
+    decoder = open_decoder(config, plan)
     fit(decoder, _read_split(config, decoder), **options)
     learned: dict[str, Any] = {"state_dict": {}}
     if config.checkpoint is not None:

@@ -25,6 +25,7 @@ _COMMAND_VALUES: dict[str, Any] = {
     "ckpt_path": str | None,
     "dtype": Literal["auto", "float16", "float32"],
     "input": str | None,
+    "max_memory_gb": Annotated[float, Field(gt=0, allow_inf_nan=False)] | None,
     "metadata_columns": list[str],
     "on_bad_row": Literal["raise", "drop"],
     "out_of_bank": str | None,

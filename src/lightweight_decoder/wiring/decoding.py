@@ -11,11 +11,14 @@ from rich.console import Console
 from lightweight_decoder.answers import answer_table, write_answers
 from lightweight_decoder.embeddings import open_embeddings
 from lightweight_decoder.errors import ConfigError
+from lightweight_decoder.wiring.budget import within_budget
 from lightweight_decoder.wiring.checking import check
 from lightweight_decoder.wiring.parts import abstain_below, encoder_of, open_decoder, resolve
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+    from lightweight_decoder.accelerator import AcceleratorPlan
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +40,12 @@ def decode(config: DictConfig) -> None:
     if config.input is not None and config.output is None:
         raise ConfigError("no value was given", where="output", advice="Add output=FILE.jsonl.")
     plan = resolve(config)
+    with within_budget(config, plan, work="decoding"):
+        _decode(config, plan)
+
+
+def _decode(config: DictConfig, plan: AcceleratorPlan) -> None:
+    """Decodes what the configuration asks for."""
     decoder = open_decoder(config, plan, cached_queries=config.cached_queries)
     limits = {"top_k": config.top_k, "abstain_below": abstain_below(config, decoder)}
     if config.text is not None:

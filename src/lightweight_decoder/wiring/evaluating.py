@@ -25,8 +25,15 @@ from lightweight_decoder.evaluation.summary import summarize_predictions
 from lightweight_decoder.predicting import plain_search, predict, size_metrics, speed_metrics
 from lightweight_decoder.training.tracking import open_wandb
 from lightweight_decoder.training.wandb_records import log_evaluation
+from lightweight_decoder.wiring.budget import within_budget
 from lightweight_decoder.wiring.checking import check
-from lightweight_decoder.wiring.parts import abstain_below, build_datamodule, device_of, resolve
+from lightweight_decoder.wiring.parts import (
+    abstain_below,
+    build_datamodule,
+    device_of,
+    exact_search,
+    resolve,
+)
 from lightweight_decoder.wiring.plain import plain
 from lightweight_decoder.wiring.schemas import arguments
 
@@ -94,11 +101,15 @@ def evaluate(config: DictConfig) -> None:
         if tracker is not None:
             settings = {"evaluate": plain(config), "run": plain(run.config)}
             tracker.log_hyperparams(settings | {"accelerator_plan": plan.to_dict()})
-        decoder = PhraseBankDecoder.from_checkpoint(
-            run.checkpoint, bank=run.bank, device=device_of(plan)
-        )
-        evaluation = _measure(decoder, run, plan, config)
-        files = _write(evaluation, output, run, plan)
+        with within_budget(config, plan, work="evaluating"):
+            decoder = PhraseBankDecoder.from_checkpoint(
+                run.checkpoint,
+                bank=run.bank,
+                search=lambda bank: exact_search(bank, config.max_memory_gb, plan),
+                device=device_of(plan),
+            )
+            evaluation = _measure(decoder, run, plan, config)
+            files = _write(evaluation, output, run, plan)
         if tracker is not None:
             log_evaluation(
                 tracker.experiment,

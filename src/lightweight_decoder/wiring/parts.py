@@ -8,7 +8,9 @@ from lightweight_decoder.bank import PhraseBank
 from lightweight_decoder.decoding import PhraseBankDecoder
 from lightweight_decoder.embeddings import TextEncoder, default_cache_dir
 from lightweight_decoder.errors import ConfigError, EncoderError
+from lightweight_decoder.memory import GIB
 from lightweight_decoder.search import ExactSearch
+from lightweight_decoder.search.exact import BLOCKS_HELD, DEFAULT_BLOCK_BYTES
 from lightweight_decoder.wiring.plain import plain
 from lightweight_decoder.wiring.schemas import PLANNED, build, find_target, takes
 
@@ -55,9 +57,22 @@ def build_search(
 ) -> SearchBackend | None:
     """The configured search; None for exact search, which the decoder makes and moves itself."""
     if "search" not in config or find_target(config.search["_target_"]) is ExactSearch:
-        return None
+        return exact_search(bank, config.max_memory_gb, plan)
     device = {"device": device_of(plan)} if takes(config.search, "device") else {}
     return cast("SearchBackend", build(config.search, bank=bank, **device))
+
+
+def exact_search(
+    bank: PhraseBank, max_memory_gb: float | None, plan: AcceleratorPlan
+) -> ExactSearch | None:
+    """Exact search in blocks that leave half of a memory budget to all else, by size and speed.
+
+    None where the decoder makes its own: without a budget, or on a GPU. The answers are the same.
+    """
+    if max_memory_gb is None or device_of(plan) != "cpu":
+        return None
+    fitting = round(max_memory_gb * GIB / 2) // BLOCKS_HELD
+    return ExactSearch(bank, max_block_bytes=min(fitting, DEFAULT_BLOCK_BYTES))
 
 
 def open_decoder(

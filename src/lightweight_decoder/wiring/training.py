@@ -27,6 +27,7 @@ from lightweight_decoder.training.run import (
 )
 from lightweight_decoder.training.tracking import open_trackers
 from lightweight_decoder.training.wandb_records import log_training
+from lightweight_decoder.wiring.budget import require_for_training, within_budget
 from lightweight_decoder.wiring.checking import check
 from lightweight_decoder.wiring.parts import build_datamodule, build_search, device_of, resolve
 from lightweight_decoder.wiring.plain import plain
@@ -64,14 +65,16 @@ def train(config: DictConfig) -> float:
         for tracker in trackers:
             tracker.log_hyperparams({**plain(config), "accelerator_plan": plan.to_dict()})
         try:
-            return _train_on(plan, config, run_dir, trackers, ckpt_path=config.ckpt_path)
+            with within_budget(config, plan, work="training"):
+                return _train_on(plan, config, run_dir, trackers, ckpt_path=config.ckpt_path)
         except Exception as error:  # noqa: BLE001 - what is no kernel failure is raised again
             plan = _plan_after(error, plan)
             _write_run_record(run_dir, config, plan)
             last = run_dir / "checkpoints" / "last.ckpt"
             ckpt_path = last if last.is_file() else config.ckpt_path
             logger.warning("Going on from %s", ckpt_path or "the start")
-            return _train_on(plan, config, run_dir, trackers, ckpt_path=ckpt_path)
+            with within_budget(config, plan, work="training"):
+                return _train_on(plan, config, run_dir, trackers, ckpt_path=ckpt_path)
 
 
 def _train_on(
@@ -86,6 +89,7 @@ def _train_on(
     L.seed_everything(config.seed, workers=True, verbose=False)
     datamodule = build_datamodule(config, plan)
     module = build_module(config, datamodule, plan)
+    require_for_training(config, module, num_queries=len(datamodule.split("train")))
     trainer = build_trainer(
         run_dir,
         trackers=trackers,

@@ -176,4 +176,6 @@ def test_the_real_model_gives_its_own_vectors_without_a_network(tmp_path, monkey
     np.testing.assert_allclose(vectors, model.encode(TEXTS), atol=2e-6)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
     assert encoder.dim == 384
-    np.testing.assert_array_equal(TextEncoder(cache_dir=tmp_path).encode(TEXTS), vectors)
+    again = TextEncoder(cache_dir=str(tmp_path))
+    np.testing.assert_array_equal(again.encode(TEXTS), vectors)
+    assert "_model" not in vars(again)  # all were found in the cache

@@ -1,0 +1,155 @@
+"""A limit on the memory that a piece of work may hold, kept by the system and told by an error."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import re
+import sys
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import torch
+
+from lightweight_decoder.errors import MemoryBudgetError
+
+if sys.platform != "win32":
+    import resource
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+GIB = 2**30
+
+_STACK_BYTES = 8 * 2**20  # the usual size of a thread's stack, of which little is ever touched
+_OTHER_THREADS = 8  # progress bars, writers in the background
+_EXHAUSTED = ("Cannot allocate memory", "not enough memory", "bad_alloc", "can't start new thread")
+"""In the messages of RuntimeErrors: of torch (Linux, Windows), C++ libraries and Python."""
+
+_in_force = Event()
+
+
+@contextlib.contextmanager
+def memory_budget(
+    gib: float | None, *, work: str, advice: str, device: str = "cpu"
+) -> Iterator[None]:
+    """Lets the block hold so much memory more than the process holds now, and no more.
+
+    Linux refuses what is beyond (``RLIMIT_DATA``): memory that can be written to and belongs to
+    this process alone. Mapped files do not count, nor the stacks of threads, for which 8 MiB each
+    are added. Elsewhere, and where a GPU is used, whose driver reserves far more than it takes,
+    only ``require_memory`` keeps to the budget. Worker processes have the same budget each.
+
+    Args:
+        gib: The budget in GiB, above 0; None: no limit.
+        work: What the block does, for the message: "decoding".
+        advice: How to do with less, to follow "Raise max_memory_gb, or".
+        device: Torch's name of the device that is used.
+
+    Raises:
+        MemoryBudgetError: The memory was not enough.
+    """
+    if gib is None:
+        yield
+        return
+    try:
+        with _limited(round(gib * GIB)) if _can_be_limited(device) else contextlib.nullcontext():
+            yield
+    except Exception as error:
+        cause = _exhaustion(error)
+        if cause is None or isinstance(error, MemoryBudgetError):
+            raise
+        raise _too_small(gib, work, f"refused: {_in_one_line(cause)}", advice) from error
+
+
+def require_memory(gib: float | None, needed: Mapping[str, int], *, work: str, advice: str) -> None:
+    """Refuses work that would hold more than a budget for sure, before it starts.
+
+    Args:
+        gib: The budget in GiB; None: no limit.
+        needed: Bytes that the work holds at once, by what they are for.
+        work: What would be done.
+        advice: As of ``memory_budget``.
+
+    Raises:
+        MemoryBudgetError: The sum is above the budget; the message has all parts.
+    """
+    total = sum(needed.values())
+    if gib is not None and total > gib * GIB:
+        parts = ", ".join(f"{size / GIB:.3g} for {name}" for name, size in needed.items())
+        raise _too_small(gib, work, f"needs at least {total / GIB:.3g} GiB ({parts})", advice)
+
+
+def move_limit(num_bytes: int) -> None:
+    """Moves the limit in force, if there is one, by the size of a map that is not to count.
+
+    Meant for maps of files that are private and writable, but never written to.
+    """
+    if _in_force.is_set():
+        soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        _set_limit(soft + num_bytes, hard)
+
+
+@contextlib.contextmanager
+def _limited(num_bytes: int) -> Iterator[None]:
+    """Has the system refuse more than so much more."""
+    torch.zeros(2**18).add_(1)  # now torch's threads, and their stacks, are there
+    num_threads = 2 * pa.cpu_count() + pa.io_thread_count() + _OTHER_THREADS
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    _set_limit(_data_bytes() + num_bytes + num_threads * _STACK_BYTES, hard)
+    _in_force.set()
+    try:
+        yield
+    finally:
+        _in_force.clear()
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def _set_limit(num_bytes: int, hard: int) -> None:
+    """Sets the limit, as far as the process may."""
+    soft = num_bytes if hard == resource.RLIM_INFINITY else min(num_bytes, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def _can_be_limited(device: str) -> bool:
+    """Says whether the system can hold this work to a limit."""
+    return sys.platform == "linux" and device == "cpu"
+
+
+def _data_bytes() -> int:
+    """What counts for ``RLIMIT_DATA`` of what this process holds."""
+    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    (kilobytes,) = re.findall(r"^VmData:\s+(\d+) kB$", status, re.MULTILINE)
+    return int(kilobytes) * 1024
+
+
+def _exhaustion(error: BaseException | None) -> BaseException | None:
+    """What says that memory ran out: an error or what caused it."""
+    while error is not None and not _says_so(error):
+        error = error.__cause__
+    return error
+
+
+def _says_so(error: BaseException) -> bool:
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    told = isinstance(error, RuntimeError) and any(text in str(error) for text in _EXHAUSTED)
+    return told or isinstance(error, MemoryError)  # numpy's and pyarrow's are of this kind
+
+
+def _in_one_line(error: BaseException) -> str:
+    """The message of an error, which may be empty, without places in C++ sources."""
+    message = re.sub(r"^\[enforce fail at .*?\] .*?\. ", "", str(error))
+    return " ".join(message.split()) or type(error).__name__
+
+
+def _too_small(gib: float, work: str, found: str, advice: str) -> MemoryBudgetError:
+    return MemoryBudgetError(
+        f"{work} takes more memory than it may",
+        where="max_memory_gb",
+        expected=f"at most {gib:g} GiB above what the process holds at its start",
+        found=found,
+        advice=f"Raise max_memory_gb, or {advice}",
+    )
