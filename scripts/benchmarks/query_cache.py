@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from lightweight_decoder.datatypes import FloatArray
 
 SHARES = (0.0, 0.25, 0.5, 0.9)
-NUM_BATCHES = {1: 96, 1024: 3}
+NUM_BATCHES = {1: 40, 1024: 1}
 NUM_KEPT = 10_000
 NOISE = 0.5  # length of what is added to a unit vector
 
@@ -40,11 +40,11 @@ def main() -> None:
     arguments = parse_arguments()
     torch.set_num_threads(arguments.threads)
     bank = PhraseBank.open(arguments.bank)
+    print(f"{bytes_a_query(bank):.0f} bytes a query, {bank.dim} dimensions, 5 phrases each")
     rows = []
     for name, make in decoders(bank, arguments):
         for batch_size in NUM_BATCHES:
-            for share in SHARES:
-                plain, cached = measure(make, bank, batch_size, share)
+            for share, (plain, cached) in zip(SHARES, measure(make, bank, batch_size), strict=True):
                 row = {
                     "decoder": name,
                     "batch": batch_size,
@@ -59,7 +59,6 @@ def main() -> None:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
-    print(f"{bytes_a_query(bank):.0f} bytes a query, {bank.dim} dimensions, 5 phrases each")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -100,25 +99,27 @@ def noisy_vectors(bank: PhraseBank, seed: int, num_queries: int) -> FloatArray:
 
 
 def measure(
-    make: Callable[[int], PhraseBankDecoder], bank: PhraseBank, batch_size: int, share: float
-) -> tuple[float, float]:
-    """Give the seconds a query takes without and with a cache, batch by batch in turn."""
+    make: Callable[[int], PhraseBankDecoder], bank: PhraseBank, batch_size: int
+) -> Iterator[tuple[float, float]]:
+    """Give the seconds a query takes without and with a cache, for each share, in turn."""
     plain, cached = make(0), make(NUM_KEPT)
-    num_batches = NUM_BATCHES[batch_size]
     known = noisy_vectors(bank, 0, 1024)
-    queries = noisy_vectors(bank, 1, num_batches * batch_size)
-    again = np.random.default_rng(2).permutation(len(queries))[: round(share * len(queries))]
-    queries[again] = known[np.arange(len(again)) % len(known)]
     plain.decode(known[:batch_size])
     cached.decode(known)
-    seconds = np.zeros(2)
-    for batch in np.split(queries, num_batches):
-        for place, decoder in enumerate((plain, cached)):
-            start = time.perf_counter()
-            decoder.decode(batch)
-            seconds[place] += time.perf_counter() - start
-    plain_s, cached_s = seconds / len(queries)
-    return float(plain_s), float(cached_s)
+    num_batches = NUM_BATCHES[batch_size]
+    for seed, share in enumerate(SHARES, start=1):
+        queries = noisy_vectors(bank, seed, num_batches * batch_size)
+        again = np.random.default_rng(seed).permutation(len(queries))
+        again = again[: round(share * len(queries))]
+        queries[again] = known[np.arange(len(again)) % len(known)]
+        seconds = np.zeros(2)
+        for batch in np.split(queries, num_batches):
+            for place, decoder in enumerate((plain, cached)):
+                start = time.perf_counter()
+                decoder.decode(batch)
+                seconds[place] += time.perf_counter() - start
+        plain_s, cached_s = seconds / len(queries)
+        yield float(plain_s), float(cached_s)
 
 
 def bytes_a_query(bank: PhraseBank) -> float:
