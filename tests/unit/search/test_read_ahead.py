@@ -27,7 +27,7 @@ from lightweight_decoder.search import ExactSearch
 
 torch.set_num_threads(1)
 bank = PhraseBank.open(sys.argv[1])
-search = ExactSearch(bank, max_block_bytes=2**20, rounded=False)
+search = ExactSearch(bank, max_block_bytes=2**20, quantized=False)
 search.search(torch.ones(1, bank.dim), 3)
 sizes, inside = {}, False
 for line in Path("/proc/self/smaps").read_text().splitlines():
