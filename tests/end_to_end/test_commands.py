@@ -127,6 +127,7 @@ def test_decoding_a_file_gives_what_numpy_finds(work, tmp_path):
         assert line["confidence"] is None
 
 
+@pytest.mark.slow
 def test_repeated_queries_are_answered_from_the_cache(work, tmp_path):
     vectors = np.load(work / "vectors.npy")
     np.save(tmp_path / "q.npy", vectors[[4, 9, 4, 4, 9, 1, 4, 9]])

@@ -70,6 +70,7 @@ def test_decoding_is_refused(work, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_decoding_in_enough_memory_gives_the_same(work, tmp_path):
     status, output = run(
         *("scripts/decode.py", f"bank={work}/bank", f"input={work}/q.npy"),
@@ -122,6 +123,7 @@ with memory_budget(0.1, work="building", advice="do less."):
 """
 
 
+@pytest.mark.slow
 def test_a_build_that_runs_out_of_memory_half_way_leaves_nothing(tmp_path):
     status, output = run("-c", BUILD_THEN_TAKE_TOO_MUCH, str(tmp_path / "bank"))
 

@@ -100,11 +100,12 @@ def test_built_decoded_and_calibrated(work):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "data",
     [
         ["data=pairs", "data.queries={}/q.npy", "data.targets={}/t.txt"],
-        pytest.param(["data=denoise"], marks=pytest.mark.slow),
+        ["data=denoise"],
     ],
 )
 def test_trained_evaluated_and_decoded(work, data):

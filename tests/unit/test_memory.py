@@ -150,6 +150,7 @@ print(outcome(0.125, "mapped().sum()"))
 """
 
 
+@pytest.mark.slow
 @ON_LINUX
 def test_512_mib_are_refused_to_256_and_given_to_640_and_mapped_files_do_not_count(tmp_path):
     path = tmp_path / "v.npy"

@@ -117,6 +117,7 @@ def test_an_index_that_was_kept_is_opened_and_not_built_again(bank, backend, mon
     ]
 
 
+@pytest.mark.slow
 def test_another_target_is_tuned_for_without_building(bank, backend, monkeypatch, tmp_path):
     backend(bank, target_recall=0.5)
     monkeypatch.setattr("lightweight_decoder.search.building.writing", None)
@@ -170,6 +171,7 @@ def test_a_missing_library_is_named(bank, monkeypatch, backend):
         backend(bank)
 
 
+@pytest.mark.slow
 def test_a_graph_is_made_as_asked(bank, tmp_path):
     faiss = pytest.importorskip("faiss")
     HnswSearch(bank, connectivity=7, expansion=33, target_recall=0.9)
@@ -228,6 +230,7 @@ def test_samples_are_unit_rows_that_are_not_in_the_bank():
     assert torch.equal(samples, sample_queries(vectors, num=100))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slowest_first", [False, True])
 @pytest.mark.parametrize("with_graph", [False, True])
 def test_auto_takes_the_fastest_and_says_why(bank, monkeypatch, caplog, with_graph, slowest_first):

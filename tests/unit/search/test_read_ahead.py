@@ -92,6 +92,7 @@ def test_other_systems_do_without(monkeypatch):
         module._madvise.cache_clear()
 
 
+@pytest.mark.slow
 @on_linux
 def test_processes_share_the_vectors_of_a_bank(tmp_path):
     rows = np.random.default_rng(0).standard_normal((40_000, 64)).astype(np.float32)
