@@ -73,6 +73,7 @@ def first_phrases(work, *overrides):
     return [json.loads(line)["phrases"][0] for line in lines]
 
 
+@pytest.mark.slow
 def test_built_decoded_and_calibrated(work):
     bank = build(work, STEPS)
     assert (bank.input_dim, bank.dim) == (DIM, REDUCED)
@@ -134,6 +135,7 @@ def test_trained_evaluated_and_decoded(work, data):
     assert first_phrases(work, f"checkpoint={checkpoint}") == [text for (text,) in answer.texts]
 
 
+@pytest.mark.slow
 def test_encoded_texts_are_preprocessed_and_so_is_a_sentence(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("LIGHTWEIGHT_DECODER_CACHE", str(tmp_path / "cache"))
     words = ["a wide road", "a small dog", "boiled water", "to run fast", "red paint", "old wine"]
