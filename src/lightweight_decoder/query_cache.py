@@ -47,9 +47,9 @@ class QueryCache:
     between threads: two that ask the same new query at the same time both search, and get the same
     phrases.
 
-    Turn it on where a quarter or more of the queries come again: time falls by about their share,
-    with any search and batch size (``scripts/benchmarks/query_cache.py``); where none does, it
-    gains nothing, and costs a few percent of fast searches.
+    Turn it on where a quarter or more of the queries come again: the time of exact search fell by
+    about their share (``scripts/benchmarks/query_cache.py``); where none does, it costs up to a
+    twentieth of the time.
 
     Memory: about 4 d + 12 k bytes a query and 1,000 more, short texts included (2,655 measured with
     d = 384 and k = 5).

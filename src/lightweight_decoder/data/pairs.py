@@ -24,9 +24,9 @@ class Pairs:
     """Queries from a file of embeddings, targets from a file of texts, a bank that is there.
 
     Queries of the width that the bank was built from go through its preprocessing; others are left
-    as they are. They are vectors of their own, not made from
-    the texts of the bank, so ``own_vectors`` is empty; do not give the bank's own vectors as
-    queries (that is what :class:`~lightweight_decoder.data.denoise.Denoise` is for).
+    as they are. They are vectors of their own, not made from the texts of the bank, so
+    ``own_vectors`` is empty; do not give the bank's own vectors as queries (that is what
+    :class:`~lightweight_decoder.data.denoise.Denoise` is for).
 
     Args:
         queries: Embeddings in any supported format, row by row.
