@@ -1,19 +1,18 @@
 """Exact search: the reference that every other backend is held to.
 
-A first pass in float32 keeps a few more vectors than needed. The rounding error of a float32
-product of unit vectors is bounded, so vectors whose values are further apart than twice the bound
-are in their true order already. Only the others are computed again, in float64; where the cut
-itself falls among such close values, the whole row is. So the answer does not depend on block
-sizes, batch sizes, device or BLAS library: it is the one that float64 gives, once values that
-differ only by float64's own rounding count as equal (``rounded_cosines``).
+A first pass keeps a few more vectors than needed and knows how good the others can be at most. What
+it keeps is brought into the order of float64 (:mod:`.rescoring`); where the cut falls among values
+too close to call, the row is searched again with more care, in the end by the definition. So the
+answer does not depend on block sizes, batch sizes, device or BLAS library: it is the one that
+float64 gives, once values that differ only by float64's own rounding count as equal
+(``rounded_cosines``).
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -23,7 +22,6 @@ from lightweight_decoder.datatypes import NO_ID, Candidates
 from lightweight_decoder.errors import ConfigError, EmbeddingError
 from lightweight_decoder.search import group_maxima, int8_pass
 from lightweight_decoder.search.checks import (
-    UNIT_TOLERANCE,
     check_owners,
     check_unit_rows,
     counts_up,
@@ -36,14 +34,8 @@ from lightweight_decoder.search.first_pass import (
     hide_excluded,
     slices,
 )
-from lightweight_decoder.search.listed_products import products_with
-from lightweight_decoder.search.ranking import (
-    first_k_phrases,
-    has_close_neighbor,
-    rounded_cosines,
-    sorted_by_value,
-    value_of_kth_phrase,
-)
+from lightweight_decoder.search.ranking import rounded_cosines
+from lightweight_decoder.search.rescoring import Found, Rescorer
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -57,9 +49,6 @@ core: 16 MiB 1.32 s, 64 MiB 1.21 s, 128 MiB 1.35 s; torch's matmul and topk 1.17
 BLOCKS_HELD = 8
 """How many blocks of that size are held at once, about: values, converted vectors, what they are
 merged with, and the copy in int8."""
-
-_PAIRS_AT_ONCE = 16_384
-_FLOAT32_ROUNDING = 2.0**-24
 
 
 class VectorTable(Protocol):
@@ -85,14 +74,6 @@ class _Arrays:
     vectors: npt.NDArray[Any] | Tensor
     owners: IntArray | Tensor
     num_phrases: int
-
-
-class Found(NamedTuple):
-    """Rows of the answer, best first."""
-
-    values: Tensor
-    vectors: Tensor
-    phrases: Tensor
 
 
 class ExactSearch:
@@ -143,11 +124,8 @@ class ExactSearch:
         self._int8 = int8_pass.Int8Vectors(self._source, max_block_bytes=max_block_bytes)
         owners = torch.as_tensor(bank.owners)
         check_owners(owners, self._num_phrases)
-        self._owners = None if counts_up(owners) else owners.to(self._source.device)
-        # A sum of d products is off by at most d roundings, whatever its order (Higham, Accuracy
-        # and Stability of Numerical Algorithms, section 3.1); four more for the query's and the
-        # result's own rounding.
-        self._error_bound = (1 + UNIT_TOLERANCE) * (self.dim + 4) * _FLOAT32_ROUNDING
+        owned = None if counts_up(owners) else owners.to(self._source.device)
+        self._rescorer = Rescorer(self._source, owned)
 
     @classmethod
     def over(
@@ -208,7 +186,7 @@ class ExactSearch:
         excluded = None if exclude_vectors is None else exclude_vectors.to(self._source.device)
         num_columns = min(k, self._num_phrases)
         list_length = self._list_length(num_columns)
-        if list_length >= self.num_vectors / 8:  # sorting everything is then no slower
+        if not len(queries) or list_length >= self.num_vectors / 8:  # then sorting is no slower
             found = self._search_float64(exact_queries, num_columns, excluded)
         else:
             found = self._search_fast(exact_queries, num_columns, list_length, excluded)
@@ -241,25 +219,10 @@ class ExactSearch:
             given = given.masked_fill(hidden, NO_ID)
         missing = max(0, num_columns - given.shape[1])
         given = torch.nn.functional.pad(given, (0, missing), value=NO_ID)
-        values = products_with(exact_queries.float(), self._source, given)
-        values, order = values.sort(dim=1, descending=True)
-        given = given.gather(1, order)
-        phrases = self._phrases_of(given)
-        margin = 2 * self._error_bound
-        cut = self._value_of_kth_phrase(values, phrases, num_columns) - margin
-        too_close = has_close_neighbor(values, margin) & (values >= cut)
-        self._compute_again(exact_queries, Found(values, given, phrases), too_close)
-        found = self._best_of_each_phrase(values, given, phrases, num_columns)
+        found = self._rescorer.in_order(exact_queries, given, num_columns)
+        found = self._rescorer.first_phrases(found, num_columns)
         values, given, phrases = (column.to(queries.device) for column in found)
         return Candidates(phrase_ids=phrases, vector_ids=given, values=values, kind="cosine")
-
-    def _compute_again(self, queries: Tensor, found: Found, too_close: Tensor) -> None:
-        """Compute the marked entries of falling rows in float64 and sort these rows, in place."""
-        found.values[too_close] = self._float64_values(queries, found.vectors, too_close)
-        rows = too_close.any(dim=1).nonzero().squeeze(1)
-        resolved = sorted_by_value(found.values[rows], found.vectors[rows], found.phrases[rows])
-        for column, entries in zip(found, resolved, strict=True):
-            column[rows] = entries
 
     def check(self, queries: Tensor, k: int, exclude_vectors: Tensor | None) -> None:
         """Refuse what has the wrong shape; see :class:`SearchBackend` for what is raised."""
@@ -299,15 +262,12 @@ class ExactSearch:
         """Search in float32, then compute again what is too close to call."""
         roughly = roughly and self._can_choose_roughly(len(queries), list_length, excluded)
         values, vectors, unseen = self._first_pass(queries, list_length, excluded, roughly=roughly)
-        phrases = self._phrases_of(vectors)
-        margin = 2 * self._error_bound
-        # No vector that is not in the list can reach the first k phrases if ``unseen`` is below
-        # ``cut``: each of the first k phrases is worth at least the k-th value less the error.
-        cut = self._value_of_kth_phrase(values, phrases, k) - margin
-        settled = ((unseen < cut) | (values[:, -1:] == -torch.inf)).squeeze(1)
-        too_close = has_close_neighbor(values, margin) & (values >= cut) & settled[:, None]
-        self._compute_again(queries, Found(values, vectors, phrases), too_close)
-        found = self._best_of_each_phrase(values, vectors, phrases, k)
+        found = self._rescorer.in_order(queries, vectors, k, values=values)
+        # No vector that is not in the list can reach the first k phrases if ``unseen`` is below the
+        # k-th value: both are off by the error of float32 at most.
+        least = self._rescorer.value_of_kth_phrase(found, k) - 2 * self._rescorer.error_bound
+        settled = ((unseen < least) | (found.values[:, -1:] == -torch.inf)).squeeze(1)
+        found = self._rescorer.first_phrases(found, k)
         rows = (~settled).nonzero().squeeze(1)
         if len(rows):
             exclude = None if excluded is None else excluded[rows]
@@ -352,7 +312,7 @@ class ExactSearch:
             listed = blocked_pass(
                 wide, self._vectors, list_length, excluded, max_block_bytes=max_bytes
             )
-        return Listed(*(column.to(queries.device) for column in listed))
+        return listed.to(queries.device)
 
     def _can_choose_roughly(
         self, num_queries: int, list_length: int, excluded: Tensor | None
@@ -387,53 +347,7 @@ class ExactSearch:
         blocks = converted_blocks(
             self._source, torch.float64, queries.device, max_bytes=self._max_block_bytes
         )
-        for start, block in blocks:
+        for start, block in blocks if len(queries) else ():
             values[:, start : start + len(block)] = rounded_cosines(queries @ block.T)
         hide_excluded(values, excluded, 0)
-        order = self._by_phrase  # ties then fall to the lower phrase, there to the lower vector
-        values, places = values[:, order].sort(dim=1, descending=True, stable=True)
-        vectors = order[places]
-        return self._best_of_each_phrase(values, vectors, self._phrases_of(vectors), k)
-
-    def _float64_values(self, queries: Tensor, vectors: Tensor, mask: Tensor) -> Tensor:
-        """Compute the masked entries of (q, m) vectors in float64, rounded to float32."""
-        rows, chosen = mask.nonzero()[:, 0], vectors[mask]
-        values = queries.new_empty(len(rows), dtype=torch.float32)
-        for pairs in slices(len(rows), _PAIRS_AT_ONCE):
-            products = queries[rows[pairs]] * self._source[chosen[pairs]].double()
-            values[pairs] = rounded_cosines(products.sum(dim=1))
-        return values
-
-    @cached_property
-    def _by_phrase(self) -> Tensor:
-        """All vectors, (n,), in the order of their phrases."""
-        if self._owners is None:
-            return torch.arange(self.num_vectors, device=self._source.device)
-        return self._owners.argsort(stable=True)
-
-    def _phrases_of(self, vectors: Tensor) -> Tensor:
-        """Return each vector's phrase, ``NO_ID`` for ``NO_ID``."""
-        if self._owners is None:
-            return vectors.clone()
-        return self._owners[vectors.clamp(min=0)].masked_fill_(vectors == NO_ID, NO_ID)
-
-    def _value_of_kth_phrase(self, values: Tensor, phrases: Tensor, k: int) -> Tensor:
-        """Return the value at which each row has seen k phrases, (q, 1)."""
-        if self._owners is None:
-            return values[:, k - 1 : k]
-        return value_of_kth_phrase(values, phrases, k)
-
-    def _best_of_each_phrase(
-        self, values: Tensor, vectors: Tensor, phrases: Tensor, k: int
-    ) -> Found:
-        """Reduce sorted rows to their first k phrases; hidden vectors become ``NO_ID``."""
-        if self._owners is None:
-            found = Found(values[:, :k], vectors[:, :k], phrases[:, :k])
-        else:
-            found = Found(*first_k_phrases(values, vectors, phrases, k))
-        hidden = found.values == -torch.inf
-        return Found(
-            found.values,
-            found.vectors.masked_fill(hidden, NO_ID),
-            found.phrases.masked_fill(hidden, NO_ID),
-        )
+        return self._rescorer.first_of_all(values, k)

@@ -19,14 +19,20 @@ _QUERY_ROWS = 256
 
 
 class Listed(NamedTuple):
-    """What a first pass keeps of each query's products, best first."""
+    """What a first pass keeps for each query."""
 
-    values: Tensor
-    """(q, m) float32 products; -inf where fewer than m vectors are left."""
+    values: Tensor | None
+    """(q, m) float32 products, falling, -inf where fewer than m vectors are left; None: the pass
+    has only rougher ones, and lists in no order."""
     vectors: Tensor
-    """(q, m) int64."""
+    """(q, m) int64; without values ``NO_ID`` where fewer than m vectors are left."""
     unseen: Tensor
     """(q, 1): the cosine of a vector that is not listed is higher by float32's error at most."""
+
+    def to(self, device: torch.device) -> Listed:
+        """Bring all of it to a device."""
+        values = None if self.values is None else self.values.to(device)
+        return Listed(values, self.vectors.to(device), self.unseen.to(device))
 
 
 def grouped_pass(
@@ -87,7 +93,7 @@ def blocked_pass(
                 merged = torch.cat([values[rows], top.values], dim=1).topk(list_length, dim=1)
                 found = torch.cat([ids[rows], top.indices + start], dim=1)
                 values[rows], ids[rows] = merged.values, found.gather(1, merged.indices)
-    return Listed(values, ids, values[:, -1:])
+    return Listed(values, ids, values[:, -1:].clone())
 
 
 def _products(queries: Tensor, vectors: Tensor) -> Tensor:

@@ -23,7 +23,6 @@ from torch import Tensor
 from lightweight_decoder.datatypes import NO_ID
 from lightweight_decoder.search.device_blocks import device_blocks
 from lightweight_decoder.search.first_pass import Listed, hide_excluded, slices
-from lightweight_decoder.search.listed_products import products_with
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -40,6 +39,7 @@ ERROR_COLUMNS = 8
 the rounding of the vector can have left it. More columns would cover queries of smaller steps."""
 
 _STEPS = 127
+_PLACES = _STEPS * torch.arange(ERROR_COLUMNS)
 _ZERO_POINT = 128  # oneDNN multiplies uint8 by int8
 _SAMPLE_ROWS = 512
 _GOOD_ERROR = 0.016  # a vector of 384 normal numbers is moved by 0.007 to 0.013
@@ -47,6 +47,7 @@ _TINY = torch.finfo(torch.float32).tiny
 _BFLOAT16_ROUNDOFF = 2.0**-8
 
 _GROUP = 8
+_LEAST_GROUPS = 2  # for each that is wanted; with fewer there is little to leave out
 _BLOCK_ROWS = 2**17
 _ROUNDED_ROWS = 1_024  # their float32 stays in the cache
 _QUERY_ROWS = 256
@@ -175,7 +176,7 @@ class Int8Vectors:
 def int8_pass(
     queries: Tensor, vectors: Int8Vectors, list_length: int, excluded: Tensor | None
 ) -> Listed:
-    """List the float32 products of the vectors whose int8 products are the largest.
+    """List the vectors whose int8 products are the largest, in no order, without values.
 
     Args:
         queries: (q, d) float32 of length one, on the CPU.
@@ -184,26 +185,44 @@ def int8_pass(
         excluded: (q, w) int64 vectors not to list, filled up with ``NO_ID``, or None.
     """
     rounded, scale, moved, uncovered = _quantized_queries(_rotated(queries, vectors.rotation))
-    rough = torch.full((len(queries), list_length), -torch.inf)
-    ids = torch.full(rough.shape, NO_ID)
+    best: tuple[Tensor, Tensor] | None = None
     vectors_moved = 0.0
     for block in vectors.blocks():
         vectors_moved = max(vectors_moved, block.error)
-        fitting = _SCORE_BYTES // (2 * len(block.scales))
-        for rows in slices(len(queries), max(1, min(_QUERY_ROWS, fitting))):
-            scores = block.products(rounded[rows])
-            hide_excluded(scores, None if excluded is None else excluded[rows], block.first_vector)
-            top, columns = _largest(scores, list_length)
-            merged = torch.cat([rough[rows], top], dim=1).topk(list_length, dim=1)
-            found = torch.cat([ids[rows], columns + block.first_vector], dim=1)
-            rough[rows], ids[rows] = merged.values, found.gather(1, merged.indices)
-    last = rough[:, -1:] * scale
+        found = _largest_of_block(rounded, block, list_length, excluded)
+        best = found if best is None else _merged(best, found, list_length)
+    if best is None:
+        raise ValueError("there are no vectors to search")
+    rough, ids = best
+    last = rough.amin(dim=1, keepdim=True) * scale
     own_rounding = _BFLOAT16_ROUNDOFF * last.abs().nan_to_num(posinf=0)  # nothing left: none unseen
     # |q v - q' v'| <= |q - q'| |v| + |q'| |v - v'| (Cauchy-Schwarz); the second is in the products,
     # but for what is not covered. A percent is allowed for rows that are not quite of length one.
     error = 1.01 * (moved + uncovered * vectors_moved) + _float32_error(queries, vectors.rotation)
-    ids.masked_fill_(rough == -torch.inf, NO_ID)
-    return _looked_at_again(queries, vectors.vectors, ids, unseen=last + error + own_rounding)
+    return Listed(None, ids.masked_fill_(rough == -torch.inf, NO_ID), last + error + own_rounding)
+
+
+def _largest_of_block(
+    queries: Tensor, block: Int8Block, k: int, excluded: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Return the k largest products with a block's vectors, unsorted, and whose they are."""
+    fitting = _SCORE_BYTES // (2 * len(block.scales))
+    parts = []
+    for rows in slices(len(queries), max(1, min(_QUERY_ROWS, fitting))):
+        scores = block.products(queries[rows])
+        hide_excluded(scores, None if excluded is None else excluded[rows], block.first_vector)
+        parts.append(_largest(scores, k))
+    values, columns = parts[0] if len(parts) == 1 else map(torch.cat, zip(*parts, strict=True))
+    return values, columns.add_(block.first_vector)
+
+
+def _merged(
+    first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor], k: int
+) -> tuple[Tensor, Tensor]:
+    """Keep the k largest of two lists, or all where there are fewer."""
+    values, ids = (torch.cat(column, dim=1) for column in zip(first, second, strict=True))
+    top = values.topk(min(k, values.shape[1]), dim=1, sorted=False)
+    return top.values, ids.gather(1, top.indices)
 
 
 def _rotated(rows: Tensor, rotation: Tensor | None) -> Tensor:
@@ -246,8 +265,7 @@ def _quantized_queries(queries: Tensor) -> _Queries:
     steps, scale = _quantized(queries)
     moved = _moved(queries, steps, scale)
     length = 1.01 * (1 + moved)
-    places = _STEPS * torch.arange(ERROR_COLUMNS)
-    columns = ((length / scale).ceil_() - places).clamp_(min=0, max=_STEPS)
+    columns = ((length / scale).ceil_() - _PLACES).clamp_(min=0, max=_STEPS)
     covered = columns.sum(dim=1, keepdim=True) * scale
     wide = torch.cat([steps, columns], dim=1) + _ZERO_POINT
     return _Queries(wide.to(torch.uint8), scale, moved, (length - covered).clamp_(min=0))
@@ -260,23 +278,19 @@ def _moved(rows: Tensor, steps: Tensor, scale: Tensor) -> Tensor:
 
 
 def _largest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return the k largest of each row, float32, unsorted, and their columns."""
+    """Return the k largest of each row, float32, unsorted, and their columns.
+
+    They are in the k groups with the largest maxima, which are found in the same way.
+    """
     width = scores.shape[1] // _GROUP  # a group is every width-th column: maxima in long strides
-    if width <= k:
+    if width <= _LEAST_GROUPS * k:
         top = scores.float().topk(min(k, scores.shape[1]), dim=1, sorted=False)
         return top.values, top.indices
     grouped = scores[:, : width * _GROUP]
     maxima = grouped.view(len(scores), _GROUP, width).amax(dim=1)
-    groups = maxima.float().topk(k, dim=1, sorted=False).indices
+    _, groups = _largest(maxima, k)
     members = groups[:, :, None] + torch.arange(0, width * _GROUP, width)
     rest = torch.arange(width * _GROUP, scores.shape[1]).expand(len(scores), -1)
     columns = torch.cat([members.flatten(1), rest], dim=1)
     top = scores.gather(1, columns).float().topk(k, dim=1, sorted=False)
     return top.values, columns.gather(1, top.indices)
-
-
-def _looked_at_again(queries: Tensor, vectors: Tensor, ids: Tensor, *, unseen: Tensor) -> Listed:
-    """Compute the products of chosen vectors in float32, and sort."""
-    values = products_with(queries, vectors, ids)
-    values, order = values.sort(dim=1, descending=True)
-    return Listed(values, ids.gather(1, order), unseen)

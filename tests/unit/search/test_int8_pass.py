@@ -30,14 +30,14 @@ def listed(queries, vectors, length, excluded=None, block_bytes=2**20):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("block_bytes", [2**20, 20_000])
-def test_values_are_the_products_of_the_listed_vectors(dtype, block_bytes):
+def test_the_best_are_among_those_listed(dtype, block_bytes):
     queries, vectors = unit(0, 70, 24), unit(1, 3_001, 24, dtype)
     values, ids, _ = listed(queries, vectors, 40, block_bytes=block_bytes)
 
-    exact = queries.double().numpy() @ vectors.double().numpy().T
-    np.testing.assert_allclose(values, np.take_along_axis(exact, ids.numpy(), 1), atol=1e-6)
-    assert (values[:, :-1] >= values[:, 1:]).all()
+    best = np.argsort(-queries.double().numpy() @ vectors.double().numpy().T)[:, :20]
+    assert all(set(row) >= set(wanted) for row, wanted in zip(ids.tolist(), best, strict=True))
     assert all(len(set(row)) == 40 for row in ids.tolist())
+    assert values is None
 
 
 @settings(deadline=None, max_examples=40)
@@ -51,13 +51,13 @@ def test_nothing_unseen_is_above_its_bound(seed, dim, num_vectors, near):
     queries, vectors = unit(seed, 5, dim), unit(seed + 1, num_vectors, dim)
     if near:  # all close together: what rounding confuses most
         vectors = torch.nn.functional.normalize(queries[:1] + near * vectors)
-    values, ids, unseen = listed(queries, vectors, 20, block_bytes=4_000)
+    _, ids, unseen = listed(queries, vectors, 20, block_bytes=4_000)
 
     exact = queries.double().numpy() @ vectors.double().numpy().T
     for row in range(5):
         others = np.delete(exact[row], ids[row].numpy())
         assert others.max() <= unseen[row, 0].item() + 1e-6
-    assert values.isfinite().all()
+    assert (ids != NO_ID).all()
 
 
 def uneven(seed, rows, dim):
@@ -68,9 +68,10 @@ def uneven(seed, rows, dim):
 @pytest.mark.parametrize("rows", [unit, uneven])
 def test_the_bound_is_small_enough_to_settle_ordinary_vectors(rows):
     queries, vectors = rows(0, 100, 64), rows(1, 20_000, 64)
-    values, _, unseen = listed(queries, vectors, 96)
+    _, _, unseen = listed(queries, vectors, 96)
 
-    assert (unseen[:, 0] < values[:, 31]).float().mean() > 0.9
+    kth = (queries @ vectors.T).topk(32).values[:, -1]
+    assert (unseen[:, 0] < kth).float().mean() > 0.9
 
 
 def test_vectors_that_are_too_many_to_keep_give_the_same(monkeypatch):
@@ -78,8 +79,9 @@ def test_vectors_that_are_too_many_to_keep_give_the_same(monkeypatch):
     expected = listed(queries, vectors, 20)
     monkeypatch.setattr("lightweight_decoder.search.int8_pass.MOST_BYTES_KEPT", 100)
 
-    for found, column in zip(listed(queries, vectors, 20), expected, strict=True):
-        assert torch.equal(found, column)
+    found = listed(queries, vectors, 20)
+    assert torch.equal(found.vectors, expected.vectors)
+    assert torch.equal(found.unseen, expected.unseen)
 
 
 def test_a_copy_is_kept_for_the_next_search():
@@ -121,11 +123,10 @@ def test_excluded_vectors_are_not_listed():
 def test_rows_that_run_out_of_vectors_end_empty():
     queries, vectors = unit(0, 2, 8), unit(1, 40, 8)
     excluded = torch.arange(35).expand(2, -1)
-    values, ids, unseen = listed(queries, vectors, 10, excluded)
+    _, ids, unseen = listed(queries, vectors, 10, excluded)
 
-    assert set(ids[0, :5].tolist()) == {35, 36, 37, 38, 39}
-    assert (values[:, 5:] == -torch.inf).all()
-    assert (unseen <= values[:, 4:5]).all()
+    assert all(sorted(row) == [NO_ID] * 5 + [35, 36, 37, 38, 39] for row in ids.tolist())
+    assert (unseen == -torch.inf).all()
 
 
 @pytest.mark.parametrize("dim", [1, 7, 384])
