@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,14 +21,11 @@ from lightweight_decoder.datatypes import NO_ID, Candidates, Decoded
 from lightweight_decoder.errors import CheckpointError, ConfigError, EmbeddingError
 from lightweight_decoder.query_cache import QueryCache, concatenate
 from lightweight_decoder.rerank import (
+    CandidateScorer,
     ListwiseReranker,
     QueryAdapter,
-    agreement,
     first_columns,
-    phrase_features,
-    phrase_sums,
     reordered,
-    some_rows,
     with_tail,
 )
 from lightweight_decoder.search import ExactSearch, phrase_ranks
@@ -44,7 +40,6 @@ if TYPE_CHECKING:
     from lightweight_decoder.search import SearchBackend
 
 _BATCH_SIZE = 1024
-_CACHE_BYTES = 2**23
 _RANKS_FROM_SEARCH = 128
 
 
@@ -82,7 +77,7 @@ class PhraseBankDecoder:
         self.calibration = calibration
         self._owns_search = search is None
         self.search = search if search is not None else ExactSearch(bank, device=device)
-        self._features: Tensor | None = None
+        self.scorer = CandidateScorer(bank)
         self.device = torch.device(device)
         self.cache = QueryCache(cached_queries) if cached_queries else None
         self.to(device)
@@ -193,7 +188,9 @@ class PhraseBankDecoder:
         found = self.search.search(adapted, wanted, exclude_vectors=exclude_vectors)
         if self.reranker is not None:
             head = first_columns(found, self.reranker.num_candidates)
-            logits = self._all_logits(queries, adapted, head, exclude_vectors)
+            logits = self.scorer.batched_logits(
+                self.reranker, queries, adapted, head, exclude_vectors=exclude_vectors
+            )
             found = with_tail(reordered(head, logits), found)
         return first_columns(found, k)
 
@@ -203,77 +200,6 @@ class PhraseBankDecoder:
             return queries
         adapted: Tensor = self.adapter(queries)
         return adapted
-
-    def logits(
-        self,
-        queries: Tensor,
-        adapted: Tensor,
-        found: Candidates,
-        *,
-        exclude_vectors: Tensor | None = None,
-    ) -> Tensor:
-        """Returns the reranker's logits (q, k) float32 for candidates of the search.
-
-        Args:
-            queries: (q, query_dim) float32.
-            adapted: (q, d) float32 of unit length.
-            found: What the search found for them.
-            exclude_vectors: As in ``candidates``.
-        """
-        assert self.reranker is not None  # noqa: S101 - callers ask first
-        vectors = self.bank.gather(found.vector_ids)
-        logits: Tensor = self.reranker(
-            queries,
-            adapted,
-            found.phrase_ids,
-            vectors,
-            found.values,
-            self._agreement(adapted, vectors, found, exclude_vectors),
-            self.features[found.phrase_ids],
-        )
-        return logits
-
-    def _all_logits(
-        self, queries: Tensor, adapted: Tensor, found: Candidates, excluded: Tensor | None
-    ) -> Tensor:
-        """The logits, of so few queries at a time that their candidates fit a CPU's cache."""
-        fitting = _CACHE_BYTES // (4 * max(1, found.vector_ids.shape[1]) * self.bank.dim)
-        step = max(1, fitting) if queries.device.type == "cpu" else _BATCH_SIZE
-        parts = []
-        for start in range(0, max(1, len(queries)), step):
-            rows = slice(start, start + step)
-            own = None if excluded is None else excluded[rows]
-            head = some_rows(found, rows)
-            parts.append(self.logits(queries[rows], adapted[rows], head, exclude_vectors=own))
-        return torch.cat(parts)
-
-    def _agreement(
-        self, adapted: Tensor, vectors: Tensor, found: Candidates, excluded: Tensor | None
-    ) -> Tensor:
-        """What all vectors of each candidate's phrase say together, excluded ones left out."""
-        if self._sums is None:
-            return agreement(adapted, vectors, None)
-        sums = self._sums[found.phrase_ids.cpu()].to(adapted.device)
-        if excluded is None or excluded.shape[1] == 0:
-            return agreement(adapted, vectors, sums)
-        owners = torch.from_numpy(self.bank.owners)[excluded.cpu()].to(adapted.device)
-        owners = owners.masked_fill(excluded == NO_ID, NO_ID)
-        counts = (owners[:, :, None] == found.phrase_ids[:, None, :]).float()
-        return agreement(adapted, vectors, sums, self.bank.gather(excluded), counts)
-
-    @cached_property
-    def _sums(self) -> Tensor | None:
-        """(p, d) float32 sum of each phrase's vectors; None where each owns only one."""
-        return phrase_sums(self.bank)
-
-    @property
-    def features(self) -> Tensor:
-        """(p, f) float32 features of the bank's phrases, computed at first use."""
-        if self._features is None:
-            self._features = phrase_features(self.bank)
-        if self._features.device != self.device:
-            self._features = self._features.to(self.device)
-        return self._features
 
     @property
     def depth(self) -> int:
@@ -334,7 +260,7 @@ class PhraseBankDecoder:
         vectors = self.bank.gather(found.vector_ids)
         nearest = torch.einsum("qd,qkd->qk", unit, vectors).amax(dim=1)
         first = first_columns(found, 1)
-        together = self._agreement(unit, vectors[:, :1], first, exclude_vectors)
+        together = self.scorer.agreement(unit, vectors[:, :1], first, exclude_vectors)
         return torch.stack([nearest, together[:, 0]], dim=1)
 
     def confidence(

@@ -257,7 +257,9 @@ def test_an_excluded_vector_leaves_no_trace(tiny_bank, learned, queries):
     own = torch.from_numpy(tiny_bank.vector_ids_of([5]))[:, :1]
     hidden = own.expand(30, 1)
     before = learned.candidates(queries, 200, exclude_vectors=hidden)
-    learned._sums[5] += 1 - tiny_bank.gather(own)[0, 0]  # as if the bank held another vector there
+    learned.scorer._sums[5] += (
+        1 - tiny_bank.gather(own)[0, 0]
+    )  # as if the bank held another vector there
     gather = tiny_bank.gather
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(

@@ -8,11 +8,13 @@ from lightweight_decoder.rerank.features import (
     phrase_features,
     phrase_sums,
 )
-from lightweight_decoder.rerank.lists import first_columns, reordered, some_rows, with_tail
+from lightweight_decoder.rerank.lists import first_columns, reordered, with_tail
 from lightweight_decoder.rerank.losses import listwise_loss
 from lightweight_decoder.rerank.reranker import ListwiseReranker
+from lightweight_decoder.rerank.scoring import CandidateScorer
 
 __all__ = [
+    "CandidateScorer",
     "ListwiseReranker",
     "QueryAdapter",
     "agreement",
@@ -23,6 +25,5 @@ __all__ = [
     "phrase_features",
     "phrase_sums",
     "reordered",
-    "some_rows",
     "with_tail",
 ]

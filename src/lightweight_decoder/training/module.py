@@ -18,6 +18,7 @@ from lightweight_decoder.training.mining import CandidateMiner
 
 if TYPE_CHECKING:
     from lightweight_decoder.data.datamodule import Batch, DecoderDataModule
+    from lightweight_decoder.rerank import ListwiseReranker
 
 _START_SCALE = 20.0
 _SCALE_LR = 1e-2
@@ -159,7 +160,7 @@ class DecoderModule(L.LightningModule):
             self.log("train/adapter_loss", adapter_loss, on_step=False, on_epoch=True)
             loss = loss + adapter_loss
         if self.reranker is not None:
-            reranker_loss = self._reranker_loss(batch, adapted.detach())
+            reranker_loss = self._reranker_loss(self.reranker, batch, adapted.detach())
             self.log("train/reranker_loss", reranker_loss, on_step=False, on_epoch=True)
             loss = loss + reranker_loss
         self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True)
@@ -176,11 +177,15 @@ class DecoderModule(L.LightningModule):
         right = is_right(self.miner.owners(vector_ids), batch.targets)
         return listwise_loss(logits, right, torch.ones_like(right))
 
-    def _reranker_loss(self, batch: Batch, adapted: Tensor) -> Tensor:
+    def _reranker_loss(self, reranker: ListwiseReranker, batch: Batch, adapted: Tensor) -> Tensor:
         """The listwise loss over the candidates that were mined for the batch's queries."""
         mined, found = self.miner.candidates(batch, adapted)
-        logits = self.decoder.logits(
-            batch.queries[mined], adapted[mined], found, exclude_vectors=batch.own_vectors[mined]
+        logits = self.decoder.scorer.logits(
+            reranker,
+            batch.queries[mined],
+            adapted[mined],
+            found,
+            exclude_vectors=batch.own_vectors[mined],
         )
         right = is_right(found.phrase_ids, batch.targets[mined])
         return listwise_loss(logits, right, self.miner.is_asked_for(found.phrase_ids))

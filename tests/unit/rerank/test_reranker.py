@@ -74,10 +74,10 @@ def test_hubness_and_agreement_enter_the_logit_linearly(tiny_bank, queries):
     reranker.hubness.normal_()
     decoder = PhraseBankDecoder(tiny_bank, reranker=reranker)
     plain = ExactSearch(tiny_bank).search(queries, 24)
-    start = decoder.logits(queries, queries, plain).detach()
+    start = decoder.scorer.logits(reranker, queries, queries, plain).detach()
     np.testing.assert_allclose(start, 16 * plain.values, rtol=1e-6)
     reranker.hubness_share.data.fill_(0.5)
-    with_hubness = decoder.logits(queries, queries, plain).detach()
+    with_hubness = decoder.scorer.logits(reranker, queries, queries, plain).detach()
     np.testing.assert_allclose(
         with_hubness, start - 8 * reranker.hubness[plain.phrase_ids], atol=1e-4
     )
@@ -89,7 +89,7 @@ def test_hidden_candidates_come_last_and_leave_the_gradient_finite(single_bank, 
     decoder = PhraseBankDecoder(single_bank, reranker=reranker)
     hidden = torch.arange(3).expand(len(queries), 3)
     found = ExactSearch(single_bank).search(queries, 64, exclude_vectors=hidden)
-    logits = decoder.logits(queries, queries, found, exclude_vectors=hidden)
+    logits = decoder.scorer.logits(reranker, queries, queries, found, exclude_vectors=hidden)
     assert (logits[:, -3:] == -torch.inf).all()
     assert torch.isfinite(logits[:, :-3]).all()
     logits[:, :-3].logsumexp(dim=1).sum().backward()
