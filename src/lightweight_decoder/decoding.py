@@ -29,6 +29,7 @@ from lightweight_decoder.rerank import (
     with_tail,
 )
 from lightweight_decoder.search import ExactSearch, phrase_ranks
+from lightweight_decoder.search.listed_products import products_with
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -257,11 +258,12 @@ class PhraseBankDecoder:
         """
         same_width = queries.shape[1] == self.bank.dim
         unit = torch.nn.functional.normalize(queries if same_width else self.adapt(queries), dim=1)
-        vectors = self.bank.gather(found.vector_ids)
-        nearest = torch.einsum("qd,qkd->qk", unit, vectors).amax(dim=1)
+        vectors, ids = torch.from_numpy(self.bank.vectors), found.vector_ids.cpu()
+        products = products_with(unit.cpu(), vectors, ids).masked_fill_(ids == NO_ID, 0)
         first = first_columns(found, 1)
-        together = self.scorer.agreement(unit, vectors[:, :1], first, exclude_vectors)
-        return torch.stack([nearest, together[:, 0]], dim=1)
+        best = self.bank.gather(first.vector_ids)
+        together = self.scorer.agreement(unit, best, first, exclude_vectors)
+        return torch.stack([products.amax(dim=1).to(unit.device), together[:, 0]], dim=1)
 
     def confidence(
         self, queries: Tensor, found: Candidates, *, exclude_vectors: Tensor | None = None
