@@ -69,6 +69,7 @@ class Setting(NamedTuple):
     k: int
 
 
+@torch.no_grad()
 def main() -> None:
     """Measure all settings."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])

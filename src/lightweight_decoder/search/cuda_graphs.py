@@ -61,9 +61,10 @@ class GraphedFunction:
         """Copy and pickle the function alone: graphs belong to a process."""
         return GraphedFunction, (self._function,)
 
-    @torch.no_grad()
     def __call__(self, *inputs: Tensor, **settings: object) -> tuple[Tensor, ...]:
         """Return what the function returns, in tensors that later calls do not change.
+
+        To be called under ``torch.no_grad``.
 
         Args:
             inputs: The function's positional arguments, on one device.
@@ -93,9 +94,10 @@ class GraphedFunction:
     def _replay(self, captured: Captured, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Run a graph on the current stream, after what other streams run of the same memory."""
         stream = torch.cuda.current_stream(inputs[0].device)
-        if self._last_stream not in {None, stream}:
-            stream.wait_stream(self._last_stream)
-        self._last_stream = stream
+        if self._last_stream != stream:
+            if self._last_stream is not None:
+                stream.wait_stream(self._last_stream)
+            self._last_stream = stream
         for buffer, given in zip(captured.inputs, inputs, strict=True):
             buffer.copy_(given)
         captured.graph.replay()

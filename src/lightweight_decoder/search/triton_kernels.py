@@ -248,10 +248,10 @@ def scale_kernel(
     columns = tl.arange(0, BLOCK)
     present = columns < dim
     query = tl.load(queries + row * dim + columns, mask=present, other=0).to(tl.float64)
-    sizes = tl.abs(query)
-    largest = tl.max(sizes)
-    finite = tl.sum((sizes < float("inf")).to(tl.int32)) == BLOCK
-    good = finite & (largest > 0)
+    finite = tl.sum((tl.abs(query) < float("inf")).to(tl.int32)) == BLOCK
+    query = tl.where(finite, query, 0.0)
+    largest = tl.max(tl.abs(query))
+    good = largest > 0
     scaled = tl.where(good, query / tl.where(good, largest, 1.0), 1.0)
     scaled = tl.where(present, scaled, 0.0)
     scaled = scaled / tl.sqrt(tl.sum(scaled * scaled))

@@ -220,6 +220,7 @@ def scaled(queries: Tensor, rough: str) -> tuple[Tensor, Tensor, Tensor, Tensor]
         queries.shape[1],
         ROUGH=rough if rough == "tf32" else _TRITON_TYPES[rough],
         BLOCK=triton.next_power_of_2(queries.shape[1]),
+        num_warps=8,
     )
     return unit, unit32, left_out, usable
 
@@ -278,7 +279,7 @@ def settled(
         BLOCK=block,
         K_BLOCK=triton.next_power_of_2(k),
         STEP=64,
-        num_warps=4 if block <= 64 else 8,  # noqa: PLR2004 - registers
+        num_warps=8,
     )
     return best, best_ids, best_phrases, certain
 

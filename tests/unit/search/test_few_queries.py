@@ -127,18 +127,17 @@ def test_queries_are_scaled_as_elsewhere(precision):
 
 
 @pytest.mark.parametrize(
-    ("num_queries", "dim", "dtype", "list_length", "width", "expected"),
+    ("num_queries", "vectors", "list_length", "width", "expected"),
     [
-        (1, 384, torch.bfloat16, 44, 0, True),
-        (64, 4, torch.float32, 128, 5, True),
-        (0, 384, torch.bfloat16, 44, 0, False),
-        (65, 384, torch.bfloat16, 44, 0, False),
-        (1, 384, torch.bfloat16, 129, 0, False),
-        (1, 12, torch.float16, 44, 0, False),
-        (1, 384, torch.bfloat16, 44, 1000, False),
+        (1, torch.empty(2, 384).bfloat16(), 44, 0, True),
+        (64, torch.empty(2, 4), 128, 5, True),
+        (0, torch.empty(2, 4), 44, 0, False),
+        (65, torch.empty(2, 4), 44, 0, False),
+        (1, torch.empty(2, 4), 129, 0, False),
+        (1, torch.empty(2, 12).half(), 44, 0, False),
+        (1, torch.empty(2, 4), 44, 1000, False),
     ],
 )
-def test_what_it_suits(num_queries, dim, dtype, list_length, width, expected):
-    vectors = torch.empty(2, dim, dtype=dtype)
+def test_what_it_suits(num_queries, vectors, list_length, width, expected):
     excluded = torch.empty((num_queries, width), dtype=torch.int64) if width else None
     assert few_queries.suits(num_queries, vectors, list_length, excluded) == expected
