@@ -7,8 +7,8 @@ Every time is the median of repeats, interleaved with those of the others, from 
 of the device's work; ``queued_ms`` is the time of a call when several are queued, which leaves out
 what the CPU takes to start one. ``recall`` compares a sample of rows with float64 products of the
 same vectors. The limits are a large matrix product and a sum over a large array, measured at the
-start and at the end; ``times_limit`` is the better time divided by the larger of the two times that
-the limits allow.
+start and at the end; ``times_limit`` is ``ms`` divided by the larger of the two times that the
+limits allow, ``queued_times_limit`` is ``queued_ms`` divided by it.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from lightweight_decoder.search import ExactSearch
+from lightweight_decoder.search.cuda_graphs import GraphedFunction
 from lightweight_decoder.search.group_maxima import top_k_products
 
 if TYPE_CHECKING:
@@ -43,6 +44,10 @@ BATCHES = (1, 8_192)
 KS = (1, 10, 32, 100)
 PEER_K = 32
 """The only k for torch.compile, JAX and CuPy, which take long to run or to compile."""
+FEW = (4, 16, 64)
+"""More batches, for ``PEER_K`` and without these peers."""
+FEW_REPEATS = 50
+"""Of searches for few queries, whose times vary more."""
 PEER_QUERIES = 256
 """JAX and CuPy get as many queries at a time: their copies of all products would not fit."""
 LONG_S = 0.5
@@ -64,6 +69,7 @@ class Setting(NamedTuple):
     k: int
 
 
+@torch.no_grad()
 def main() -> None:
     """Measure all settings."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -75,13 +81,15 @@ def main() -> None:
     limits = measure_limits()
     print(torch.cuda.get_device_name(), torch.__version__, limits)
     with (arguments.output / "search_gpu.csv").open("w", newline="") as file:
-        columns = [*Setting._fields, "method", "ms", "queued_ms", "times_limit", "recall"]
+        columns = [*Setting._fields, "method", "ms", "queued_ms"]
+        columns += ["times_limit", "queued_times_limit", "recall"]
         table = csv.DictWriter(file, columns)
         table.writeheader()
         for dim, dtype in itertools.product(DIMS, ("bfloat16", "float32")):
             vectors = random_rows(arguments.vectors, dim, dtype)
-            exact = ExactSearch.over(vectors, device=DEVICE) if dtype == "float32" else None
-            for num_queries, k in itertools.product(BATCHES, KS):
+            exact = ExactSearch.over(vectors, device=DEVICE)
+            sizes = [*itertools.product(BATCHES, KS), *((few, PEER_K) for few in FEW)]
+            for num_queries, k in sizes:
                 setting = Setting(dim, dtype, num_queries, k)
                 for row in measure(setting, vectors, exact, limits, arguments.repeats):
                     table.writerow(row)
@@ -114,25 +122,30 @@ def measure_limits() -> Limits:
 
 
 def measure(
-    setting: Setting, vectors: Tensor, exact: ExactSearch | None, limits: Limits, repeats: int
+    setting: Setting, vectors: Tensor, exact: ExactSearch, limits: Limits, repeats: int
 ) -> list[dict[str, object]]:
     """Time every method that runs, and compute its recall."""
     queries = random_rows(setting.num_queries, setting.dim, setting.dtype)
-    methods = our_methods(queries, vectors, setting.k, exact) | torch_methods(
-        queries, vectors, setting.k
-    )
-    if setting.k == PEER_K:
+    with_peers = setting.k == PEER_K and setting.num_queries in BATCHES
+    if with_peers:
+        torch.compiler.reset()
+    methods = our_methods(queries, vectors, setting.k, exact, compiled=with_peers)
+    methods |= torch_methods(queries, vectors, setting.k, compiled=with_peers)
+    if with_peers:
         methods |= jax_methods(queries, vectors, setting.k)
         methods |= cupy_methods(queries, vectors, setting.k)
     sample = torch.linspace(0, setting.num_queries - 1, min(64, setting.num_queries)).long()
     recalls = {}
     for name, method in list(methods.items()):
         try:
+            method()  # the second call is captured in a CUDA graph, where there is one
             recalls[name] = recall(queries[sample], vectors, method()[sample.to(DEVICE)])
         except Exception as error:  # noqa: BLE001 - a peer that cannot is left out
             print(f"{setting}: {name} is left out: {type(error).__name__} {str(error)[:120]!r}")
             del methods[name]
         torch.cuda.empty_cache()
+    if setting.num_queries <= max(FEW):
+        repeats = max(repeats, FEW_REPEATS)
     seconds, queued = median_seconds(methods, repeats), queued_seconds(methods)
     best_s = shortest_possible(setting, len(vectors), limits)
     return [
@@ -141,7 +154,8 @@ def measure(
             "method": name,
             "ms": round(1e3 * seconds[name], 3),
             "queued_ms": round(1e3 * queued[name], 3),
-            "times_limit": round(min(seconds[name], queued[name]) / best_s, 2),
+            "times_limit": round(seconds[name] / best_s, 3),
+            "queued_times_limit": round(queued[name] / best_s, 3),
             "recall": round(recalls[name], 5),
         }
         for name in methods
@@ -201,7 +215,7 @@ def queued_seconds(methods: dict[str, Callable[[], object]]) -> dict[str, float]
 
 
 def our_methods(
-    queries: Tensor, vectors: Tensor, k: int, exact: ExactSearch | None
+    queries: Tensor, vectors: Tensor, k: int, exact: ExactSearch, *, compiled: bool
 ) -> dict[str, Callable[[], Tensor]]:
     """Our products in each precision that fits the type, and the whole of exact search."""
     half = vectors.dtype == torch.bfloat16
@@ -212,10 +226,14 @@ def our_methods(
         )
         for precision in precisions
     }
-    if len(queries) == 1:
-        methods["group maxima, graph"] = captured(next(iter(methods.values())))
-    if exact is not None:
-        methods["ExactSearch"] = lambda: exact.search(queries, k).vector_ids
+    if len(queries) <= max(FEW):
+        found = functools.partial(top_k_products, vectors=vectors, k=k, precision=precisions[0])
+        graphed = GraphedFunction(found)
+        methods["group maxima, graph"] = lambda: graphed(queries)[1]
+        if compiled:
+            compiled_products = torch.compile(found, mode="reduce-overhead")
+            methods["group maxima, torch.compile"] = lambda: compiled_products(queries).vectors
+    methods["ExactSearch"] = lambda: exact.search(queries, k).vector_ids
     return methods
 
 
@@ -224,32 +242,18 @@ def group_maxima(queries: Tensor, vectors: Tensor, k: int, precision: str) -> Te
     return top_k_products(queries, vectors, k, precision=precision).vectors
 
 
-def captured(method: Callable[[], Tensor]) -> Callable[[], Tensor]:
-    """Capture a method in a CUDA graph, which takes the CPU no time to start."""
-    method()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        found = method()
-
-    def replay() -> Tensor:
-        graph.replay()
-        return found
-
-    return replay
-
-
-def torch_methods(queries: Tensor, vectors: Tensor, k: int) -> dict[str, Callable[[], Tensor]]:
-    """PyTorch's product and topk, for one k compiled too."""
+def torch_methods(
+    queries: Tensor, vectors: Tensor, k: int, *, compiled: bool
+) -> dict[str, Callable[[], Tensor]]:
+    """PyTorch's product and topk, compiled too if wanted."""
 
     def product_and_topk(queries: Tensor, vectors: Tensor) -> Tensor:
         return (queries @ vectors.T).topk(k, dim=1).indices
 
     methods = {"torch matmul + topk": lambda: product_and_topk(queries, vectors)}
-    if k == PEER_K:
-        torch.compiler.reset()
-        compiled = torch.compile(product_and_topk)
-        methods["torch.compile of it"] = lambda: compiled(queries, vectors)
+    if compiled:
+        compiled_product = torch.compile(product_and_topk)
+        methods["torch.compile of it"] = lambda: compiled_product(queries, vectors)
     return methods
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -20,12 +21,13 @@ from torch import Tensor
 from lightweight_decoder.bank import unit_rows
 from lightweight_decoder.datatypes import NO_ID, Candidates
 from lightweight_decoder.errors import ConfigError, EmbeddingError
-from lightweight_decoder.search import group_maxima, int8_pass
+from lightweight_decoder.search import few_queries, group_maxima, int8_pass
 from lightweight_decoder.search.checks import (
     check_owners,
     check_unit_rows,
     counts_up,
 )
+from lightweight_decoder.search.cuda_graphs import GraphedFunction
 from lightweight_decoder.search.device_blocks import converted_blocks, fits
 from lightweight_decoder.search.first_pass import (
     Listed,
@@ -126,6 +128,13 @@ class ExactSearch:
         check_owners(owners, self._num_phrases)
         owned = None if counts_up(owners) else owners.to(self._source.device)
         self._rescorer = Rescorer(self._source, owned)
+        search_at_once = partial(
+            few_queries.search_at_once,
+            vectors=self._vectors,
+            owners=owned,
+            margin=2 * self._rescorer.error_bound,
+        )
+        self._at_once = GraphedFunction(search_at_once) if self._has_kernels and resident else None
 
     @classmethod
     def over(
@@ -182,14 +191,16 @@ class ExactSearch:
     ) -> Candidates:
         """Find the k best phrases for each query; see :class:`SearchBackend` for the contract."""
         self.check(queries, k, exclude_vectors)
-        exact_queries = unit_rows(queries.to(self._source.device).double())
+        given = queries.to(self._source.device)
         excluded = None if exclude_vectors is None else exclude_vectors.to(self._source.device)
         num_columns = min(k, self._num_phrases)
         list_length = self._list_length(num_columns)
         if not len(queries) or list_length >= self.num_vectors / 8:  # then sorting is no slower
-            found = self._search_float64(exact_queries, num_columns, excluded)
+            found = self._search_float64(unit_rows(given.double()), num_columns, excluded)
         else:
-            found = self._search_fast(exact_queries, num_columns, list_length, excluded)
+            found = self._search_few(given, num_columns, list_length, excluded) or (
+                self._search_fast(unit_rows(given.double()), num_columns, list_length, excluded)
+            )
         values, vectors, phrases = (column.to(queries.device) for column in found)
         return Candidates(phrase_ids=phrases, vector_ids=vectors, values=values, kind="cosine")
 
@@ -249,6 +260,23 @@ class ExactSearch:
         """
         vectors_per_phrase = self.num_vectors / self._num_phrases
         return math.ceil(k * max(vectors_per_phrase, 1)) + k // 8 + 8
+
+    def _search_few(
+        self, queries: Tensor, k: int, list_length: int, excluded: Tensor | None
+    ) -> Found | None:
+        """Search for few queries on a GPU that holds the vectors; None if that is not certain."""
+        few = few_queries.suits(len(queries), self._vectors, list_length, excluded)
+        if self._at_once is None or not few:
+            return None
+        precision = group_maxima.fastest_precision(self._vectors.dtype, len(queries))
+        *found, certain = self._at_once(
+            *((queries,) if excluded is None else (queries, excluded)),
+            k=k,
+            list_length=list_length,
+            precision=precision,
+            vectors_error=self._rounding_error(precision),
+        )
+        return Found(*found) if all(certain.tolist()) else None
 
     def _search_fast(
         self,

@@ -42,6 +42,7 @@ _DTYPES: dict[Precision, torch.dtype] = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
+_SLACK = 1.01
 _TF32_BITS = -(2**13)  # the bits of float32 that tf32 keeps
 
 
@@ -105,11 +106,15 @@ def choice_error(queries: Tensor, vectors_error: float, precision: Precision) ->
     Returns:
         (q,) float32.
     """
-    sums = (queries.shape[1] + 4) * 2.0**-22
+    rounding = _rounding_lengths(queries, precision)
+    return _SLACK * rounding + error_beyond_queries(queries.shape[1], vectors_error, precision)
+
+
+def error_beyond_queries(dim: int, vectors_error: float, precision: Precision) -> float:
+    """Return the part of :func:`choice_error` that is not due to rounding the queries."""
+    sums = (dim + 4) * 2.0**-22
     left_out = 3 * 2.0**-20 if precision == "float32" else 0.0
-    rounding = _rounding_lengths(queries, precision) + vectors_error
-    error: Tensor = 1.01 * (rounding + left_out + sums)
-    return error
+    return _SLACK * (vectors_error + left_out + sums)
 
 
 def longest_rounding(vectors: Tensor, precision: Precision, device: torch.device) -> float:
@@ -174,7 +179,7 @@ def top_k_products(
         nothing = queries.new_empty((0, min(k, len(vectors))), dtype=torch.float32)
         return TopProducts(nothing, nothing.long(), nothing.new_empty(0))
     best: TopProducts | None = None
-    with _current(queries.device):
+    with current(queries.device):
         for start, block in device_blocks(vectors, queries.device, _BLOCK_ROWS):
             found = _search_block(
                 queries, block, k, first_id=start, excluded=excluded, precision=precision
@@ -189,7 +194,7 @@ def top_k_products(
     )
 
 
-def _current(device: torch.device) -> contextlib.AbstractContextManager[object]:
+def current(device: torch.device) -> contextlib.AbstractContextManager[object]:
     """Make a GPU the one that Triton starts kernels on."""
     return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 

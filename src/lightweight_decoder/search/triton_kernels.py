@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 
 _LOWEST = tl.constexpr(-(2**31))
+_ROUND_TO_GRID = tl.constexpr(1.5 * 2.0**22)  # float64 has no bits below 2**-30 beside it
 
 
 @triton.jit(do_not_specialize=["num_queries", "num_vectors", "num_tiles"])
@@ -224,3 +225,137 @@ def rank_kernel(
         tl.where(own == -float("inf"), -1, found + first_id),
         mask=present,
     )
+
+
+@triton.jit
+def scale_kernel(
+    queries,
+    unit,
+    unit32,
+    left_out,
+    usable,
+    dim,
+    ROUGH: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Scale each query to length one in float64.
+
+    ``unit`` (q, d) is float64, ``unit32`` the same in float32; ``left_out`` (q,) float32 is the
+    length of what rounding to ``ROUGH`` ("tf32" or a type) takes off that; ``usable`` (q,) says
+    whether a query is finite and not zero. One that is not counts as all ones.
+    """
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, BLOCK)
+    present = columns < dim
+    query = tl.load(queries + row * dim + columns, mask=present, other=0).to(tl.float64)
+    finite = tl.sum((tl.abs(query) < float("inf")).to(tl.int32)) == BLOCK
+    query = tl.where(finite, query, 0.0)
+    largest = tl.max(tl.abs(query))
+    good = largest > 0
+    scaled = tl.where(good, query / tl.where(good, largest, 1.0), 1.0)
+    scaled = tl.where(present, scaled, 0.0)
+    scaled = scaled / tl.sqrt(tl.sum(scaled * scaled))
+    wide = scaled.to(tl.float32)
+    if ROUGH == "tf32":
+        rounded = (wide.to(tl.int32, bitcast=True) & -8192).to(tl.float32, bitcast=True)
+    else:
+        rounded = wide.to(ROUGH).to(tl.float32)
+    tl.store(unit + row * dim + columns, scaled, mask=present)
+    tl.store(unit32 + row * dim + columns, wide, mask=present)
+    tl.store(left_out + row, tl.sqrt(tl.sum((wide - rounded) * (wide - rounded))))
+    tl.store(usable + row, good)
+
+
+@triton.jit
+def _phrase_places(ahead, phrases, present):
+    """Mark the first entry of each phrase, and count the first entries ahead of each entry.
+
+    ``ahead[i, j]`` says whether entry j comes before entry i.
+    """
+    same = phrases[None, :] == phrases[:, None]
+    is_first = present & (tl.sum((ahead & same).to(tl.int32), axis=1) == 0)
+    return is_first, tl.sum((ahead & is_first[None, :]).to(tl.int32), axis=1)
+
+
+@triton.jit(do_not_specialize=["list_length", "k"])
+def settle_kernel(
+    listed_values,
+    listed_ids,
+    ceiling,
+    left_out,
+    usable,
+    unit,
+    vectors,
+    owners,
+    values,
+    ids,
+    phrases,
+    certain,
+    list_length,
+    k,
+    margin,
+    error,
+    dim,
+    HAS_OWNERS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    K_BLOCK: tl.constexpr,
+    STEP: tl.constexpr,
+):
+    """Compute again in float64 what is too close, and keep the k best phrases of each query.
+
+    ``listed_values`` and ``listed_ids`` (q, list_length) fall, ``values``, ``ids`` and ``phrases``
+    are (q, k). ``certain`` (q,) is whether no vector that is not listed could belong there, given
+    that its product is below ``ceiling`` or off by 1.01 ``left_out`` + ``error``.
+    """
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, BLOCK)
+    present = columns < list_length
+    places = row * list_length + columns
+    lowest = -float("inf")
+    own = tl.load(listed_values + places, mask=present, other=lowest)
+    own_ids = tl.load(listed_ids + places, mask=present, other=-1)
+    own_phrases = own_ids
+    if HAS_OWNERS:
+        own_phrases = tl.load(owners + own_ids, mask=own_ids >= 0, other=-1)
+
+    earlier = columns[None, :] < columns[:, None]
+    is_first, place = _phrase_places(earlier, own_phrases, present)
+    kth = tl.max(tl.where(is_first & (place == k - 1), own, lowest))
+    cut = kth - margin
+    last = tl.load(listed_values + row * list_length + list_length - 1)
+    unseen = tl.load(ceiling + row) + 1.01 * tl.load(left_out + row) + error
+    settled = (tl.maximum(unseen, last) < cut) | (last == lowest)
+    tl.store(certain + row, settled & tl.load(usable + row))
+
+    better = tl.load(listed_values + places - 1, mask=present & (columns > 0), other=-lowest)
+    worse = tl.load(listed_values + places + 1, mask=columns < list_length - 1, other=lowest)
+    found = own_ids >= 0
+    finite = tl.where(found, own, 0.0)
+    close = ((better - finite <= margin) | (finite - worse <= margin)) & (own >= cut) & found
+    sums = tl.zeros((BLOCK, STEP), tl.float64)
+    for start in range(0, dim, STEP):
+        wide = start + tl.arange(0, STEP)
+        query = tl.load(unit + row * dim + wide, mask=wide < dim, other=0)
+        members = own_ids[:, None] * dim + wide[None, :]
+        vector = tl.load(vectors + members, mask=close[:, None] & (wide < dim)[None, :], other=0)
+        sums += query[None, :] * vector.to(tl.float64)
+    cosines = tl.sum(sums, axis=1)
+    cosines = (cosines + _ROUND_TO_GRID) - _ROUND_TO_GRID
+    own = tl.where(close, cosines.to(tl.float32), own)
+
+    earlier = (own_ids[None, :] < own_ids[:, None]) | (
+        (own_ids[None, :] == own_ids[:, None]) & earlier
+    )
+    same = own_phrases[None, :] == own_phrases[:, None]
+    earlier = (own_phrases[None, :] < own_phrases[:, None]) | (same & earlier)
+    ahead = (own[None, :] > own[:, None]) | ((own[None, :] == own[:, None]) & earlier)
+    is_first, place = _phrase_places(ahead, own_phrases, present & (own > lowest))
+    kept = is_first & (place < k)
+    tl.store(values + row * k + place, own, mask=kept)
+    tl.store(ids + row * k + place, own_ids, mask=kept)
+    tl.store(phrases + row * k + place, own_phrases, mask=kept)
+    columns = tl.arange(0, K_BLOCK)
+    empty = (columns < k) & (columns >= tl.sum(is_first.to(tl.int32)))
+    tl.store(values + row * k + columns, lowest, mask=empty)
+    tl.store(ids + row * k + columns, -1, mask=empty)
+    tl.store(phrases + row * k + columns, -1, mask=empty)

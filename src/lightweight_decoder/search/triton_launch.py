@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 import triton
+import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import (
     TensorDescriptor,
@@ -24,6 +25,7 @@ GROUPS_PER_TILE = TILE // GROUP
 
 _ROWS_AT_ONCE = 64
 _SORTED_AT_ONCE = 32
+_TRITON_TYPES = {"float32": tl.float32, "float16": tl.float16, "bfloat16": tl.bfloat16}
 _SPARE_BYTES = 2**13  # of shared memory, for what is exchanged between threads
 
 
@@ -191,6 +193,95 @@ def largest_products(
         num_warps=min(8, max(1, block // 512)),
     )
     return values, ids
+
+
+def scaled(queries: Tensor, rough: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Scale queries to length one as ``bank.unit_rows`` does, without looking for unusable ones.
+
+    Args:
+        queries: (q, d) floating point.
+        rough: The type that the first pass rounds them to, or tf32.
+
+    Returns:
+        (q, d) in float64 and in float32, (q,) float32 the length of what that rounding takes off,
+        and (q,) bool: whether a query is finite and not zero.
+    """
+    queries = queries.contiguous()
+    unit = torch.empty_like(queries, dtype=torch.float64)
+    unit32 = torch.empty_like(queries, dtype=torch.float32)
+    left_out = unit32.new_empty(len(queries))
+    usable = torch.empty_like(left_out, dtype=torch.bool)
+    kernels.scale_kernel[(len(queries),)](
+        queries,
+        unit,
+        unit32,
+        left_out,
+        usable,
+        queries.shape[1],
+        ROUGH=rough if rough == "tf32" else _TRITON_TYPES[rough],
+        BLOCK=triton.next_power_of_2(queries.shape[1]),
+        num_warps=8,
+    )
+    return unit, unit32, left_out, usable
+
+
+def settled(
+    listed: tuple[Tensor, Tensor, Tensor],
+    scaled_queries: tuple[Tensor, Tensor, Tensor],
+    vectors: Tensor,
+    owners: Tensor | None,
+    *,
+    k: int,
+    margin: float,
+    error: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Compute again in float64 what is too close, and keep the k best phrases of each query.
+
+    Args:
+        listed: Falling values (q, m) float32, their vectors (q, m) int64 and the ceiling (q,), as
+            :class:`.group_maxima.TopProducts`; m is at most 128.
+        scaled_queries: What :func:`scaled` returns, without the float32 queries.
+        vectors: (n, d) unit rows.
+        owners: (n,) int64, the phrase of each vector; None: each is a phrase of its own.
+        k: How many phrases, at most m.
+        margin: Values that differ by more are in their true order.
+        error: How far a product may exceed the ceiling, without what queries lose by rounding.
+
+    Returns:
+        Values float32, vectors and phrases int64 (q, k), and (q,) bool: whether they are certain.
+    """
+    values, ids, ceiling = listed
+    unit, left_out, usable = scaled_queries
+    num_queries, list_length = values.shape
+    best = values.new_empty((num_queries, k))
+    best_ids, best_phrases = ids.new_empty((2, num_queries, k))
+    certain = torch.empty_like(usable)
+    block = triton.next_power_of_2(list_length)
+    kernels.settle_kernel[(num_queries,)](
+        values,
+        ids,
+        ceiling,
+        left_out,
+        usable,
+        unit,
+        vectors,
+        ids if owners is None else owners,
+        best,
+        best_ids,
+        best_phrases,
+        certain,
+        list_length,
+        k,
+        margin,
+        error,
+        vectors.shape[1],
+        HAS_OWNERS=owners is not None,
+        BLOCK=block,
+        K_BLOCK=triton.next_power_of_2(k),
+        STEP=64,
+        num_warps=8,
+    )
+    return best, best_ids, best_phrases, certain
 
 
 @cache

@@ -29,9 +29,10 @@ def why_not() -> str:
     ("tests", "chosen"),
     [
         (HERE / "test_group_maxima.py", ""),
+        (HERE / "test_few_queries.py", ""),
         (HERE.parents[1] / "search_conformance", "(exact-k or exact-num or exact]) and not batch"),
     ],
-    ids=["group_maxima", "conformance"],
+    ids=["group_maxima", "few_queries", "conformance"],
 )
 def test_kernels_under_tritons_interpreter(tests, chosen):
     # A process of its own: Triton reads the variable when it is imported, which others may have
