@@ -1,6 +1,6 @@
 """Times the whole decode beside its search alone, and the first answer of a fresh process.
 
-    python scripts/benchmarks/end_to_end.py RUN [--queries 2048]
+    python scripts/benchmarks/end_to_end.py RUN [--queries 2048] [--compile]
 
 RUN is a finished run, for the largest bank one of `data=reverse_dictionary data.size=full`. Queries
 are definitions. Prints medians of interleaved repeats; the search alone is that of the adapted
@@ -16,12 +16,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from lightweight_decoder import PhraseBankDecoder
 from lightweight_decoder.data.wordnet import read_wordnet
 from lightweight_decoder.embeddings import TextEncoder, default_cache_dir
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 REPEATS = 5
 FIRST_ANSWER = """
@@ -48,6 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("--queries", type=int, default=2_048)
+    parser.add_argument("--compile", action="store_true", help="also with torch.compile")
     options = parser.parse_args()
     decoder = PhraseBankDecoder.from_checkpoint(options.run / "checkpoints" / "best.ckpt")
     queries = definitions(options.queries)
@@ -58,6 +63,8 @@ def main() -> None:
         "decode, no reranker": lambda: plain.decode(queries),
         "decode": lambda: decoder.decode(queries),
     }
+    if options.compile:
+        ways["decode, compiled reranker"] = decode_compiled(options.run, queries)
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(REPEATS + 1):
         for name, way in ways.items():
@@ -70,6 +77,17 @@ def main() -> None:
         print(f"{name}: {median * 1e3:,.0f} ms for {len(queries)} queries, {share:.2f}")
     script = FIRST_ANSWER.format(started=time.time(), bank=str(decoder.bank.path))
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def decode_compiled(run: Path, queries: torch.Tensor) -> Callable[[], object]:
+    """Decodes with a compiled reranker; prints what the first answers wait for the compiler."""
+    decoder = PhraseBankDecoder.from_checkpoint(run / "checkpoints" / "best.ckpt")
+    if decoder.reranker is not None:
+        decoder.reranker.compile()
+    started = time.perf_counter()
+    decoder.decode(queries)
+    print(f"compiled reranker: first answers {time.perf_counter() - started:.1f} s")
+    return lambda: decoder.decode(queries)
 
 
 def definitions(count: int) -> torch.Tensor:

@@ -6,6 +6,7 @@ from lightweight_decoder.embeddings.formats import (
     EmbeddingReader,
     open_embeddings,
 )
+from lightweight_decoder.embeddings.precision import Precision
 from lightweight_decoder.embeddings.text_encoder import DEFAULT_MODEL, TextEncoder
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "EmbeddingBlock",
     "EmbeddingCache",
     "EmbeddingReader",
+    "Precision",
     "TextEncoder",
     "default_cache_dir",
     "open_embeddings",

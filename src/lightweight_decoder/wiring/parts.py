@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, cast, get_args
 
 from lightweight_decoder.bank import PhraseBank
 from lightweight_decoder.decoding import PhraseBankDecoder
-from lightweight_decoder.embeddings import TextEncoder, default_cache_dir
+from lightweight_decoder.embeddings import Precision, TextEncoder, default_cache_dir
 from lightweight_decoder.errors import ConfigError, EncoderError
 from lightweight_decoder.memory import GIB
 from lightweight_decoder.search import ExactSearch
@@ -110,7 +110,7 @@ def open_decoder(
 
 
 def encoder_of(bank: PhraseBank, config: DictConfig, plan: AcceleratorPlan) -> TextEncoder:
-    """The encoder that made a bank's vectors, the very same.
+    """The encoder that made a bank's vectors, the very same, in the precision it had.
 
     Raises:
         EncoderError: The bank does not name one, or it has changed since.
@@ -122,20 +122,24 @@ def encoder_of(bank: PhraseBank, config: DictConfig, plan: AcceleratorPlan) -> T
             where=bank.path,
             advice="Encode the text yourself and decode it with input=FILE",
         )
-    encoder = TextEncoder(
-        model=info.name,
-        device=device_of(plan),
-        cache_dir=default_cache_dir() if config.cache else None,
-    )
-    if encoder.fingerprint != info.fingerprint:
-        raise EncoderError(
-            "the encoder is not the one that made the bank's vectors",
-            where=info.name,
-            expected=f"fingerprint {info.fingerprint[:12]}",
-            found=encoder.fingerprint[:12],
-            advice="Install the encoder that the bank was built with, or build the bank again",
+    found = []
+    for precision in get_args(Precision):
+        encoder = TextEncoder(
+            model=info.name,
+            device=device_of(plan),
+            cache_dir=default_cache_dir() if config.cache else None,
+            precision=precision,
         )
-    return encoder
+        if encoder.fingerprint == info.fingerprint:
+            return encoder
+        found.append(f"{encoder.fingerprint[:12]} in {precision}")
+    raise EncoderError(
+        "the encoder is not the one that made the bank's vectors",
+        where=info.name,
+        expected=f"fingerprint {info.fingerprint[:12]}",
+        found=", ".join(found),
+        advice="Install the encoder that the bank was built with, or build the bank again",
+    )
 
 
 def abstain_below(config: DictConfig, decoder: PhraseBankDecoder) -> float:

@@ -4,6 +4,7 @@ from hashlib import blake2b
 
 import numpy as np
 import pytest
+import torch
 
 from lightweight_decoder.embeddings import TextEncoder
 
@@ -11,10 +12,11 @@ DIM = 8
 
 
 class FakeModel:
-    """Stands in for a loaded model: a vector follows from its text, calls are written down."""
+    """Stands in for a loaded model: a vector follows from its text, calls are noted."""
 
     def __init__(self):
         self.batches = []
+        self.dtypes = []
         self.fail_after = None
         self.not_finite = None
 
@@ -33,6 +35,7 @@ class FakeModel:
         if isinstance(texts, str):
             return self.vector(texts)
         self.batches.append(list(texts))
+        self.dtypes.append((torch.ones(1, 1) @ torch.ones(1, 1)).dtype)
         vectors = np.stack([self.vector(text) for text in texts])
         if self.not_finite in texts:
             vectors[texts.index(self.not_finite), 3] = np.nan

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import pickle
 import socket
 import subprocess
@@ -7,9 +8,11 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 from lightweight_decoder.embeddings import TextEncoder
-from lightweight_decoder.errors import EncoderError
+from lightweight_decoder.embeddings.model_files import model_fingerprint
+from lightweight_decoder.errors import ConfigError, EncoderError
 
 TEXTS = ["a road", "road", "a wide road for fast traffic", "", "a road", "Straße 🛣"]
 
@@ -82,6 +85,38 @@ def test_unnormalized_vectors_have_a_cache_of_their_own(make_encoder):
     encoder = make_encoder(normalize=False)
     encoder.encode(TEXTS)
     assert len(encoder._model.encoded) == len(set(TEXTS))
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)]
+)
+def test_the_model_computes_in_the_chosen_precision(make_encoder, precision, dtype):
+    encoder = make_encoder(precision=precision)
+    vectors = encoder.encode(TEXTS)
+    assert set(encoder._model.dtypes) == {dtype}
+    assert vectors.dtype == np.float32
+    assert (torch.ones(1, 1) @ torch.ones(1, 1)).dtype == torch.float32  # as it was before
+
+
+def test_each_precision_has_a_cache_of_its_own(make_encoder):
+    make_encoder().encode(TEXTS)
+    encoder = make_encoder(precision="bfloat16")
+    encoder.encode(TEXTS)
+    assert len(encoder._model.encoded) == len(set(TEXTS))
+    forbid_loading(make_encoder(precision="bfloat16")).encode(TEXTS)
+    forbid_loading(make_encoder(precision="float32")).encode(TEXTS)
+
+
+def test_only_float32_has_the_fingerprint_of_the_files(make_encoder, model_folder):
+    files = model_fingerprint(model_folder, cache_dir=None)
+    assert make_encoder().fingerprint == files
+    expected = hashlib.sha256(files.encode() + b"\0bfloat16").hexdigest()
+    assert make_encoder(precision="bfloat16").fingerprint == expected
+
+
+def test_an_unknown_precision_is_refused_at_once(tmp_path):
+    with pytest.raises(ConfigError, match=r"precision: .*found 'half'"):
+        TextEncoder(model=str(tmp_path), cache_dir=None, precision="half")
 
 
 def test_texts_of_equal_length_share_a_batch_that_suits_the_processor(make_encoder):
@@ -179,3 +214,13 @@ def test_the_real_model_gives_its_own_vectors_without_a_network(tmp_path, monkey
     again = TextEncoder(cache_dir=str(tmp_path))
     np.testing.assert_array_equal(again.encode(TEXTS), vectors)
     assert "_model" not in vars(again)  # all were found in the cache
+
+
+def test_the_real_model_loses_little_in_bfloat16(tmp_path):
+    texts = [*TEXTS, "the act of moving from one place to another"]
+    exact = TextEncoder(cache_dir=tmp_path).encode(texts).astype(np.float64)
+    rounded = TextEncoder(cache_dir=tmp_path, precision="bfloat16").encode(texts)
+    assert rounded.dtype == np.float32
+    assert not np.allclose(rounded, exact, atol=1e-5)
+    np.testing.assert_allclose((exact * rounded).sum(axis=1), 1, atol=5e-4)
+    np.testing.assert_allclose(np.linalg.norm(rounded, axis=1), 1, atol=1e-6)

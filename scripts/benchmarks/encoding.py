@@ -1,0 +1,245 @@
+"""Times the text encoder in float32, in bfloat16 and compiled, and says what bfloat16 costs.
+
+    python scripts/benchmarks/encoding.py [profile] [speed] [compile] [quality]
+
+Without a word, everything. `profile`: where the time goes. `speed`: texts/s of every way of
+encoding, medians of interleaved repeats. `compile`: the same for `torch.compile`, with what
+compiling takes. `quality`: how near bfloat16 vectors are to float32 ones, and how often plain
+search finds the phrase of a definition with each; encodes 148,730 phrases (`--phrases` for fewer).
+Texts are WordNet's phrases and definitions. Only float32 vectors, for `quality`, come from the
+cache of this user. `ONEDNN_MAX_CPU_ISA=AVX512_CORE_VNNI` shows a processor without bfloat16.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+
+from lightweight_decoder.data.wordnet import read_wordnet
+from lightweight_decoder.embeddings import TextEncoder, default_cache_dir, text_encoder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from lightweight_decoder.datatypes import FloatArray, IntArray
+
+KINDS = {
+    "linear": ("aten::addmm", "aten::mm", "aten::linear", "mkldnn::_linear_pointwise"),
+    "attention": ("aten::_scaled_dot_product_flash_attention_for_cpu",),
+    "GELU": ("aten::gelu",),
+    "layer norm": ("aten::native_layer_norm",),
+    "copies and casts": ("aten::copy_",),
+}
+DEPTHS = (1, 10, 100)
+
+
+def main() -> None:
+    """Runs the parts that were asked for."""
+    parts = {"profile": profile, "speed": speed, "compile": compiled, "quality": quality}
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(parts))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--phrases", type=int, default=None, help="as many in quality's bank")
+    parser.add_argument("--queries", type=int, default=3_000)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    for part in options.parts or parts:
+        print(f"\n{part}, {options.threads} threads")
+        parts[part](options)
+
+
+def profile(_: argparse.Namespace) -> None:
+    """Where the time goes, in shares of the wall time."""
+    for precision in ("float32", "bfloat16"):
+        encoder = encoder_of(precision=precision)
+        for name, texts in samples(4_000, 2_000).items():
+            encoder.encode(texts[:300])
+            with torch.profiler.profile() as profiler:
+                started = time.perf_counter()
+                encoder.encode(texts)
+                wall = time.perf_counter() - started
+            own = {event.key: event.self_cpu_time_total / 1e6 for event in profiler.key_averages()}
+            shares = {
+                kind: sum(own.get(key, 0.0) for key in keys) / wall for kind, keys in KINDS.items()
+            }
+            shares["other operations"] = sum(own.values()) / wall - sum(shares.values())
+            shares["tokenizer, Python"] = 1 - sum(own.values()) / wall
+            shown = ", ".join(f"{kind} {share:.1%}" for kind, share in shares.items())
+            print(f"{precision}, {name}: {wall:.2f} s: {shown}")
+
+
+def speed(options: argparse.Namespace) -> None:
+    """Ways of computing, sizes of batches, order."""
+    float32, bfloat16 = encoder_of(), encoder_of(precision="bfloat16")
+    ways: dict[str, Callable[[list[str]], object]] = {
+        "float32": float32.encode,
+        "bfloat16": bfloat16.encode,
+        "bfloat16 weights": encoder_of(dtype=torch.bfloat16).encode,
+        "float32, eager attention": encoder_of(attn_implementation="eager").encode,
+        "float32, unsorted": unsorted(float32),
+        "bfloat16, unsorted": unsorted(bfloat16),
+    }
+    for tokens in (256, 1_024, 2_048):
+        ways[f"bfloat16, {tokens} tokens"] = with_tokens(bfloat16, tokens)
+    take_turns(ways, samples(1_000, 500), options.repeats)
+
+
+def compiled(options: argparse.Namespace) -> None:
+    """`torch.compile`, whose first texts wait for a C++ compiler."""
+    encoders = {
+        "float32": encoder_of(),
+        "float32, compiled": encoder_of(compiles=True),
+        "float32, compiled, dynamic": encoder_of(compiles=True, dynamic=True),
+        "bfloat16": encoder_of(precision="bfloat16"),
+        "bfloat16, compiled, dynamic": encoder_of("bfloat16", compiles=True, dynamic=True),
+    }
+    some = samples(1_000, 500)
+    for name, encoder in encoders.items():
+        started = time.perf_counter()
+        for texts in some.values():
+            encoder.encode(texts)
+        print(f"{name}: first texts {time.perf_counter() - started:.1f} s")
+    take_turns({name: encoder.encode for name, encoder in encoders.items()}, some, options.repeats)
+
+
+def quality(options: argparse.Namespace) -> None:
+    """Nearness, and recall of plain search with each kind of bank and query."""
+    synsets = read_wordnet()
+    phrases = sorted({phrase for synset in synsets for phrase in synset.phrases})
+    phrases = evenly(phrases, options.phrases or len(phrases))
+    row_of = {phrase: row for row, phrase in enumerate(phrases)}
+    asked = [s for s in synsets if not row_of.keys().isdisjoint(s.phrases)]
+    asked = evenly(asked, options.queries)
+    targets = [{row_of[p] for p in s.phrases if p in row_of} for s in asked]
+    texts = [synset.definition for synset in asked]
+    encoders = {
+        "float32": TextEncoder(cache_dir=default_cache_dir()),
+        "bfloat16": TextEncoder(cache_dir=None, precision="bfloat16"),
+    }
+    banks = {name: encoder.encode(phrases) for name, encoder in encoders.items()}
+    queries = {name: encoder.encode(texts) for name, encoder in encoders.items()}
+    beside = encoders["bfloat16"].encode(texts[:300])
+    alone = np.concatenate([encoders["bfloat16"].encode([text]) for text in texts[:300]])
+    tell_distance("phrases, bfloat16 to float32", banks["bfloat16"], banks["float32"])
+    tell_distance("definitions, bfloat16 to float32", queries["bfloat16"], queries["float32"])
+    tell_distance("bfloat16, alone to beside others", alone, beside)
+    for bank, query in (
+        ("float32", "float32"),
+        ("bfloat16", "bfloat16"),
+        ("float32", "bfloat16"),
+        ("bfloat16", "float32"),
+    ):
+        found = search(queries[query], banks[bank], DEPTHS[-1])
+        recalls = [share_found(found[:, :k], targets) for k in DEPTHS]
+        shown = ", ".join(f"@{k} {r:.4f}" for k, r in zip(DEPTHS, recalls, strict=True))
+        print(f"bank {bank}, queries {query}: recall {shown}")
+    print(f"{len(texts)} queries, {len(phrases)} phrases")
+
+
+def encoder_of(
+    precision: Any = "float32",  # noqa: ANN401, one of three words
+    *,
+    compiles: bool = False,
+    dynamic: bool | None = None,
+    **model_options: object,
+) -> TextEncoder:
+    """An encoder without a cache, its model loaded with other options, or compiled."""
+    encoder = TextEncoder(cache_dir=None, show_progress=False, precision=precision)
+    model = SentenceTransformer(
+        str(encoder.folder), device="cpu", local_files_only=True, model_kwargs=model_options
+    ).eval()
+    if compiles:
+        inner = model[0].auto_model
+        inner.forward = torch.compile(inner.forward, dynamic=dynamic)
+    encoder.__dict__["_model"] = model  # where the cached property would put it
+    return encoder
+
+
+def unsorted(encoder: TextEncoder) -> Callable[[list[str]], object]:
+    """Encodes batches of 32 texts as they come, as a plain loop would."""
+
+    def encode(texts: list[str]) -> None:
+        shuffled = np.random.default_rng(0).permutation(texts).tolist()
+        with encoder._computing():  # noqa: SLF001, ours
+            for start in range(0, len(texts), 32):
+                encoder._model.encode(shuffled[start : start + 32], show_progress_bar=False)  # noqa: SLF001, ours
+
+    return encode
+
+
+def with_tokens(encoder: TextEncoder, tokens: int) -> Callable[[list[str]], object]:
+    """Encodes with other batches than the 512 tokens that are built in."""
+
+    def encode(texts: list[str]) -> None:
+        kept = text_encoder._CPU_TOKENS_PER_BATCH, encoder._batch_size  # noqa: SLF001, ours
+        text_encoder._CPU_TOKENS_PER_BATCH, encoder._batch_size = tokens, 512  # noqa: SLF001, ours
+        encoder.encode(texts)
+        text_encoder._CPU_TOKENS_PER_BATCH, encoder._batch_size = kept  # noqa: SLF001, ours
+
+    return encode
+
+
+def take_turns(
+    ways: Mapping[str, Callable[[list[str]], object]], some: Mapping[str, list[str]], repeats: int
+) -> None:
+    """Medians of interleaved repeats, after one that does not count."""
+    rates: dict[str, dict[str, list[float]]] = {way: {name: [] for name in some} for way in ways}
+    for _ in range(repeats + 1):
+        for way, encode in ways.items():
+            for name, texts in some.items():
+                started = time.perf_counter()
+                encode(texts)
+                rates[way][name].append(len(texts) / (time.perf_counter() - started))
+    first = next(iter(rates.values()))
+    for way, of_way in rates.items():
+        medians = {name: statistics.median(of_way[name][1:]) for name in some}
+        gains = {name: medians[name] / statistics.median(first[name][1:]) for name in some}
+        shown = ", ".join(f"{name} {medians[name]:,.0f}/s ({gains[name]:.2f})" for name in some)
+        print(f"{way}: {shown}")
+
+
+def samples(num_phrases: int, num_definitions: int) -> dict[str, list[str]]:
+    """Short and longer texts, drawn evenly from WordNet."""
+    synsets = read_wordnet()
+    phrases = sorted({phrase for synset in synsets for phrase in synset.phrases})
+    definitions = [synset.definition for synset in synsets]
+    return {
+        "phrases": evenly(phrases, num_phrases),
+        "definitions": evenly(definitions, num_definitions),
+    }
+
+
+def evenly(items: Sequence[Any], count: int) -> list[Any]:
+    """As many items, from all over a list."""
+    return list(items[:: max(len(items) // count, 1)][:count])
+
+
+def tell_distance(name: str, vectors: FloatArray, others: FloatArray) -> None:
+    """Prints how far unit vectors are from others, row by row."""
+    apart = 1 - (vectors.astype(np.float64) * others.astype(np.float64)).sum(axis=1)
+    print(f"{name}: 1 - cosine mean {apart.mean():.1e}, max {apart.max():.1e}")
+
+
+def search(queries: FloatArray, bank: FloatArray, depth: int) -> IntArray:
+    """Rows of the nearest, (q, k)."""
+    columns = torch.from_numpy(bank).T
+    blocks = np.array_split(queries, -(-len(queries) // 256))
+    nearest = [(torch.from_numpy(block) @ columns).topk(depth).indices for block in blocks]
+    return torch.cat(nearest).numpy()
+
+
+def share_found(found: IntArray, targets: list[set[int]]) -> float:
+    """The share of queries that have one of their phrases among what was found."""
+    hits = [not right.isdisjoint(rows.tolist()) for rows, right in zip(found, targets, strict=True)]
+    return float(np.mean(hits))
+
+
+if __name__ == "__main__":
+    main()
