@@ -34,6 +34,7 @@ from search_peers import (
     faiss_flat,
     faiss_graph,
     hnswlib_graph,
+    scann_codes,
     torch_topk,
     usearch_graph,
 )
@@ -197,6 +198,8 @@ MAKERS: dict[str, Callable[..., Method]] = {
     "usearch-f32-32": usearch_graph(32, "f32"),
     "faiss-hnsw-16": faiss_graph(16),
     "faiss-hnsw-32": faiss_graph(32),
+    "scann": scann_codes(tree=False),
+    "scann-tree": scann_codes(tree=True),
 }
 
 

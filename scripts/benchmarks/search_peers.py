@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+LEAVES = 100
+
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
@@ -141,6 +143,45 @@ def usearch_graph(connectivity: int, dtype: str) -> Callable[..., Method]:
             graph.expansion_search = effort
 
         return Method(f"usearch {dtype} {connectivity}", find, set_effort, *costs)
+
+    return make
+
+
+def scann_codes(*, tree: bool) -> Callable[..., Method]:
+    """Give ScaNN's anisotropic codes, rescored in float32; the effort is how many are rescored.
+
+    With a tree of leaves, twice the root of the number of vectors, four times as many leaves are
+    searched. The index is made anew each time.
+    """
+
+    def make(vectors: np.ndarray, _: Path, arguments: argparse.Namespace) -> Method:
+        from scann import scann_ops_pybind  # noqa: PLC0415 - optional
+
+        start = time.perf_counter()
+        builder = scann_ops_pybind.builder(vectors, arguments.k, "dot_product")
+        if tree:
+            builder = builder.tree(
+                num_leaves=int(2 * len(vectors) ** 0.5),
+                num_leaves_to_search=LEAVES,
+                training_sample_size=len(vectors),
+            )
+        codes = builder.score_ah(2, anisotropic_quantization_threshold=0.2)
+        searcher = codes.reorder(LEAVES).set_n_training_threads(arguments.threads).build()
+        searcher.set_num_threads(arguments.threads)
+        build_s, effort = time.perf_counter() - start, LEAVES
+
+        def set_effort(wanted: int) -> None:
+            nonlocal effort
+            effort = wanted
+
+        def find(queries: torch.Tensor, k: int) -> np.ndarray:
+            settings = (k, effort, 4 * effort if tree else None)
+            if len(queries) == 1:
+                found = searcher.search(queries[0].numpy(), *(value or -1 for value in settings))
+                return found[0][None].astype(np.int64)
+            return searcher.search_batched_parallel(queries.numpy(), *settings)[0].astype(np.int64)
+
+        return Method("ScaNN tree" if tree else "ScaNN", find, set_effort, build_s)
 
     return make
 
