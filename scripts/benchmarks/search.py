@@ -47,9 +47,10 @@ from lightweight_decoder.search import AutoSearch, ExactSearch, FaissSearch, Hns
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-LEAST_EFFORT, GREATEST_EFFORT = 32, 4096
+LEAST_EFFORT, GREATEST_EFFORT = 32, 4_096
 LEAST_TIMED = 64  # queries: a batch of fewer is followed by others
 AT_ONCE = 512  # queries while recall is computed: the products of 1,000,000 vectors are 2 GB
+RANDOM_DIM = 384
 KEYS = ("data", "vectors", "batch", "k", "method", "effort")
 
 
@@ -88,7 +89,7 @@ def main() -> None:
     table = read_table(arguments.output / "search.csv")
     for task, folder in make_tasks(arguments):
         methods = make_methods(task.vectors, folder, arguments)
-        choices = list(effort_choices(methods, task, arguments.recall))
+        choices = list(effort_choices(methods, task, arguments))
         for batch in arguments.batches:
             for row in measure(choices, task, batch, arguments.repeats):
                 table[tuple(str(row[key]) for key in KEYS)] = row
@@ -107,7 +108,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--vectors", type=int, nargs="*", default=[10_000, 50_000, 148_730])
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 64, 2_048])
     parser.add_argument("--methods", nargs="+", default=list(MAKERS), choices=list(MAKERS))
-    parser.add_argument("--random", type=int, default=0, help="random vectors, measured as well")
+    parser.add_argument(
+        "--random", type=int, default=0, help="random vectors of 384 numbers, measured as well"
+    )
+    parser.add_argument("--most-effort", type=int, default=GREATEST_EFFORT)
     parser.add_argument("--recall", type=float, default=0.999, help="what effort is raised to")
     parser.add_argument("--queries", type=int, default=2_048, help="at least the largest batch")
     parser.add_argument("--k", type=int, default=10)
@@ -120,17 +124,18 @@ def parse_arguments() -> argparse.Namespace:
 
 def make_tasks(arguments: argparse.Namespace) -> Iterator[tuple[Task, Path]]:
     """Cut the bank to the sizes asked for, and say where the indexes of each are."""
-    bank = PhraseBank.open(arguments.bank)
-    texts = [synset.definition for synset in read_wordnet()][::57]
-    encoder = TextEncoder(cache_dir=default_cache_dir())
-    definitions = torch.from_numpy(encoder.encode(texts[: arguments.queries]))
+    if arguments.vectors:
+        bank = PhraseBank.open(arguments.bank)
+        texts = [synset.definition for synset in read_wordnet()][::57]
+        encoder = TextEncoder(cache_dir=default_cache_dir())
+        definitions = torch.from_numpy(encoder.encode(texts[: arguments.queries]))
     for size in arguments.vectors:
         rows = np.ascontiguousarray(bank.vectors[:: -(-len(bank.vectors) // size)])
         yield make_task("WordNet", rows, definitions, arguments)
     if arguments.random:
         generator = np.random.default_rng(0)
         rows, queries = (
-            generator.standard_normal((count, bank.dim), dtype=np.float32)
+            generator.standard_normal((count, RANDOM_DIM), dtype=np.float32)
             for count in (arguments.random, arguments.queries)
         )
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
@@ -204,12 +209,13 @@ MAKERS: dict[str, Callable[..., Method]] = {
 
 
 def effort_choices(
-    methods: list[Method], task: Task, target: float
+    methods: list[Method], task: Task, arguments: argparse.Namespace
 ) -> Iterator[tuple[Method, int | None, float | None]]:
     """Give every method with its recall, at efforts up to the one that passes the target.
 
     Two more efforts between the last two come close to the least that does.
     """
+    target = arguments.recall
     for method in methods:
         if method.set_effort is None:
             yield method, None, task.recall(method)
@@ -221,7 +227,7 @@ def effort_choices(
             return task.recall(method) or 0.0
 
         effort, last = LEAST_EFFORT, 0.0
-        while effort <= GREATEST_EFFORT and last < target:
+        while effort <= arguments.most_effort and last < target:
             recalls[effort] = recall_at(effort)
             gained, last = recalls[effort] - last, recalls[effort]
             if gained < target - last:  # each doubling gains less: it will not get there
