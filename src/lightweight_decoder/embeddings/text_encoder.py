@@ -191,7 +191,7 @@ class TextEncoder:
     ) -> FloatArray:
         """Encode texts of ascending length in batches that suit the device."""
         batches = []
-        with self._computing():  # around all batches: weights are rounded once
+        with self._computing():
             for start, stop in self._batches(lengths):
                 batch = self._model.encode(
                     texts[start:stop],
