@@ -3,11 +3,14 @@
     python scripts/benchmarks/search.py BANK OUTPUT --indexes DIR [--vectors 50000] [--batches 64]
 
 Queries are definitions of WordNet, the vectors are those of a bank (``reverse_dictionary-full``),
-or random ones, marked so, with ``--random``. Adds to ``search.csv``, in which a later line about
-the same takes the place of an earlier one, and draws all of it in ``search.png``. So sizes, batches
-and methods may be measured one after another; only those of one run are interleaved. Times are
-medians of repeats; index recall is recomputed here from float64 products, for all queries, ties
-counted. Ours are tuned on samples made from the bank, never on these queries.
+or random ones, marked so, with ``--random``; with an empty ``--vectors`` besides, BANK is not read.
+ScaNN takes part where it is installed (``pip install scann``, Linux).
+
+Adds to ``search.csv``, in which a later line about the same takes the place of an earlier one, and
+draws all of it in ``search.png``. So sizes, batches and methods may be measured one after another;
+only those of one run are interleaved. Times are medians of repeats; index recall is recomputed here
+from float64 products, for all queries, ties counted. Ours are tuned on samples made from the bank,
+never on these queries.
 
 Other libraries build a graph in minutes, which is kept in ``--indexes`` for the next time. Their
 effort is doubled until ``--recall`` is passed, and then halved twice more between the last two.
@@ -102,7 +105,7 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("bank", type=Path)
+    parser.add_argument("bank", type=Path, help="folder of the bank that vectors are from")
     parser.add_argument("output", type=Path, help="folder for search.csv and search.png")
     parser.add_argument("--indexes", type=Path, required=True, help="folder to keep indexes in")
     parser.add_argument("--vectors", type=int, nargs="*", default=[10_000, 50_000, 148_730])
@@ -111,7 +114,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--random", type=int, default=0, help="random vectors of 384 numbers, measured as well"
     )
-    parser.add_argument("--most-effort", type=int, default=GREATEST_EFFORT)
+    parser.add_argument("--most-effort", type=int, default=GREATEST_EFFORT, help="where it ends")
     parser.add_argument("--recall", type=float, default=0.999, help="what effort is raised to")
     parser.add_argument("--queries", type=int, default=2_048, help="at least the largest batch")
     parser.add_argument("--k", type=int, default=10)

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-LEAVES = 100
-
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
     from pathlib import Path
+
+UNTIL_SET = 100  # the effort of a search before one is chosen
 
 
 @dataclass
@@ -150,8 +150,8 @@ def usearch_graph(connectivity: int, dtype: str) -> Callable[..., Method]:
 def scann_codes(*, tree: bool) -> Callable[..., Method]:
     """Give ScaNN's anisotropic codes, rescored in float32; the effort is how many are rescored.
 
-    With a tree of leaves, twice the root of the number of vectors, four times as many leaves are
-    searched. The index is made anew each time.
+    A tree has twice as many leaves as the root of the number of vectors, of which four times the
+    effort are searched. The index is made anew each time.
     """
 
     def make(vectors: np.ndarray, _: Path, arguments: argparse.Namespace) -> Method:
@@ -162,13 +162,13 @@ def scann_codes(*, tree: bool) -> Callable[..., Method]:
         if tree:
             builder = builder.tree(
                 num_leaves=int(2 * len(vectors) ** 0.5),
-                num_leaves_to_search=LEAVES,
+                num_leaves_to_search=UNTIL_SET,
                 training_sample_size=len(vectors),
             )
         codes = builder.score_ah(2, anisotropic_quantization_threshold=0.2)
-        searcher = codes.reorder(LEAVES).set_n_training_threads(arguments.threads).build()
+        searcher = codes.reorder(UNTIL_SET).set_n_training_threads(arguments.threads).build()
         searcher.set_num_threads(arguments.threads)
-        build_s, effort = time.perf_counter() - start, LEAVES
+        build_s, effort = time.perf_counter() - start, UNTIL_SET
 
         def set_effort(wanted: int) -> None:
             nonlocal effort

@@ -91,7 +91,7 @@ class ExactSearch:
     (off by less than (d + 4) / 2**24, in practice by 1e-6). Extra memory: about
     ``max_block_bytes`` + 12 q k bytes; on such a processor also n d bytes for rounded vectors,
     where that is at most 256 MiB and four blocks, from the first search for many queries or the
-    ninth for few.
+    ninth for few; on a GPU also the CUDA graphs of searches for few queries (:mod:`.few_queries`).
 
     Args:
         bank: The bank, or anything else with ``vectors``, ``owners`` and ``num_phrases``.

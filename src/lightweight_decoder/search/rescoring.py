@@ -28,6 +28,8 @@ from lightweight_decoder.search.ranking import (
 
 _PAIRS_AT_ONCE = 16_384
 _FEW_PAIRS = 1_024
+"""Up to so many pairs float64 at once is faster: by 0.17 of 0.80 ms for a query's 38 among 9,916
+vectors of 384, by nothing for 32 times as many (2 cores of an AMD EPYC, Zen 4)."""
 _FLOAT32_ROUNDING = 2.0**-24
 
 
@@ -72,7 +74,8 @@ class Rescorer:
             queries: (q, d) float64 of length one.
             vectors: (q, m) int64 listed rows, filled up with ``NO_ID``.
             k: How many phrases have to be in order.
-            values: (q, m) falling float32 products, where they have been computed.
+            values: (q, m) falling float32 products, where they have been computed; changed in
+                place.
         """
         if vectors.numel() <= _FEW_PAIRS:
             hidden = vectors == NO_ID if values is None else values == -torch.inf
