@@ -48,9 +48,13 @@ DEFAULT_BLOCK_BYTES = 64 * 2**20
 """Fewer blocks leave less to merge; larger ones no longer pay (2,048 queries x 50,000 x 384 on one
 core: 16 MiB 1.32 s, 64 MiB 1.21 s, 128 MiB 1.35 s; torch's matmul and topk 1.17 s)."""
 
-BLOCKS_HELD = 8
-"""How many blocks of that size are held at once, about: values, converted vectors, what they are
-merged with, and the copy in int8."""
+BLOCKS_HELD = 4
+"""How many blocks of that size are held at once, about: values, converted vectors, and what they
+are merged with."""
+
+DEFAULT_COPY_BYTES = 2**30
+"""Of one query's time, reading the vectors is nearly all: in 1,000,000 x 384, int8 takes 20 ms and
+float32 162 (2 cores of an AMD EPYC, Zen 4)."""
 
 
 class VectorTable(Protocol):
@@ -90,13 +94,14 @@ class ExactSearch:
     Values are float64 cosines rounded to float32 where order depends on it, else float32 products
     (off by less than (d + 4) / 2**24, in practice by 1e-6). Extra memory: about
     ``max_block_bytes`` + 12 q k bytes; on such a processor also n d bytes for rounded vectors,
-    where that is at most 256 MiB and four blocks, from the first search for many queries or the
-    ninth for few; on a GPU also the CUDA graphs of searches for few queries (:mod:`.few_queries`).
+    where that is at most ``max_copy_bytes``, from the first search for many queries or the ninth
+    for few; on a GPU also the CUDA graphs of searches for few queries (:mod:`.few_queries`).
 
     Args:
         bank: The bank, or anything else with ``vectors``, ``owners`` and ``num_phrases``.
         device: Where products are computed.
         max_block_bytes: Size of the largest block of values, and of vectors converted at once.
+        max_copy_bytes: Size of the largest copy of the vectors in int8 that is kept.
         quantized: Whether a CPU chooses in int8 what the first pass looks at; None: where its
             processor is made for that and there are enough queries to make up for the rounding.
 
@@ -110,6 +115,7 @@ class ExactSearch:
         *,
         device: str | torch.device = "cpu",
         max_block_bytes: int = DEFAULT_BLOCK_BYTES,
+        max_copy_bytes: int = DEFAULT_COPY_BYTES,
         quantized: bool | None = None,
     ) -> None:
         self._device = torch.device(device)
@@ -123,7 +129,9 @@ class ExactSearch:
         self._has_kernels = group_maxima.is_available(self._device)
         self._quantized = quantized
         self._roundings: dict[group_maxima.Precision, float] = {}
-        self._int8 = int8_pass.Int8Vectors(self._source, max_block_bytes=max_block_bytes)
+        self._int8 = int8_pass.Int8Vectors(
+            self._source, max_block_bytes=max_block_bytes, max_copy_bytes=max_copy_bytes
+        )
         owners = torch.as_tensor(bank.owners)
         check_owners(owners, self._num_phrases)
         owned = None if counts_up(owners) else owners.to(self._source.device)
@@ -145,6 +153,7 @@ class ExactSearch:
         num_phrases: int | None = None,
         device: str | torch.device = "cpu",
         max_block_bytes: int = DEFAULT_BLOCK_BYTES,
+        max_copy_bytes: int = DEFAULT_COPY_BYTES,
         quantized: bool | None = None,
     ) -> ExactSearch:
         """Search plain arrays.
@@ -155,7 +164,8 @@ class ExactSearch:
             num_phrases: p, by default one more than the highest owner. A phrase without a vector is
                 never found.
             device: Where products are computed.
-            max_block_bytes: Size of the largest block of values, and of vectors converted at once.
+            max_block_bytes: As in the constructor.
+            max_copy_bytes: As in the constructor.
             quantized: As in the constructor.
 
         Raises:
@@ -168,7 +178,13 @@ class ExactSearch:
         if num_phrases is None:
             num_phrases = int(owned_by.max()) + 1
         table = _Arrays(rows, owned_by, num_phrases)
-        return cls(table, device=device, max_block_bytes=max_block_bytes, quantized=quantized)
+        return cls(
+            table,
+            device=device,
+            max_block_bytes=max_block_bytes,
+            max_copy_bytes=max_copy_bytes,
+            quantized=quantized,
+        )
 
     @property
     def num_vectors(self) -> int:

@@ -27,9 +27,6 @@ from lightweight_decoder.search.first_pass import Listed, hide_excluded, slices
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-MOST_BYTES_KEPT = 2**28
-"""Size of the largest int8 copy of the vectors that is kept from one search to the next."""
-
 _LEAST_QUERIES = 256
 _LEAST_QUERIES_WITHOUT_COPY = 768  # of so many is the time, in float32, to rotate and round
 _SMALL_SEARCHES_BEFORE_COPY = 8  # rounding 50,000 x 384 takes as long as 12 searches for a query
@@ -124,14 +121,17 @@ class Int8Vectors:
     Args:
         vectors: (n, d) of length one, on the CPU.
         max_block_bytes: Size of the largest block.
+        max_copy_bytes: Size of the largest copy, n d bytes, that is kept from one search to the
+            next.
 
     Attributes:
         vectors: The same.
     """
 
-    def __init__(self, vectors: Tensor, *, max_block_bytes: int) -> None:
+    def __init__(self, vectors: Tensor, *, max_block_bytes: int, max_copy_bytes: int) -> None:
         self.vectors = vectors
         self._max_block_bytes = max_block_bytes
+        self._can_be_kept = vectors.numel() <= max_copy_bytes
         self._kept: list[Int8Block] | None = None
         self._num_small_searches = 0
 
@@ -160,10 +160,6 @@ class Int8Vectors:
         normal = torch.randn(dim, dim, dtype=torch.float64, generator=torch.Generator())
         rotation: Tensor = torch.linalg.qr(normal).Q.float()
         return rotation
-
-    @property
-    def _can_be_kept(self) -> bool:
-        return self.vectors.numel() <= min(MOST_BYTES_KEPT, 4 * self._max_block_bytes)
 
     def _made(self) -> Iterator[Int8Block]:
         num_vectors, dim = self.vectors.shape

@@ -10,7 +10,7 @@ from lightweight_decoder.embeddings import Precision, TextEncoder, default_cache
 from lightweight_decoder.errors import ConfigError, EncoderError
 from lightweight_decoder.memory import GIB
 from lightweight_decoder.search import ExactSearch
-from lightweight_decoder.search.exact import BLOCKS_HELD, DEFAULT_BLOCK_BYTES
+from lightweight_decoder.search.exact import BLOCKS_HELD, DEFAULT_BLOCK_BYTES, DEFAULT_COPY_BYTES
 from lightweight_decoder.wiring.plain import plain
 from lightweight_decoder.wiring.schemas import PLANNED, build, find_target, takes
 
@@ -71,8 +71,12 @@ def exact_search(
     """
     if max_memory_gb is None or device_of(plan) != "cpu":
         return None
-    fitting = round(max_memory_gb * GIB / 2) // BLOCKS_HELD
-    return ExactSearch(bank, max_block_bytes=min(fitting, DEFAULT_BLOCK_BYTES))
+    quarter = round(max_memory_gb * GIB / 4)  # one for blocks, one for the copy
+    return ExactSearch(
+        bank,
+        max_block_bytes=min(quarter // BLOCKS_HELD, DEFAULT_BLOCK_BYTES),
+        max_copy_bytes=min(quarter, DEFAULT_COPY_BYTES),
+    )
 
 
 def open_decoder(

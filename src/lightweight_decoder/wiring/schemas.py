@@ -60,7 +60,7 @@ _FILLED_IN_HERE: dict[str, frozenset[str]] = {
     "reverse_dictionary": frozenset({"encoder"}),
     "labelled_text": frozenset({"encoder"}),
     "batches": frozenset({"source", "seed"}),
-    "exact_search": frozenset({"bank", "device", "max_block_bytes", "quantized"}),
+    "exact_search": frozenset({"bank", "device", "max_block_bytes", "max_copy_bytes", "quantized"}),
     "faiss_search": frozenset({"bank"}),
     "auto_search": frozenset({"bank", "device"}),
     "hnsw_search": frozenset({"bank"}),

@@ -24,8 +24,12 @@ def unit(seed, rows, dim, dtype=torch.float32):
     return torch.nn.functional.normalize(wide).to(dtype)
 
 
-def listed(queries, vectors, length, excluded=None, block_bytes=2**20):
-    return int8_pass(queries, Int8Vectors(vectors, max_block_bytes=block_bytes), length, excluded)
+def rounded_vectors(vectors, block_bytes=2**20, copy_bytes=2**22):
+    return Int8Vectors(vectors, max_block_bytes=block_bytes, max_copy_bytes=copy_bytes)
+
+
+def listed(queries, vectors, length, excluded=None, **sizes):
+    return int8_pass(queries, rounded_vectors(vectors, **sizes), length, excluded)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -74,18 +78,17 @@ def test_the_bound_is_small_enough_to_settle_ordinary_vectors(rows):
     assert (unseen[:, 0] < kth).float().mean() > 0.9
 
 
-def test_vectors_that_are_too_many_to_keep_give_the_same(monkeypatch):
+def test_vectors_that_are_too_many_to_keep_give_the_same():
     queries, vectors = unit(0, 3, 16), unit(1, 2_000, 16)
     expected = listed(queries, vectors, 20)
-    monkeypatch.setattr("lightweight_decoder.search.int8_pass.MOST_BYTES_KEPT", 100)
 
-    found = listed(queries, vectors, 20)
+    found = listed(queries, vectors, 20, copy_bytes=2_000 * 16 - 1)
     assert torch.equal(found.vectors, expected.vectors)
     assert torch.equal(found.unseen, expected.unseen)
 
 
 def test_a_copy_is_kept_for_the_next_search():
-    int8 = Int8Vectors(unit(0, 100, 8), max_block_bytes=2**20)
+    int8 = rounded_vectors(unit(0, 100, 8), copy_bytes=100 * 8)
     assert [int8.pay(1) for _ in range(9)] == [False] * 8 + [True]
 
     first = int8.blocks()
@@ -93,9 +96,8 @@ def test_a_copy_is_kept_for_the_next_search():
     assert int8.pay(1)
 
 
-def test_many_queries_pay_at_once_even_where_no_copy_is_kept(monkeypatch):
-    monkeypatch.setattr("lightweight_decoder.search.int8_pass.MOST_BYTES_KEPT", 100)
-    int8 = Int8Vectors(unit(0, 100, 8), max_block_bytes=2**20)
+def test_many_queries_pay_at_once_even_where_no_copy_is_kept():
+    int8 = rounded_vectors(unit(0, 100, 8), copy_bytes=100 * 8 - 1)
 
     assert int8.pay(1_000)
     assert not int8.pay(300)
@@ -103,9 +105,9 @@ def test_many_queries_pay_at_once_even_where_no_copy_is_kept(monkeypatch):
 
 
 def test_only_uneven_vectors_are_rotated():
-    assert Int8Vectors(unit(0, 900, 384), max_block_bytes=2**20).rotation is None
+    assert rounded_vectors(unit(0, 900, 384)).rotation is None
 
-    int8 = Int8Vectors(uneven(0, 900, 384), max_block_bytes=2**20)
+    int8 = rounded_vectors(uneven(0, 900, 384))
     np.testing.assert_allclose(int8.rotation @ int8.rotation.T, np.eye(384), atol=1e-5)
     (block,) = int8.blocks()
     assert block.error < 0.8 * Int8Block.of(0, int8.vectors).error

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import mmap
+import os
 import subprocess
 import sys
 
@@ -43,9 +45,10 @@ input()
 
 @pytest.fixture
 def advised(monkeypatch):
-    """The ranges of bytes that the system is told about."""
+    """The ranges of bytes that the system is told about, where nothing is in memory."""
     ranges = []
-    monkeypatch.setattr(module, "_madvise", lambda: lambda *advice: ranges.append(advice))
+    system = module._System(lambda *_: 0, lambda *advice: ranges.append(advice))
+    monkeypatch.setattr(module, "_system", lambda: system)
     return ranges
 
 
@@ -60,6 +63,60 @@ def test_names_every_page_of_the_rows_once(advised):
     assert ends[:-1] == list(starts[1:])
     assert ends[-1] == rows.data_ptr() + rows.nbytes
     assert set(advice) == {mmap.MADV_WILLNEED}
+
+
+@on_linux
+@pytest.mark.parametrize("missing", [[], [0], [40, 41], [31, 32, 99]])
+def test_names_only_what_is_not_in_memory(missing, advised, monkeypatch):
+    page, window = mmap.PAGESIZE, 32 * mmap.PAGESIZE
+
+    def mincore(_first, size, vector):
+        pages = (ctypes.c_uint8 * (size // page)).from_address(vector)
+        pages[:] = [0xFE | (number not in missing) for number in range(len(pages))]
+        return 0
+
+    system = module._system()._replace(mincore=mincore)
+    monkeypatch.setattr(module, "_system", lambda: system)
+    rows = torch.from_numpy(np.frombuffer(mmap.mmap(-1, 100 * page), np.float32).reshape(10, -1))
+    read_ahead(rows)
+    windows = [start // window for start, _, _ in advised_from(rows, advised)]
+    assert windows == sorted({number // 32 for number in missing})
+
+
+def advised_from(rows, advised):
+    """What was asked for, counted from the rows."""
+    return [(start - rows.data_ptr(), size, advice) for start, size, advice in advised]
+
+
+@on_linux
+def test_a_file_is_asked_for_while_it_is_not_in_memory(tmp_path, monkeypatch):
+    path, size = tmp_path / "rows", 64 * mmap.PAGESIZE
+    path.write_bytes(bytes(size))
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    rows = torch.from_numpy(np.memmap(path, np.float32, mode="r+").reshape(4, -1))
+    system, asked = module._system(), []
+    pages = np.zeros(64, np.uint8)
+    system.mincore(rows.data_ptr(), size, pages.ctypes.data)
+    if pages.any():
+        pytest.skip("the file system is in memory")
+    stand_in = system._replace(madvise=lambda *advice: asked.append(advice))
+    monkeypatch.setattr(module, "_system", lambda: stand_in)
+    read_ahead(rows)
+    half, soon = size // 2, mmap.MADV_WILLNEED
+    assert advised_from(rows, asked) == [(0, half, soon), (half, half, soon)]
+
+    rows.sum()
+    read_ahead(rows)
+    assert len(asked) == 2
+
+
+@on_linux
+def test_what_is_in_memory_is_not_asked_for(monkeypatch):
+    system = module._system()._replace(madvise=lambda *_: pytest.fail("asked for"))
+    monkeypatch.setattr(module, "_system", lambda: system)
+    read_ahead(torch.ones(3_000, 100))
 
 
 @on_linux
@@ -84,12 +141,12 @@ def test_memory_of_no_file_is_left_alone(rows):
 
 def test_other_systems_do_without(monkeypatch):
     monkeypatch.setattr(module.sys, "platform", "win32")
-    module._madvise.cache_clear()
+    module._system.cache_clear()
     try:
-        assert module._madvise() is None
+        assert module._system() is None
         read_ahead(torch.zeros(5, 4))
     finally:
-        module._madvise.cache_clear()
+        module._system.cache_clear()
 
 
 @pytest.mark.slow
