@@ -280,19 +280,25 @@ class ExactSearch:
     def _search_few(
         self, queries: Tensor, k: int, list_length: int, excluded: Tensor | None
     ) -> Found | None:
-        """Search for few queries on a GPU that holds the vectors; None if that is not certain."""
+        """Search for few queries on a GPU that holds the vectors; None if they are not few."""
         few = few_queries.suits(len(queries), self._vectors, list_length, excluded)
         if self._at_once is None or not few:
             return None
         precision = group_maxima.fastest_precision(self._vectors.dtype, len(queries))
-        *found, certain = self._at_once(
+        *columns, certain = self._at_once(
             *((queries,) if excluded is None else (queries, excluded)),
             k=k,
             list_length=list_length,
             precision=precision,
             vectors_error=self._rounding_error(precision),
         )
-        return Found(*found) if all(certain.tolist()) else None
+        found = Found(*columns)
+        if uncertain := [row for row, is_certain in enumerate(certain.tolist()) if not is_certain]:
+            unit = unit_rows(queries.double())[uncertain]
+            exclude = None if excluded is None else excluded[uncertain]
+            again = self._search_again(unit, k, list_length, exclude, roughly=True)
+            found.replace_rows(uncertain, again)
+        return found
 
     def _search_fast(
         self,
@@ -316,8 +322,7 @@ class ExactSearch:
         if len(rows):
             exclude = None if excluded is None else excluded[rows]
             again = self._search_again(queries[rows], k, list_length, exclude, roughly=roughly)
-            for column, resolved in zip(found, again, strict=True):
-                column[rows] = resolved
+            found.replace_rows(rows, again)
         return found
 
     def _search_again(

@@ -43,6 +43,11 @@ class Found(NamedTuple):
     phrases: Tensor
     """(q, m) int64, the owner of each vector."""
 
+    def replace_rows(self, rows: Tensor | list[int], others: Found) -> None:
+        """Put other rows in the place of some, in place."""
+        for column, entries in zip(self, others, strict=True):
+            column[rows] = entries
+
 
 class Rescorer:
     """Computes values of listed vectors, as exactly as their order needs.
@@ -132,9 +137,7 @@ class Rescorer:
         """Compute the marked entries of falling rows in float64 and sort these rows, in place."""
         found.values[too_close] = self._float64_values(queries, found.vectors, too_close)
         rows = too_close.any(dim=1).nonzero().squeeze(1)
-        resolved = sorted_by_value(*(column[rows] for column in found))
-        for column, entries in zip(found, resolved, strict=True):
-            column[rows] = entries
+        found.replace_rows(rows, Found(*sorted_by_value(*(column[rows] for column in found))))
 
     def _float64_values(self, queries: Tensor, vectors: Tensor, mask: Tensor) -> Tensor:
         """Compute the masked entries of (q, m) vectors in float64, rounded to float32."""

@@ -34,12 +34,26 @@ def find_few(search, queries, k, excluded=None):
     excluded = None if excluded is None else excluded.to(DEVICE)
     for _ in range(3):
         found = search._search_few(queries.to(DEVICE), k, search._list_length(k), excluded)
+    assert found is not None
     return found
+
+
+@pytest.fixture
+def searched_again(monkeypatch):
+    """How many queries were not settled in one go, for each search."""
+    numbers = []
+    search_again = ExactSearch._search_again
+
+    def counting(self, queries, *rest, **options):
+        numbers.append(len(queries))
+        return search_again(self, queries, *rest, **options)
+
+    monkeypatch.setattr(ExactSearch, "_search_again", counting)
+    return numbers
 
 
 def assert_right(search, queries, k, excluded=None):
     found = find_few(search, queries, k, excluded)
-    assert found is not None
     unit = unit_rows(queries.double()).to(DEVICE)
     excluded = None if excluded is None else excluded.to(DEVICE)
     expected = search._search_float64(unit, k, excluded)
@@ -88,24 +102,26 @@ def test_rows_end_in_nothing_where_too_few_are_left():
 
 
 @needs_kernels
-def test_a_cut_among_equal_values_is_not_certain():
+def test_only_rows_whose_cut_falls_among_equal_values_are_searched_again(searched_again):
     vectors = normal(0, 600, 8)
     vectors[100:400] = vectors[0]
     search = make_search(vectors)
-    assert find_few(search, vectors[:1], 5) is None
-    assert search.search(vectors[:1], 5).phrase_ids.tolist() == [[0, 100, 101, 102, 103]]
+    queries = torch.cat([vectors[500:502], vectors[:1], vectors[502:503]])
+    assert_right(search, queries, 5)
+    assert set(searched_again) == {1}
+    assert search.search(queries, 5).phrase_ids[2].tolist() == [0, 100, 101, 102, 103]
 
 
 @needs_kernels
 @pytest.mark.parametrize("value", [0.0, torch.nan, torch.inf, -torch.inf])
-def test_queries_without_a_direction_are_not_certain(value):
+def test_queries_without_a_direction_are_refused(value, searched_again):
     search = make_search(normal(0, 600, 8))
     queries = normal(1, 3, 8)
-    assert find_few(search, queries, 2) is not None
+    find_few(search, queries, 2)
+    assert not searched_again
     queries[1] = value
-    assert find_few(search, queries, 2) is None
     with pytest.raises(EmbeddingError, match="row 1"):
-        search.search(queries, 2)
+        find_few(search, queries, 2)
 
 
 @needs_kernels

@@ -171,7 +171,8 @@ def test_nothing_that_is_not_found_exceeds_the_ceiling(precision):
 
 
 @needs_kernels
-def test_what_a_rough_choice_leaves_open_is_settled_by_finer_ones(monkeypatch):
+@pytest.mark.parametrize("at_once", [True, False])
+def test_what_a_rough_choice_leaves_open_is_settled_by_finer_ones(at_once, monkeypatch):
     monkeypatch.setattr(group_maxima, "fastest_precision", lambda *_: "float16")
     clusters = []
     for seed, width in ((0, 0.03), (1, 1e-6)):  # too dense for float16, and for float32
@@ -179,6 +180,8 @@ def test_what_a_rough_choice_leaves_open_is_settled_by_finer_ones(monkeypatch):
         clusters.append(torch.nn.functional.normalize(near, dim=1))
     queries = torch.cat([clusters[0][:1], clusters[1][:1], unit(5, 1, 16)])
     search = ExactSearch.over(torch.cat([*clusters, unit(6, 300, 16)]), device=DEVICE)
+    if not at_once:
+        search._at_once = None
     passes = []
     first_pass, search_float64 = search._first_pass, search._search_float64
 
@@ -193,7 +196,8 @@ def test_what_a_rough_choice_leaves_open_is_settled_by_finer_ones(monkeypatch):
     monkeypatch.setattr(search, "_first_pass", record)
     monkeypatch.setattr(search, "_search_float64", record_float64)
     found = search.search(queries, 4)
-    assert passes == [("float16", 3), ("float32", 2), ("float64", 1)]
+    rough = [] if at_once else [("float16", 3)]  # the rough pass of few queries is another one
+    assert passes == [*rough, ("float32", 2), ("float64", 1)]
     expected = search_float64(unit_rows(queries.double()).to(DEVICE), 4, None)
     assert torch.equal(found.vector_ids, expected.vectors.cpu())
     torch.testing.assert_close(found.values, expected.values.cpu(), rtol=0, atol=2e-6)
