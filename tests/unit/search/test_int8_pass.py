@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from unittest import mock
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightweight_decoder.datatypes import NO_ID
+from lightweight_decoder.search import int8_pass as module
 from lightweight_decoder.search.int8_pass import (
     ERROR_COLUMNS,
     Int8Block,
@@ -50,12 +53,14 @@ def test_the_best_are_among_those_listed(dtype, block_bytes):
     dim=st.integers(1, 40),
     num_vectors=st.integers(60, 900),
     near=st.sampled_from([0.0, 1e-4, 0.1]),
+    few_scores=st.sampled_from([0, module._FEW_SCORES]),
 )
-def test_nothing_unseen_is_above_its_bound(seed, dim, num_vectors, near):
+def test_nothing_unseen_is_above_its_bound(seed, dim, num_vectors, near, few_scores):
     queries, vectors = unit(seed, 5, dim), unit(seed + 1, num_vectors, dim)
     if near:  # all close together: what rounding confuses most
         vectors = torch.nn.functional.normalize(queries[:1] + near * vectors)
-    _, ids, unseen = listed(queries, vectors, 20, block_bytes=4_000)
+    with mock.patch.object(module, "_FEW_SCORES", few_scores):
+        _, ids, unseen = listed(queries, vectors, 20, block_bytes=4_000)
 
     exact = queries.double().numpy() @ vectors.double().numpy().T
     for row in range(5):
