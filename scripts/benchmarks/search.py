@@ -13,7 +13,8 @@ from float64 products, for all queries, ties counted. Ours are tuned on samples 
 never on these queries.
 
 Other libraries build a graph in minutes, which is kept in ``--indexes`` for the next time. Their
-effort is doubled until ``--recall`` is passed, and then halved twice more between the last two.
+effort is doubled until ``--recall`` is passed, and then halved twice more between the last two;
+where no effort will do (random vectors), ``--efforts`` names those to try.
 """
 
 from __future__ import annotations
@@ -114,6 +115,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--random", type=int, default=0, help="random vectors of 384 numbers, measured as well"
     )
+    parser.add_argument("--efforts", type=int, nargs="+", default=[], help="instead of searching")
     parser.add_argument("--most-effort", type=int, default=GREATEST_EFFORT, help="where it ends")
     parser.add_argument("--recall", type=float, default=0.999, help="what effort is raised to")
     parser.add_argument("--queries", type=int, default=2_048, help="at least the largest batch")
@@ -214,37 +216,46 @@ MAKERS: dict[str, Callable[..., Method]] = {
 def effort_choices(
     methods: list[Method], task: Task, arguments: argparse.Namespace
 ) -> Iterator[tuple[Method, int | None, float | None]]:
-    """Give every method with its recall, at efforts up to the one that passes the target.
-
-    Two more efforts between the last two come close to the least that does.
-    """
-    target = arguments.recall
+    """Give every method with its recall, at the efforts named or up to one that is enough."""
     for method in methods:
         if method.set_effort is None:
             yield method, None, task.recall(method)
             continue
-        recalls: dict[int, float] = {}
 
         def recall_at(effort: int, method: Method = method) -> float:
             method.set_effort(effort)  # type: ignore[misc]
             return task.recall(method) or 0.0
 
-        effort, last = LEAST_EFFORT, 0.0
-        while effort <= arguments.most_effort and last < target:
-            recalls[effort] = recall_at(effort)
-            gained, last = recalls[effort] - last, recalls[effort]
-            if gained < target - last:  # each doubling gains less: it will not get there
-                break
-            effort *= 2
-        for _ in range(2):
-            most = max(recalls)
-            enough = [effort for effort, recall in recalls.items() if recall >= target]
-            if enough and most > LEAST_EFFORT:
-                less = max(effort for effort, recall in recalls.items() if recall < target)
-                between = (min(enough) + less) // 2
-                recalls[between] = recall_at(between)
+        if arguments.efforts:
+            recalls = {effort: recall_at(effort) for effort in arguments.efforts}
+        else:
+            recalls = recalls_up_to(arguments.recall, recall_at, arguments.most_effort)
         for effort in sorted(recalls):
             yield method, effort, recalls[effort]
+
+
+def recalls_up_to(
+    target: float, recall_at: Callable[[int], float], most_effort: int
+) -> dict[int, float]:
+    """Double the effort until the recall is enough, or will not be.
+
+    Two more efforts between the last two come close to the least that does.
+    """
+    recalls: dict[int, float] = {}
+    effort, last = LEAST_EFFORT, 0.0
+    while effort <= most_effort and last < target:
+        recalls[effort] = recall_at(effort)
+        gained, last = recalls[effort] - last, recalls[effort]
+        if gained < target - last:  # each doubling gains less: it will not get there
+            break
+        effort *= 2
+    for _ in range(2):
+        enough = [effort for effort, recall in recalls.items() if recall >= target]
+        if enough and max(recalls) > LEAST_EFFORT:
+            less = max(effort for effort, recall in recalls.items() if recall < target)
+            between = (min(enough) + less) // 2
+            recalls[between] = recall_at(between)
+    return recalls
 
 
 def measure(

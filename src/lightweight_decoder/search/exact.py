@@ -319,6 +319,8 @@ class ExactSearch:
         settled = ((unseen < least) | (found.values[:, -1:] == -torch.inf)).squeeze(1)
         found = self._rescorer.first_phrases(found, k)
         rows = (~settled).nonzero().squeeze(1)
+        if roughly and not self._has_kernels and list_length == self._list_length(k):
+            self._int8.learn(len(queries), len(rows))
         if len(rows):
             exclude = None if excluded is None else excluded[rows]
             again = self._search_again(queries[rows], k, list_length, exclude, roughly=roughly)
@@ -356,7 +358,8 @@ class ExactSearch:
                 vectors_error=self._rounding_error(precision),
             )
         elif roughly:
-            listed = int8_pass.int8_pass(wide, self._int8, 2 * list_length, excluded)
+            length = self._int8.surplus * list_length
+            listed = int8_pass.int8_pass(wide, self._int8, length, excluded)
         else:
             listed = blocked_pass(
                 wide, self._vectors, list_length, excluded, max_block_bytes=max_bytes

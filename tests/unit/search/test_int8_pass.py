@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightweight_decoder.datatypes import NO_ID
+from lightweight_decoder.search import ExactSearch
 from lightweight_decoder.search import int8_pass as module
 from lightweight_decoder.search.int8_pass import (
     ERROR_COLUMNS,
@@ -107,6 +108,39 @@ def test_many_queries_pay_at_once_even_where_no_copy_is_kept():
     assert int8.pay(1_000)
     assert not int8.pay(300)
     assert not any(int8.pay(1) for _ in range(20))
+
+
+def test_more_is_listed_where_too_little_is_settled():
+    int8 = rounded_vectors(unit(0, 100, 8))
+    int8.learn(7, 7)
+    assert int8.surplus == 2  # seven queries say little
+    int8.learn(1_000, 118)
+    assert int8.surplus == 2
+    int8.learn(100, 100)
+    assert int8.surplus == 4
+    int8.learn(8, 1)
+    assert int8.surplus == 4  # counted anew
+    int8.learn(100, 100)
+    assert int8.surplus == 8
+    assert int8.pay(1_000)
+    int8.learn(100, 50)
+    assert int8.pay(1_000)
+    int8.learn(100, 51)
+    assert not int8.pay(1_000)
+
+
+def test_vectors_that_are_much_alike_are_searched_in_one_pass_before_long(monkeypatch):
+    vectors = torch.nn.functional.normalize(unit(0, 1, 64) + 0.2 * unit(1, 20_000, 64))
+    search = ExactSearch.over(vectors, quantized=True)
+    calls = []
+    monkeypatch.setattr(module, "int8_pass", lambda *a: calls.append(a) or int8_pass(*a))
+    queries = unit(2, 40, 64)
+    found = [search.search(query[None], 4).vector_ids for query in queries]
+    assert len(calls) > 45
+    calls.clear()
+    again = [search.search(query[None], 4).vector_ids for query in queries]
+    assert len(calls) < 44
+    assert all(torch.equal(*pair) for pair in zip(found, again, strict=True))
 
 
 def test_only_uneven_vectors_are_rotated():
