@@ -122,7 +122,10 @@ class TextEncoder:
             EncoderError: If the model cannot be found or loaded.
         """
         known = None if self._cache is None else self._cache.dim()
-        return known or int(self._model.encode("a", show_progress_bar=False).shape[0])
+        if known:
+            return known
+        with self._computing():
+            return int(self._model.encode("a", show_progress_bar=False).shape[0])
 
     def encode(self, texts: Sequence[str]) -> FloatArray:
         """Encode texts.
@@ -260,7 +263,7 @@ class TextEncoder:
         from sentence_transformers import SentenceTransformer  # noqa: PLC0415, takes seconds
 
         try:
-            return SentenceTransformer(
+            model = SentenceTransformer(
                 str(self.folder), device=self._device, local_files_only=True
             ).eval()
         except Exception as error:
@@ -271,3 +274,17 @@ class TextEncoder:
                 found=str(error).strip().splitlines()[0][:200] if str(error).strip() else error,
                 advice="The folder may be incomplete; download or install the model again",
             ) from error
+        if self.precision == "bfloat16":
+            _round_linear_layers(model)
+        return model
+
+
+def _round_linear_layers(model: Any) -> None:  # noqa: ANN401, as above
+    """Round once the weights that autocast would round for every batch; vectors stay the same."""
+    import torch  # noqa: PLC0415, as late as the model
+
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.Linear):
+            for name, weight in list(layer.named_parameters(recurse=False)):
+                rounded = torch.nn.Parameter(weight.to(torch.bfloat16), requires_grad=False)
+                setattr(layer, name, rounded)  # a new one: an embedding may share the old

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightweight_decoder.embeddings import TextEncoder
+from lightweight_decoder.embeddings import TextEncoder, text_encoder
 from lightweight_decoder.embeddings.model_files import model_fingerprint
 from lightweight_decoder.errors import ConfigError, EncoderError
 
@@ -224,3 +224,20 @@ def test_the_real_model_loses_little_in_bfloat16(tmp_path):
     assert not np.allclose(rounded, exact, atol=1e-5)
     np.testing.assert_allclose((exact * rounded).sum(axis=1), 1, atol=5e-4)
     np.testing.assert_allclose(np.linalg.norm(rounded, axis=1), 1, atol=1e-6)
+
+
+def test_rounding_weights_once_gives_the_vectors_of_rounding_them_each_time(monkeypatch):
+    once = TextEncoder(cache_dir=None, precision="bfloat16").encode(TEXTS)
+    monkeypatch.setattr(text_encoder, "_round_linear_layers", lambda _: None)
+    each_time = TextEncoder(cache_dir=None, precision="bfloat16").encode(TEXTS)
+    np.testing.assert_array_equal(once, each_time)
+
+
+def test_a_rounded_layer_leaves_the_embedding_that_it_shares_alone():
+    model = torch.nn.Sequential(
+        torch.nn.Embedding(5, 3), torch.nn.Linear(3, 5), torch.nn.LayerNorm(5)
+    )
+    model[1].weight = model[0].weight
+    text_encoder._round_linear_layers(model)
+    assert model[1].weight.dtype == model[1].bias.dtype == torch.bfloat16
+    assert model[0].weight.dtype == model[2].weight.dtype == torch.float32
