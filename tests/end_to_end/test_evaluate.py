@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -29,27 +26,6 @@ from lightweight_decoder.evaluation.predictions import read_predictions
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def command(folder, script, *arguments):
-    """A command's exit status and everything it printed."""
-    environment = {name: value for name, value in os.environ.items() if "WANDB" not in name}
-    environment |= {
-        "LIGHTWEIGHT_DECODER_CACHE": str(folder / "cache"),
-        "OMP_NUM_THREADS": "1",
-        "COLUMNS": "200",
-        "WANDB_DATA_DIR": str(folder / "wandb-data"),
-    }
-    done = subprocess.run(
-        [sys.executable, script, *arguments],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
-    return done.returncode, done.stdout + done.stderr
-
-
 def evaluate(*overrides):
     """The command in this process."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
@@ -58,13 +34,13 @@ def evaluate(*overrides):
 
 
 @pytest.fixture(scope="module")
-def work(tmp_path_factory):
+def work(tmp_path_factory, run):
     """A folder with a bank and a finished run on it."""
     folder = tmp_path_factory.mktemp("work")
     vectors = np.random.default_rng(0).standard_normal((60, 16)).astype(np.float32)
     texts = [f"phrase {i}" for i in range(60)]
     build_bank(folder / "bank", [BankRows(texts, vectors, {"frequency": list(range(60))})])
-    status, output = command(
+    status, output = run(
         folder,
         "train.py",
         "data=denoise",
@@ -110,13 +86,13 @@ def test_a_run_is_evaluated_as_training_tested_it(run_dir):
     assert "<svg" in page
 
 
-def test_wandb_says_what_metrics_json_says(work, tmp_path, read_offline_run):
+def test_wandb_says_what_metrics_json_says(work, tmp_path, read_offline_run, run):
     metrics = json.loads((work / "run" / "metrics.json").read_text())
     trained = read_offline_run(work / "run")
     assert {name: trained.summary[name] for name in metrics} == metrics
     assert sorted(artifact.type for artifact in trained.artifacts.values()) == ["bank", "model"]
 
-    status, output = command(
+    status, output = run(
         work,
         "scripts/evaluate.py",
         f"run_dir={work}/run",
@@ -128,15 +104,15 @@ def test_wandb_says_what_metrics_json_says(work, tmp_path, read_offline_run):
     assert status == 0, output
     assert "wandb sync" in output
     metrics = json.loads((tmp_path / "metrics.json").read_text())
-    run = read_offline_run(tmp_path)
-    assert {name: run.summary[name] for name in metrics} == metrics
-    assert run.exit_code == 0
-    (table,) = (run.files / "media" / "table").glob("examples*.json")
+    evaluated = read_offline_run(tmp_path)
+    assert {name: evaluated.summary[name] for name in metrics} == metrics
+    assert evaluated.exit_code == 0
+    (table,) = (evaluated.files / "media" / "table").glob("examples*.json")
     rows = json.loads(table.read_text())["data"]
     predictions = read_predictions(tmp_path / "predictions.parquet")
     assert [row[3] for row in rows] == predictions["rank"].to_pylist()
-    assert len(list((run.files / "media" / "images").rglob("*.png"))) == 5
-    assert b"accelerator_plan" in run.content
+    assert len(list((evaluated.files / "media" / "images").rglob("*.png"))) == 5
+    assert b"accelerator_plan" in evaluated.content
 
 
 def test_artifacts_say_what_they_are_based_on(work, read_offline_run):
@@ -151,12 +127,12 @@ def test_artifacts_say_what_they_are_based_on(work, read_offline_run):
 
 
 def test_a_failing_evaluation_closes_its_wandb_run_as_failed(
-    run_dir, work, tmp_path, read_offline_run
+    run_dir, work, tmp_path, read_offline_run, run
 ):
     checkpoint = torch.load(run_dir / "checkpoints" / "best.ckpt", weights_only=True)
     del checkpoint["state_dict"]["adapter.residual.bias"]
     torch.save(checkpoint, run_dir / "checkpoints" / "best.ckpt")
-    status, output = command(
+    status, output = run(
         work,
         "scripts/evaluate.py",
         f"run_dir={run_dir}",
@@ -172,7 +148,7 @@ def test_a_failing_evaluation_closes_its_wandb_run_as_failed(
     assert not (tmp_path / "out" / "metrics.json").exists()
 
 
-def test_the_gate_fails_with_what_fell_and_the_record_is_kept(run_dir, tmp_path, work):
+def test_the_gate_fails_with_what_fell_and_the_record_is_kept(run_dir, tmp_path, work, run):
     evaluate(f"run_dir={run_dir}")
     (tmp_path / "earlier").mkdir()
     for name in ("metrics.json", "predictions.parquet"):
@@ -181,7 +157,7 @@ def test_the_gate_fails_with_what_fell_and_the_record_is_kept(run_dir, tmp_path,
     metrics = json.loads(against.read_text())
     metrics["test/decoder/mrr"] += 0.2
     against.write_text(json.dumps(metrics))
-    status, output = command(
+    status, output = run(
         work,
         "scripts/evaluate.py",
         f"run_dir={run_dir}",

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -37,30 +35,24 @@ def work(tmp_path_factory):
     return folder
 
 
-def run(*arguments):
-    """A command's exit status and everything it printed."""
-    done = subprocess.run(
-        [sys.executable, *arguments, "trainer.accelerator=cpu"],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"},
-        capture_output=True,
-        text=True,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
-    return done.returncode, done.stdout + done.stderr
+CPU = "trainer.accelerator=cpu"
 
 
-def refusal(*arguments):
+@pytest.fixture
+def refusal(run, tmp_path_factory):
     """What a command says that ends with our message."""
-    status, output = run(*arguments)
-    assert status == 1
-    assert "max_memory_gb: " in output
-    assert "Traceback" not in output
-    return output
+
+    def refusal(*arguments):
+        status, output = run(tmp_path_factory.mktemp("elsewhere"), *arguments, CPU)
+        assert status == 1
+        assert "max_memory_gb: " in output
+        assert "Traceback" not in output
+        return output
+
+    return refusal
 
 
-def test_decoding_is_refused(work, tmp_path):
+def test_decoding_is_refused(work, tmp_path, refusal):
     told = refusal(
         *("scripts/decode.py", f"bank={work}/bank", f"input={work}/q.npy"),
         *(f"output={tmp_path}/out.jsonl", f"top_k={NUM_PHRASES}", "max_memory_gb=0.04"),
@@ -71,9 +63,9 @@ def test_decoding_is_refused(work, tmp_path):
 
 
 @pytest.mark.slow
-def test_decoding_in_enough_memory_gives_the_same(work, tmp_path):
+def test_decoding_in_enough_memory_gives_the_same(work, tmp_path, run):
     status, output = run(
-        *("scripts/decode.py", f"bank={work}/bank", f"input={work}/q.npy"),
+        *(work, "scripts/decode.py", CPU, f"bank={work}/bank", f"input={work}/q.npy"),
         *(f"output={tmp_path}/out.jsonl", "max_memory_gb=0.1"),
     )
     assert status == 0, output
@@ -84,7 +76,7 @@ def test_decoding_in_enough_memory_gives_the_same(work, tmp_path):
     np.testing.assert_allclose([line["values"] for line in limited], unlimited.values, atol=2e-6)
 
 
-def test_building_is_refused(work, tmp_path):
+def test_building_is_refused(work, tmp_path, refusal):
     torch.save(torch.zeros(2**26), tmp_path / "v.pt")  # its map belongs to the process
 
     told = refusal(
@@ -97,9 +89,15 @@ def test_building_is_refused(work, tmp_path):
 
 
 @pytest.mark.slow
-def test_building_in_enough_memory_gives_the_same(work, tmp_path):
+def test_building_in_enough_memory_gives_the_same(work, tmp_path, run):
     status, output = run(
-        *("scripts/build_bank.py", f"input={work}/texts.txt", f"vectors={work}/vectors.npy"),
+        *(
+            work,
+            "scripts/build_bank.py",
+            CPU,
+            f"input={work}/texts.txt",
+            f"vectors={work}/vectors.npy",
+        ),
         *(f"output={tmp_path}/bank", "max_memory_gb=0.1"),
     )
 
@@ -124,8 +122,8 @@ with memory_budget(0.1, work="building", advice="do less."):
 
 
 @pytest.mark.slow
-def test_a_build_that_runs_out_of_memory_half_way_leaves_nothing(tmp_path):
-    status, output = run("-c", BUILD_THEN_TAKE_TOO_MUCH, str(tmp_path / "bank"))
+def test_a_build_that_runs_out_of_memory_half_way_leaves_nothing(work, tmp_path, run):
+    status, output = run(work, "-c", BUILD_THEN_TAKE_TOO_MUCH, str(tmp_path / "bank"))
 
     assert status == 1
     assert "MemoryBudgetError: max_memory_gb: building takes more memory" in output
@@ -143,7 +141,7 @@ def test_a_build_that_runs_out_of_memory_half_way_leaves_nothing(tmp_path):
         ),
     ],
 )
-def test_training_is_refused(work, tmp_path, told, overrides):
+def test_training_is_refused(work, tmp_path, refusal, told, overrides):
     output = refusal(
         *("train.py", "data=denoise", f"data.bank={work}/bank", f"hydra.run.dir={tmp_path}"),
         *("trainer.enable_progress_bar=false", "max_memory_gb=0.2", *overrides),

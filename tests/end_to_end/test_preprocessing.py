@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -25,21 +22,6 @@ def command(name, *overrides):
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config = compose(name, [*overrides, "trainer.accelerator=cpu"])
     getattr(wiring, name)(config)
-
-
-def script(work, path, *overrides):
-    """What a command in a process of its own printed."""
-    done = subprocess.run(
-        [sys.executable, path, *overrides, "trainer.accelerator=cpu"],
-        cwd=ROOT,
-        env=os.environ | {"LIGHTWEIGHT_DECODER_CACHE": str(work / "cache"), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def build(work, *overrides):
@@ -109,12 +91,13 @@ def test_built_decoded_and_calibrated(work):
         ["data=denoise"],
     ],
 )
-def test_trained_evaluated_and_decoded(work, data):
+def test_trained_evaluated_and_decoded(work, data, run):
     build(work, STEPS)
     sizes = ["data.num_train=256", *(f"data.num_{name}=64" for name in ("val", "calib", "test"))]
-    script(
+    status, output = run(
         work,
         "train.py",
+        "trainer.accelerator=cpu",
         *(override.format(work) for override in data),
         f"data.bank={work}/bank",
         f"hydra.run.dir={work}/run",
@@ -122,8 +105,11 @@ def test_trained_evaluated_and_decoded(work, data):
         "trainer.enable_progress_bar=false",
         *(sizes if data == ["data=denoise"] else []),
     )
+    assert status == 0, output
     trained = json.loads((work / "run" / "metrics.json").read_text())
-    script(work, "scripts/evaluate.py", f"run_dir={work}/run")
+    evaluating = ("scripts/evaluate.py", f"run_dir={work}/run", "trainer.accelerator=cpu")
+    status, output = run(work, *evaluating)
+    assert status == 0, output
     evaluated = json.loads((work / "run" / "metrics.json").read_text())
     for system in ("baseline", "decoder"):
         key = f"test/{system}/mrr"
