@@ -16,6 +16,7 @@ import argparse
 import statistics
 import time
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -86,8 +87,10 @@ def speed(options: argparse.Namespace) -> None:
         "float32, unsorted": unsorted(float32),
         "bfloat16, unsorted": unsorted(bfloat16),
     }
-    for tokens in (256, 1_024, 2_048):
-        ways[f"bfloat16, {tokens} tokens"] = with_tokens(bfloat16, tokens)
+    for texts, tokens in ((64, 512), (256, 512), (256, 1_024), (512, 2_048)):
+        for encoder in (float32, bfloat16):
+            name = f"{encoder.precision}, {texts} texts, {tokens} tokens"
+            ways[name] = with_batches(encoder, texts, tokens)
     take_turns(ways, samples(1_000, 500), options.repeats)
 
 
@@ -174,14 +177,13 @@ def unsorted(encoder: TextEncoder) -> Callable[[list[str]], object]:
     return encode
 
 
-def with_tokens(encoder: TextEncoder, tokens: int) -> Callable[[list[str]], object]:
-    """Encodes with other batches than the 512 tokens that are built in."""
+def with_batches(encoder: TextEncoder, texts: int, tokens: int) -> Callable[[list[str]], object]:
+    """Encodes with other batches than those built in."""
 
-    def encode(texts: list[str]) -> None:
-        kept = text_encoder._CPU_TOKENS_PER_BATCH, encoder._batch_size  # noqa: SLF001, ours
-        text_encoder._CPU_TOKENS_PER_BATCH, encoder._batch_size = tokens, 512  # noqa: SLF001, ours
-        encoder.encode(texts)
-        text_encoder._CPU_TOKENS_PER_BATCH, encoder._batch_size = kept  # noqa: SLF001, ours
+    def encode(some: list[str]) -> None:
+        batch = text_encoder._Batch(texts, tokens)  # noqa: SLF001, ours
+        with mock.patch.dict(text_encoder._CPU_BATCHES, {encoder.precision: batch}):  # noqa: SLF001
+            encoder.encode(some)
 
     return encode
 

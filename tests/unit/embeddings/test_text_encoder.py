@@ -119,15 +119,23 @@ def test_an_unknown_precision_is_refused_at_once(tmp_path):
         TextEncoder(model=str(tmp_path), cache_dir=None, precision="half")
 
 
-def test_texts_of_equal_length_share_a_batch_that_suits_the_processor(make_encoder):
-    texts = [" ".join(["word"] * (1 + i % 97)) + f" {i}" for i in range(400)]
-    encoder = make_encoder(batch_size=64)
+@pytest.mark.parametrize(
+    ("precision", "batch_size", "most_texts", "most_tokens"),
+    [("float32", None, 64, 512), ("bfloat16", None, 256, 1_024), ("bfloat16", 32, 32, 1_024)],
+)
+def test_texts_of_equal_length_share_a_batch_that_suits_the_processor(
+    make_encoder, precision, batch_size, most_texts, most_tokens
+):
+    texts = [f"{i}" for i in range(300)]
+    texts += [" ".join(["word"] * (1 + i % 97)) + f" {i}" for i in range(400)]
+    encoder = make_encoder(batch_size=batch_size, precision=precision)
     encoder.encode(texts)
     lengths = [
         [len(ids) for ids in encoder._model.tokenizer(b)["input_ids"]]
         for b in encoder._model.batches
     ]
-    assert max(len(batch) * max(batch) for batch in lengths) <= 512
+    assert most_tokens / 2 < max(len(batch) * max(batch) for batch in lengths) <= most_tokens
+    assert max(len(batch) for batch in lengths) == most_texts
     flat = [length for batch in lengths for length in batch]
     assert flat == sorted(flat)
 
