@@ -323,16 +323,15 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         1, len(sizes), figsize=(3.4 * len(sizes) + 1.8, 3.6), squeeze=False, layout="constrained"
     )
     for axes, (data, vectors) in zip(panels[0], sizes, strict=True):
-        for number, name in enumerate(names):
-            points = sorted(
-                (float(row["index_recall"]), float(row["queries_per_s"]))
-                for row in shown
-                if (row["data"], int(row["vectors"]), row["method"]) == (data, vectors, name)
-            )
+        points_of: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+        for row in shown:
+            if (row["data"], int(row["vectors"])) == (data, vectors):
+                point = (float(row["index_recall"]), float(row["queries_per_s"]))
+                points_of[row["method"]].append(point)
+        for number, (name, points) in enumerate(points_of.items()):
             is_ours = name.startswith("search=")
             axes.plot(
-                [recall for recall, _ in points],
-                [rate for _, rate in points],
+                *zip(*sorted(points), strict=True) if points else ([], []),
                 color=plt.get_cmap("tab20")(2 * number % 20 + (number > 9)),  # noqa: PLR2004
                 marker="*" if is_ours else "o",
                 markersize=11 if is_ours else 3.5,
@@ -341,7 +340,9 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
                 zorder=3 if is_ours else 2,
             )
         axes.axvline(0.999, color="0.8", linewidth=1, zorder=1)
-        axes.set(xlim=(0.98, 1.001), yscale="log", title=f"{vectors:,} ({data})")
+        left = min(0.98, *(max(points)[0] for points in points_of.values() if points))
+        margin = (1 - left) / 20
+        axes.set(xlim=(left - margin, 1 + margin), yscale="log", title=f"{vectors:,} ({data})")
         axes.set(xlabel=f"index recall@{shown[0]['k']}", ylabel="queries/s")
         axes.spines[["top", "right"]].set_visible(False)
     labelled = {
