@@ -92,10 +92,12 @@ class ExactSearch:
     the speed and not the answer.
 
     Values are float64 cosines rounded to float32 where order depends on it, else float32 products
-    (off by less than (d + 4) / 2**24, in practice by 1e-6). Extra memory: about
-    ``max_block_bytes`` + 12 q k bytes; on such a processor also n d bytes for rounded vectors,
-    where that is at most ``max_copy_bytes``, from the first search for many queries or the ninth
-    for few; on a GPU also the CUDA graphs of searches for few queries (:mod:`.few_queries`).
+    (off by less than (d + 4) / 2**24, in practice by 1e-6).
+
+    Extra memory: about ``max_block_bytes`` + 12 q k bytes; on such a processor two to eight times
+    as much for lists, which are longer there, and n d bytes for rounded vectors, where that is at
+    most ``max_copy_bytes``, from the first search for many queries or the ninth for few; on a GPU
+    also the CUDA graphs of searches for few queries (:mod:`.few_queries`).
 
     Args:
         bank: The bank, or anything else with ``vectors``, ``owners`` and ``num_phrases``.

@@ -31,7 +31,7 @@ _LEAST_QUERIES = 256
 _LEAST_QUERIES_WITHOUT_COPY = 768  # of so many is the time, in float32, to rotate and round
 _LEAST_SURPLUS, _GREATEST_SURPLUS = 2, 8
 _MOST_UNSETTLED = 1 / 8
-_ROWS_TO_JUDGE_BY = 8
+_ROWS_TO_JUDGE_BY, _ROWS_REMEMBERED = 8, 1_024
 _SMALL_SEARCHES_BEFORE_COPY = 8  # rounding 50,000 x 384 takes as long as 12 searches for a query
 
 ERROR_COLUMNS = 8
@@ -160,13 +160,17 @@ class Int8Vectors:
 
         If most are not where most is listed, rounding does not pay for these vectors.
         """
-        self._num_searched += num_searched
-        self._num_unsettled += num_unsettled
-        share = self._num_unsettled / self._num_searched
-        if self._num_searched >= _ROWS_TO_JUDGE_BY and share > _MOST_UNSETTLED:
-            self._are_too_alike = share > 1 / 2 and self.surplus == _GREATEST_SURPLUS
+        searched = self._num_searched + num_searched
+        unsettled = self._num_unsettled + num_unsettled
+        enough = searched >= _ROWS_TO_JUDGE_BY
+        if enough and unsettled > _MOST_UNSETTLED * searched:
+            if self.surplus == _GREATEST_SURPLUS and unsettled > searched / 2:
+                self._are_too_alike, self._kept = True, None
             self.surplus = min(2 * self.surplus, _GREATEST_SURPLUS)
-            self._num_searched = self._num_unsettled = 0
+        elif searched < _ROWS_REMEMBERED:
+            self._num_searched, self._num_unsettled = searched, unsettled
+            return
+        self._num_searched = self._num_unsettled = 0
 
     def blocks(self) -> Iterable[Int8Block]:
         """Return the blocks; where they are too large to keep, each is made when it is its turn."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-_WINDOW_PAGES = 32
+_WINDOW_PAGES = max(1, 2**17 // mmap.PAGESIZE)
 """Linux reads no more for one request than the device's read-ahead window, 128 KiB by default."""
 
 

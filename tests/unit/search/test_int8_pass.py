@@ -114,19 +114,34 @@ def test_more_is_listed_where_too_little_is_settled():
     int8 = rounded_vectors(unit(0, 100, 8))
     int8.learn(7, 7)
     assert int8.surplus == 2  # seven queries say little
-    int8.learn(1_000, 118)
+    int8.learn(993, 118)
     assert int8.surplus == 2
-    int8.learn(100, 100)
+    int8.learn(8, 8)
     assert int8.surplus == 4
     int8.learn(8, 1)
     assert int8.surplus == 4  # counted anew
     int8.learn(100, 100)
     assert int8.surplus == 8
-    assert int8.pay(1_000)
+
+
+def test_what_was_learned_long_ago_does_not_count():
+    int8 = rounded_vectors(unit(0, 100, 8))
+    for _ in range(100):
+        int8.learn(1_000, 0)
+    int8.learn(500, 500)
+    assert int8.surplus == 4
+
+
+def test_rounding_is_given_up_where_the_longest_lists_settle_less_than_half():
+    int8 = rounded_vectors(unit(0, 100, 8))
+    int8.blocks()
+    int8.learn(100, 100)
+    int8.learn(100, 100)
     int8.learn(100, 50)
     assert int8.pay(1_000)
     int8.learn(100, 51)
     assert not int8.pay(1_000)
+    assert int8._kept is None
 
 
 def test_vectors_that_are_much_alike_are_searched_in_one_pass_before_long(monkeypatch):
