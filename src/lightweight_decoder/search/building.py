@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from lightweight_decoder.search.approximate import Setting
     from lightweight_decoder.search.base import SearchBackend
-    from lightweight_decoder.search.exact import VectorTable
+    from lightweight_decoder.search.vector_table import VectorTable
 
 logger = logging.getLogger(__name__)
 

@@ -11,9 +11,8 @@ float64 gives, once values that differ only by float64's own rounding count as e
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -38,6 +37,7 @@ from lightweight_decoder.search.first_pass import (
 )
 from lightweight_decoder.search.ranking import rounded_cosines
 from lightweight_decoder.search.rescoring import Found, Rescorer
+from lightweight_decoder.search.vector_table import Arrays, VectorTable
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -55,31 +55,6 @@ are merged with."""
 DEFAULT_COPY_BYTES = 2**30
 """Of one query's time, reading the vectors is nearly all: in 1,000,000 x 384, int8 takes 20 ms and
 float32 162 (2 cores of an AMD EPYC, Zen 4)."""
-
-
-class VectorTable(Protocol):
-    """What exact search needs of a :class:`~lightweight_decoder.bank.PhraseBank`."""
-
-    @property
-    def vectors(self) -> npt.NDArray[Any] | Tensor:
-        """(n, d) float32 or float16, unit rows."""
-
-    @property
-    def owners(self) -> IntArray | Tensor:
-        """(n,) int64, the phrase of each vector."""
-
-    @property
-    def num_phrases(self) -> int:
-        """p, more than every owner."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Arrays:
-    """Vectors and owners that are not a bank."""
-
-    vectors: npt.NDArray[Any] | Tensor
-    owners: IntArray | Tensor
-    num_phrases: int
 
 
 class ExactSearch:
@@ -179,7 +154,7 @@ class ExactSearch:
         owned_by = torch.arange(len(rows)) if owners is None else torch.as_tensor(owners)
         if num_phrases is None:
             num_phrases = int(owned_by.max()) + 1
-        table = _Arrays(rows, owned_by, num_phrases)
+        table = Arrays(rows, owned_by, num_phrases)
         return cls(
             table,
             device=device,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lightweight_decoder.datatypes import Candidates, FloatArray, IntArray
-    from lightweight_decoder.search.exact import VectorTable
+    from lightweight_decoder.search.vector_table import VectorTable
 
 _ROWS_AT_ONCE = 65_536
 _MOST_TRAINING_ROWS = 65_536

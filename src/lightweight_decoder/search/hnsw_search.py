@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lightweight_decoder.datatypes import Candidates
-    from lightweight_decoder.search.exact import VectorTable
+    from lightweight_decoder.search.vector_table import VectorTable
 
 CONNECTIVITY = 32
 EXPANSION = 200
