@@ -15,12 +15,12 @@ import os
 import statistics
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import lightning as L  # noqa: N812 - the name everyone uses
 from hydra import compose, initialize_config_dir
+from step_clock import StepClock
 
 from lightweight_decoder import wiring
 from lightweight_decoder.training.monitoring import TrainingMonitor
@@ -40,27 +40,11 @@ WARM_UP = 8
 LOG_EVERY = 10
 
 
-class Clock(L.Callback):
-    """Times the steps after the warm-up."""
-
-    def __init__(self) -> None:
-        self.times: list[float] = []
-
-    def on_train_batch_end(self, *_: object) -> None:
-        """Notes when a step ended."""
-        self.times.append(time.perf_counter())
-
-    @property
-    def steps_s(self) -> float:
-        """Seconds of all steps after the warm-up."""
-        return self.times[-1] - self.times[WARM_UP - 1]
-
-
 def steps_s(config: DictConfig, data: DecoderDataModule, *, with_wandb: bool) -> float:
     """The figure of one fit."""
     plan = wiring.resolve(config)
     module = build_module(config, data, plan)
-    clock = Clock()
+    clock = StepClock(WARM_UP)
     with (
         tempfile.TemporaryDirectory() as folder,
         open_trackers(Path(folder), {} if with_wandb else None) as trackers,
@@ -78,7 +62,7 @@ def steps_s(config: DictConfig, data: DecoderDataModule, *, with_wandb: bool) ->
             enable_progress_bar=False,
             callbacks=[TrainingMonitor(), clock],
         ).fit(module, data)
-    return clock.steps_s
+    return clock.seconds
 
 
 def main() -> None:

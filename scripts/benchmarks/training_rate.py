@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import statistics
-import time
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING
 import lightning as L  # noqa: N812 - the name everyone uses
 import torch
 from hydra import compose, initialize_config_dir
+from step_clock import StepClock
 
 from lightweight_decoder import wiring
 from lightweight_decoder.training.mining import CandidateMiner
@@ -33,26 +33,10 @@ STEPS = 60
 TURNS = 2
 
 
-class Clock(L.Callback):
-    """Times the steps after the warm-up."""
-
-    def __init__(self) -> None:
-        self.times: list[float] = []
-
-    def on_train_batch_end(self, *_: object) -> None:
-        """Notes when a step ended."""
-        self.times.append(time.perf_counter())
-
-    @property
-    def rate(self) -> float:
-        """Steps per second."""
-        return (len(self.times) - WARM_UP - 1) / (self.times[-1] - self.times[WARM_UP])
-
-
 def lightning_rate(config: object) -> float:
     """Steps per second of a Trainer with what the main job has switched on."""
     module, datamodule = build(config)
-    clock = Clock()
+    clock = StepClock(WARM_UP)
     trainer = L.Trainer(
         accelerator="cpu",
         max_epochs=1,
@@ -78,7 +62,7 @@ def bare_rate(config: object) -> float:
     module.miner.mine(seed=0)
     module.log = lambda *_, **__: None  # type: ignore[method-assign]
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3)
-    clock = Clock()
+    clock = StepClock(WARM_UP)
     for batch in islice(datamodule.train_dataloader(), STEPS):
         optimizer.zero_grad()
         module.training_step(batch).backward()
