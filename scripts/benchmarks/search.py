@@ -115,7 +115,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--random", type=int, default=0, help="random vectors of 384 numbers, measured as well"
     )
-    parser.add_argument("--efforts", type=int, nargs="+", default=[], help="instead of searching")
+    parser.add_argument(
+        "--efforts", type=int, nargs="+", default=[], help="these, not the least that are enough"
+    )
     parser.add_argument("--most-effort", type=int, default=GREATEST_EFFORT, help="where it ends")
     parser.add_argument("--recall", type=float, default=0.999, help="what effort is raised to")
     parser.add_argument("--queries", type=int, default=2_048, help="at least the largest batch")

@@ -71,7 +71,7 @@ class TextEncoder:
         show_progress: Show texts, texts/s and the time left while more than a few are encoded.
         normalize: Scale vectors to unit length.
         precision: What the model's products are computed in; weights and vectors are float32 in
-            each. ``float32``: vectors that go with those of any machine. ``bfloat16``: 1.5 to 1.8
+            each. ``float32``: vectors that go with those of any machine. ``bfloat16``: 1.4 to 1.8
             times as many texts/s where the processor has it, half as many where not, 1 - cosine to
             float32 at most 2e-4 (MiniLM, 2 cores of Zen 4, ``scripts/benchmarks/encoding.py``);
             vectors and the banks made of them are kept apart from those of float32. ``auto``:

@@ -164,7 +164,8 @@ class Int8Vectors:
         unsettled = self._num_unsettled + num_unsettled
         enough = searched >= _ROWS_TO_JUDGE_BY
         if enough and unsettled > _MOST_UNSETTLED * searched:
-            if self.surplus == _GREATEST_SURPLUS and unsettled > searched / 2:
+            hopeless = self.surplus == _GREATEST_SURPLUS and unsettled > searched / 2
+            if hopeless and not self._are_too_alike:
                 self._are_too_alike, self._kept = True, None
             self.surplus = min(2 * self.surplus, _GREATEST_SURPLUS)
         elif searched < _ROWS_REMEMBERED:
@@ -174,9 +175,10 @@ class Int8Vectors:
 
     def blocks(self) -> Iterable[Int8Block]:
         """Return the blocks; where they are too large to keep, each is made when it is its turn."""
-        if self._kept is None and self._can_be_kept:
-            self._kept = list(self._made())
-        return self._made() if self._kept is None else self._kept
+        kept = self._kept  # another thread may drop it
+        if kept is None and self._can_be_kept:
+            kept = self._kept = list(self._made())
+        return self._made() if kept is None else kept
 
     @cached_property
     def rotation(self) -> Tensor | None:

@@ -142,6 +142,16 @@ def test_rounding_is_given_up_where_the_longest_lists_settle_less_than_half():
     int8.learn(100, 51)
     assert not int8.pay(1_000)
     assert int8._kept is None
+    kept = int8.blocks()  # asked for all the same
+    int8.learn(100, 100)
+    assert int8.blocks() is kept
+
+
+@pytest.mark.parametrize(("copy_bytes", "is_kept"), [(900 * 16, True), (900 * 16 - 1, False)])
+def test_exact_search_keeps_a_copy_as_large_as_it_may_be(copy_bytes, is_kept):
+    search = ExactSearch.over(unit(0, 900, 16), max_copy_bytes=copy_bytes)
+    search.search(unit(1, 800, 16), 4)
+    assert (search._int8._kept is not None) == is_kept
 
 
 def test_vectors_that_are_much_alike_are_searched_in_one_pass_before_long(monkeypatch):

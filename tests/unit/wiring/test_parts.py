@@ -9,7 +9,9 @@ from lightweight_decoder.bank import BankRows, build_bank
 from lightweight_decoder.bank.manifest import EncoderInfo
 from lightweight_decoder.embeddings import TextEncoder
 from lightweight_decoder.errors import EncoderError
-from lightweight_decoder.wiring.parts import encoder_of
+from lightweight_decoder.search import exact
+from lightweight_decoder.wiring import parts
+from lightweight_decoder.wiring.parts import encoder_of, exact_search
 
 CONFIG = OmegaConf.create({"cache": False})
 
@@ -43,3 +45,17 @@ def test_another_encoder_than_the_banks_is_refused(make_bank, plan):
     expected = rf"expected fingerprint {'0' * 12}, found {found} in float32, .* in bfloat16"
     with pytest.raises(EncoderError, match=expected):
         encoder_of(make_bank("0" * 64), CONFIG, plan)
+
+
+@pytest.mark.parametrize(
+    ("gib", "block_mib", "copy_mib"), [(0.25, 16, 64), (2, 64, 512), (100, 64, 1_024)]
+)
+def test_exact_search_leaves_half_of_a_memory_budget(monkeypatch, plan, gib, block_mib, copy_mib):
+    monkeypatch.setattr(parts, "ExactSearch", lambda _, **sizes: sizes)
+    sizes = exact_search(None, gib, plan)
+    assert sizes == {"max_block_bytes": block_mib * 2**20, "max_copy_bytes": copy_mib * 2**20}
+    assert exact.BLOCKS_HELD * sizes["max_block_bytes"] + sizes["max_copy_bytes"] <= gib * 2**29
+
+
+def test_without_a_memory_budget_the_decoder_makes_its_own_search(plan):
+    assert exact_search(None, None, plan) is None
