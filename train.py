@@ -3,14 +3,14 @@
 import hydra
 from omegaconf import DictConfig
 
-from lightweight_decoder import wiring
+from lightweight_decoder import shell
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(config: DictConfig) -> float | None:
     """Runs one job; a sweep calls it once per job and optimizes what it returns."""
-    with wiring.reported_errors():
-        return wiring.as_job(wiring.train, config)
+    with shell.reported_errors():
+        return shell.as_job(shell.train, config)
 
 
 if __name__ == "__main__":

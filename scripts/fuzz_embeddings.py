@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 PACKAGE = "lightweight_decoder"
-WRITERS = Path(__file__).parent.parent / "tests/unit/embeddings/formats/conftest.py"
-INSTRUMENTED = f"{PACKAGE}.embeddings.formats"
+WRITERS = Path(__file__).parent.parent / "tests/unit/vectors/conftest.py"
+INSTRUMENTED = f"{PACKAGE}.vectors"
 MAX_BLOCKS = 1000
 LIMITS = ("-rss_limit_mb=2048", "-malloc_limit_mb=1024", "-timeout=10", "-max_len=16384")
 LIBRARIES = ("torch", "h5py")
@@ -135,7 +135,7 @@ def fuzz(name: str, findings: Path, arguments: list[str]) -> None:
     for library in filter(importlib.util.find_spec, LIBRARIES):
         importlib.import_module(library)
     with atheris.instrument_imports(include=[INSTRUMENTED]):
-        from lightweight_decoder.embeddings import open_embeddings  # noqa: PLC0415
+        from lightweight_decoder.vectors import open_embeddings  # noqa: PLC0415
     from lightweight_decoder.errors import (  # noqa: PLC0415
         InputDataError,
         LightweightDecoderError,

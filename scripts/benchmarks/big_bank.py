@@ -144,11 +144,8 @@ def copy(work: Path, _: argparse.Namespace) -> dict[str, float]:
 def build(work: Path, _: argparse.Namespace) -> dict[str, float]:
     """Build the bank, as scripts/build_bank.py does."""
     from lightweight_decoder.bank import write_bank  # noqa: PLC0415
-    from lightweight_decoder.data.phrase_files import (  # noqa: PLC0415
-        open_texts,
-        rows_with_vectors,
-    )
-    from lightweight_decoder.embeddings import open_embeddings  # noqa: PLC0415
+    from lightweight_decoder.bank.phrase_files import open_texts, rows_with_vectors  # noqa: PLC0415
+    from lightweight_decoder.vectors import open_embeddings  # noqa: PLC0415
 
     started = time.perf_counter()
     texts = open_texts(work / "texts.txt")

@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 
-from lightweight_decoder.data.wordnet import read_wordnet
-from lightweight_decoder.embeddings import TextEncoder, default_cache_dir, text_encoder
+from lightweight_decoder.encoder import TextEncoder, default_cache_dir, text_encoder
+from lightweight_decoder.training.sources.wordnet import read_wordnet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

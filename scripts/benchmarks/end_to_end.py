@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from lightweight_decoder import PhraseBankDecoder
-from lightweight_decoder.data.wordnet import read_wordnet
-from lightweight_decoder.embeddings import TextEncoder, default_cache_dir
+from lightweight_decoder.encoder import TextEncoder, default_cache_dir
+from lightweight_decoder.training.sources.wordnet import read_wordnet
 
 if TYPE_CHECKING:
     from collections.abc import Callable

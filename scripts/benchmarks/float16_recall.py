@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 
 from lightweight_decoder.bank import BankRows, PhraseBank, build_bank
-from lightweight_decoder.data.reverse_dictionary import ReverseDictionary
-from lightweight_decoder.embeddings import TextEncoder, default_cache_dir
+from lightweight_decoder.encoder import TextEncoder, default_cache_dir
 from lightweight_decoder.search import ExactSearch
+from lightweight_decoder.training.sources.reverse_dictionary import ReverseDictionary
 
 DEPTHS = (1, 10, 100)
 

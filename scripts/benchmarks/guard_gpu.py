@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RUN = """
 import shutil
 import hydra, torch
-from lightweight_decoder import wiring
+from lightweight_decoder import shell
 from lightweight_decoder.training.module import DecoderModule
 original = DecoderModule.training_step
 def failing(self, batch):
@@ -31,7 +31,7 @@ def failing(self, batch):
         )
     return original(self, batch)
 DecoderModule.training_step = failing
-hydra.main(version_base="1.3", config_path={conf!r}, config_name="train")(wiring.train)()
+hydra.main(version_base="1.3", config_path={conf!r}, config_name="train")(shell.train)()
 """
 
 

@@ -23,13 +23,13 @@ from typing import Literal
 import numpy as np
 
 from lightweight_decoder.bank import PhraseBank, journal, write_bank
-from lightweight_decoder.data.phrase_files import (
+from lightweight_decoder.bank.phrase_files import (
     open_texts,
     rows_with_vectors,
     vectors_of_embeddings,
 )
-from lightweight_decoder.embeddings import open_embeddings
-from lightweight_decoder.preprocessing import L2, PCA
+from lightweight_decoder.vectors import open_embeddings
+from lightweight_decoder.vectors.preprocessing import L2, PCA
 
 DIM = 384
 SECONDS_BETWEEN = 0.1

@@ -23,7 +23,7 @@ import numpy as np
 import optuna
 
 from lightweight_decoder.bank import BankRows, build_bank
-from lightweight_decoder.evaluation.sweep import JOB_FILE
+from lightweight_decoder.evaluation.sweep_summary import JOB_FILE
 
 ROOT = Path(__file__).resolve().parents[2]
 NUM_JOBS = 12

@@ -22,16 +22,16 @@ import lightning as L  # noqa: N812 - the name everyone uses
 from hydra import compose, initialize_config_dir
 from step_clock import StepClock
 
-from lightweight_decoder import wiring
+from lightweight_decoder import shell
+from lightweight_decoder.shell.parts import build_datamodule
+from lightweight_decoder.shell.training import build_module
 from lightweight_decoder.training.monitoring import TrainingMonitor
 from lightweight_decoder.training.tracking import open_trackers
-from lightweight_decoder.wiring.parts import build_datamodule
-from lightweight_decoder.wiring.training import build_module
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from lightweight_decoder.data.datamodule import DecoderDataModule
+    from lightweight_decoder.training.sources.datamodule import DecoderDataModule
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 PAIRS = 5
@@ -42,7 +42,7 @@ LOG_EVERY = 10
 
 def steps_s(config: DictConfig, data: DecoderDataModule, *, with_wandb: bool) -> float:
     """The figure of one fit."""
-    plan = wiring.resolve(config)
+    plan = shell.resolve(config)
     module = build_module(config, data, plan)
     clock = StepClock(WARM_UP)
     with (
@@ -71,7 +71,7 @@ def main() -> None:
     os.environ["WANDB_MODE"] = "offline"
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("train", ["trainer.accelerator=cpu", *sys.argv[1:]])
-    data = build_datamodule(config, wiring.resolve(config))
+    data = build_datamodule(config, shell.resolve(config))
     ratios = []
     for pair in range(PAIRS):
         order = (False, True) if pair % 2 else (True, False)

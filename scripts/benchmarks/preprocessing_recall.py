@@ -16,14 +16,14 @@ import torch
 
 from lightweight_decoder import PhraseBankDecoder
 from lightweight_decoder.bank import BankRows, PhraseBank, build_bank
-from lightweight_decoder.data.reverse_dictionary import ReverseDictionary
-from lightweight_decoder.embeddings import TextEncoder, default_cache_dir
-from lightweight_decoder.preprocessing import PCA, Center, Clip, Step
+from lightweight_decoder.encoder import TextEncoder, default_cache_dir
+from lightweight_decoder.training.sources.reverse_dictionary import ReverseDictionary
+from lightweight_decoder.vectors.preprocessing import PCA, Center, Clip, Step
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lightweight_decoder.data.base import Split
+    from lightweight_decoder.decoder.splits import Split
 
 DEPTHS = (1, 10, 100)
 CHAINS: dict[str, Sequence[Step]] = {

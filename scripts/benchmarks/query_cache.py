@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from lightweight_decoder.bank import PhraseBank
-from lightweight_decoder.decoding import PhraseBankDecoder
+from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
 from lightweight_decoder.search import ExactSearch, FaissSearch
 
 if TYPE_CHECKING:

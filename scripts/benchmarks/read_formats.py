@@ -34,7 +34,7 @@ import pyarrow.parquet as pq
 import safetensors.torch
 import torch
 
-from lightweight_decoder.embeddings import open_embeddings
+from lightweight_decoder.vectors import open_embeddings
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -44,9 +44,9 @@ from search_peers import (
 )
 
 from lightweight_decoder.bank import BankRows, PhraseBank, build_bank
-from lightweight_decoder.data.wordnet import read_wordnet
-from lightweight_decoder.embeddings import TextEncoder, default_cache_dir
+from lightweight_decoder.encoder import TextEncoder, default_cache_dir
 from lightweight_decoder.search import AutoSearch, ExactSearch, FaissSearch, HnswSearch
+from lightweight_decoder.training.sources.wordnet import read_wordnet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -31,8 +31,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from lightweight_decoder.search import ExactSearch
-from lightweight_decoder.search.cuda_graphs import GraphedFunction
-from lightweight_decoder.search.group_maxima import top_k_products
+from lightweight_decoder.search.kernels.cuda_graphs import GraphedFunction
+from lightweight_decoder.search.kernels.group_maxima import top_k_products
 
 if TYPE_CHECKING:
     from collections.abc import Callable

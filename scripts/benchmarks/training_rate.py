@@ -19,10 +19,10 @@ import torch
 from hydra import compose, initialize_config_dir
 from step_clock import StepClock
 
-from lightweight_decoder import wiring
+from lightweight_decoder import shell
+from lightweight_decoder.shell.parts import build_datamodule
+from lightweight_decoder.shell.training import build_module
 from lightweight_decoder.training.mining import CandidateMiner
-from lightweight_decoder.wiring.parts import build_datamodule
-from lightweight_decoder.wiring.training import build_module
 
 if TYPE_CHECKING:
     from lightweight_decoder.training.module import DecoderModule
@@ -73,7 +73,7 @@ def bare_rate(config: object) -> float:
 
 def build(config: object) -> tuple[DecoderModule, L.LightningDataModule]:
     """The main job's module and data, afresh."""
-    plan = wiring.resolve(config)
+    plan = shell.resolve(config)
     datamodule = build_datamodule(config, plan)
     return build_module(config, datamodule, plan), datamodule
 

@@ -1,5 +1,5 @@
 # ruff: noqa: INP001 - Hydra looks for plugins in a namespace package
-"""Hydra finds its sweepers in this namespace; the work is in lightweight_decoder.wiring.
+"""Hydra finds its sweepers in this namespace; the work is in lightweight_decoder.shell.
 
 hydra-optuna-sweeper 1.3.0, the newest for Hydra 1.3, needs Optuna 2, whose SQLite storage fails
 with SQLAlchemy 2; and it starts a killed sweep anew.
@@ -58,11 +58,11 @@ class ResumableOptunaSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         """Runs the sweep of the typed overrides."""
-        from lightweight_decoder import wiring  # noqa: PLC0415 - Hydra loads all plugins, always
+        from lightweight_decoder import shell  # noqa: PLC0415 - Hydra loads all plugins, always
 
         overrides = [*(f"{key}={value}" for key, value in self._params.items()), *arguments]
-        with wiring.reported_errors():
-            wiring.optuna_sweep(
+        with shell.reported_errors():
+            shell.optuna_sweep(
                 overrides,
                 config=self._sweep_config,
                 launcher=self._launcher,

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lightweight_decoder.accelerator import resolve_accelerator
     from lightweight_decoder.bank import PhraseBank
-    from lightweight_decoder.decoding import PhraseBankDecoder
+    from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
 
 __all__ = ["PhraseBank", "PhraseBankDecoder", "resolve_accelerator"]
 
 _HOMES = {
     "PhraseBank": "lightweight_decoder.bank",
-    "PhraseBankDecoder": "lightweight_decoder.decoding",
+    "PhraseBankDecoder": "lightweight_decoder.decoder.phrase_bank_decoder",
     "resolve_accelerator": "lightweight_decoder.accelerator",
 }
 

@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 
-from lightweight_decoder import wiring
+from lightweight_decoder import shell
 from lightweight_decoder.errors import ConfigError
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -37,7 +37,7 @@ def test_every_option_composes_and_names_only_what_exists(group, option):
     for key in OmegaConf.missing_keys(config):
         OmegaConf.update(config, key, "x")
 
-    wiring.check(config)
+    shell.check(config)
 
 
 @pytest.mark.parametrize("name", PRIMARY)
@@ -69,7 +69,7 @@ def test_a_source_brings_its_own_settings():
 )
 def test_a_value_of_the_wrong_type_is_named(override, key):
     with pytest.raises((ConfigError, ConfigCompositionException)) as caught:
-        wiring.check(composed("train", [override]))
+        shell.check(composed("train", [override]))
 
     assert key in f"{caught.value} {caught.value.__cause__}"
 
@@ -78,7 +78,7 @@ def test_every_mistake_is_named_at_once():
     config = composed("train", ["data.size=huge", "data.num_test=many"])
 
     with pytest.raises(ConfigError, match=r"(?s)data\.size: .*'huge'.*data\.num_test: .*'many'"):
-        wiring.check(config)
+        shell.check(config)
 
 
 @pytest.mark.parametrize("override", ["training.nope=1", "nope=1", "trainer.nope=1"])
@@ -89,6 +89,6 @@ def test_an_unknown_key_is_refused(override):
 
 def test_values_that_were_not_given_are_named():
     with pytest.raises(ConfigError, match=r"data\.train: no value was given"):
-        wiring.check(composed("train", ["data=labelled_text"]))
+        shell.check(composed("train", ["data=labelled_text"]))
     with pytest.raises(ConfigError, match=r"(?s)data\.bank.*data\.queries.*data\.targets"):
-        wiring.check(composed("train", ["data=pairs"]))
+        shell.check(composed("train", ["data=pairs"]))

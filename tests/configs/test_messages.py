@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 
-from lightweight_decoder import wiring
+from lightweight_decoder import shell
 from lightweight_decoder.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,7 +28,7 @@ def composed(name, *overrides):
 @pytest.mark.parametrize("name", [name for name in COMMANDS if name != "doctor"])
 def test_every_command_passes_its_check_once_its_paths_are_given(name):
     missing = OmegaConf.missing_keys(composed(name))
-    wiring.check(composed(name, *(f"{key}=some/path" for key in missing)))
+    shell.check(composed(name, *(f"{key}=some/path" for key in missing)))
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -51,7 +51,7 @@ def test_every_command_names_the_key_that_it_does_not_know(name):
 )
 def test_expected_and_found_are_both_said(override, message):
     with pytest.raises(ConfigError, match=message):
-        wiring.check(composed("train", override))
+        shell.check(composed("train", override))
 
 
 @pytest.mark.parametrize(
@@ -72,12 +72,12 @@ def test_expected_and_found_are_both_said(override, message):
 )
 def test_values_of_a_command_itself_are_checked(override, message):
     with pytest.raises(ConfigError, match=message):
-        wiring.check(composed("decode", override))
+        shell.check(composed("decode", override))
 
 
 def test_build_bank_names_both_paths_that_it_needs():
     with pytest.raises(ConfigError, match=r"(?s)input: no value was given.*output: no value"):
-        wiring.check(composed("build_bank"))
+        shell.check(composed("build_bank"))
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,12 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, open_dict
 
-from lightweight_decoder import PhraseBank, PhraseBankDecoder, wiring
+from lightweight_decoder import PhraseBank, PhraseBankDecoder, shell
 from lightweight_decoder.bank import BankRows, build_bank
 from lightweight_decoder.errors import LightweightDecoderError
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
-COMMANDS = {"train": wiring.train, "decode": wiring.decode, "build_bank": wiring.build_bank}
+COMMANDS = {"train": shell.train, "decode": shell.decode, "build_bank": shell.build_bank}
 DIM = 8
 TEXTS = ["red", "green", "blue"]
 

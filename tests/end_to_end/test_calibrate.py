@@ -10,7 +10,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from lightweight_decoder import PhraseBankDecoder, wiring
+from lightweight_decoder import PhraseBankDecoder, shell
 from lightweight_decoder.bank import BankRows, build_bank
 from lightweight_decoder.errors import ConfigError, EmbeddingError, InputDataError
 from lightweight_decoder.rerank import QueryAdapter
@@ -22,7 +22,7 @@ def command(name, *overrides):
     """The command in this process."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose(name, [*overrides, "trainer.accelerator=cpu"])
-    getattr(wiring, name)(config)
+    getattr(shell, name)(config)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from lightweight_decoder import wiring
+from lightweight_decoder import shell
 from lightweight_decoder.bank import BankRows, build_bank
 from lightweight_decoder.errors import (
     BankError,
@@ -30,7 +30,7 @@ def evaluate(*overrides):
     """The command in this process."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config = compose("evaluate", [*overrides, "trainer.accelerator=cpu"])
-    wiring.evaluate(config)
+    shell.evaluate(config)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 
-from lightweight_decoder import PhraseBank, PhraseBankDecoder, wiring
+from lightweight_decoder import PhraseBank, PhraseBankDecoder, shell
 from lightweight_decoder.errors import ConfigError, EmbeddingError, LightweightDecoderError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,7 +21,7 @@ def command(name, *overrides):
     """The command in this process."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config = compose(name, [*overrides, "trainer.accelerator=cpu"])
-    getattr(wiring, name)(config)
+    getattr(shell, name)(config)
 
 
 def build(work, *overrides):

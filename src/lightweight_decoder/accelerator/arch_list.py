@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightweight_decoder.accelerator.cache import cache_directory
+from lightweight_decoder.accelerator.verdict_cache import cache_directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

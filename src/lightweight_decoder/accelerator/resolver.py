@@ -8,7 +8,6 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from lightweight_decoder.accelerator.cache import drop
 from lightweight_decoder.accelerator.choice import (
     Choice,
     advice_for,
@@ -20,6 +19,7 @@ from lightweight_decoder.accelerator.plan import AcceleratorPlan
 from lightweight_decoder.accelerator.probe import probe_devices
 from lightweight_decoder.accelerator.request import parse_request
 from lightweight_decoder.accelerator.survey import Survey, machine_key, survey
+from lightweight_decoder.accelerator.verdict_cache import drop
 from lightweight_decoder.errors import AcceleratorError
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from lightweight_decoder.accelerator import cache, nvml
+from lightweight_decoder.accelerator import nvml, verdict_cache
 from lightweight_decoder.accelerator.advice import wheel_advice
 from lightweight_decoder.accelerator.diagnosis import FREE_MEMORY_FLOOR_BYTES
 from lightweight_decoder.accelerator.machine import Gpu
@@ -57,30 +57,30 @@ def survey(
     if known is not None:
         return known
     key = machine_key(machine, backend)
-    reports = cache.handed_down(key)
+    reports = verdict_cache.handed_down(key)
     if reports is not None:
         return Survey(backend, reports, source="parent")
-    launch = cache.launch_key(key)
+    launch = verdict_cache.launch_key(key)
     # Alone, a cached verdict needs no lock; ranks take turns, so that they cannot disagree on it.
     found = _cached(key, backend) if use_cache and launch is None else None
     if found is None:
-        with cache.alone(key, patience_s=_LOCK_PATIENCE_S):
-            if launch is not None and (reports := cache.load_launch(launch)) is not None:
+        with verdict_cache.alone(key, patience_s=_LOCK_PATIENCE_S):
+            if launch is not None and (reports := verdict_cache.load_launch(launch)) is not None:
                 return Survey(backend, reports, source="parent")
             found = (_cached(key, backend) if use_cache else None) or _probed(
                 machine, backend, probe
             )
             if use_cache and found.source == "probe":
-                cache.store(key, found.reports)
+                verdict_cache.store(key, found.reports)
             if launch is not None:
-                cache.store_launch(launch, found.reports)
-    cache.hand_down(key, found.reports)
+                verdict_cache.store_launch(launch, found.reports)
+    verdict_cache.hand_down(key, found.reports)
     return found
 
 
 def _cached(key: str, backend: GpuBackend) -> Survey | None:
     """The survey of an earlier run, if it is still true."""
-    reports = cache.load(key)
+    reports = verdict_cache.load(key)
     if reports is None or not _still_true(reports):
         return None
     return Survey(backend, reports, source="cache")
@@ -96,7 +96,7 @@ def _probed(machine: Machine, backend: GpuBackend, probe: Probe) -> Survey:
 
 def machine_key(machine: Machine, backend: GpuBackend) -> str:
     """The cache key of a machine's verdicts."""
-    return cache.machine_key(machine, backend, PROBE_VERSION)
+    return verdict_cache.machine_key(machine, backend, PROBE_VERSION)
 
 
 def _still_true(reports: tuple[DeviceReport, ...]) -> bool:

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from lightweight_decoder.preprocessing import Preprocessing, Step
+    from lightweight_decoder.vectors.preprocessing import Preprocessing, Step
 
 
 def build_bank(
@@ -109,8 +109,8 @@ def write_bank(
         output: Folder to make; its parents are made too.
         rows: Blocks of rows, read once; with preprocessing and without ``sample`` read twice.
         encoder: What made the vectors, kept in the manifest.
-        preprocessing: Steps of :mod:`lightweight_decoder.preprocessing`, fitted on 100,000 rows
-            (256 MiB at most) drawn from all; kept in the bank, which applies them to queries.
+        preprocessing: Steps of ``vectors.preprocessing``, fitted on 100,000 rows (256 MiB at most)
+            drawn from all; kept in the bank, which applies them to queries.
         sample: What to draw that sample from: blocks of vectors, (b, d); None: ``rows``.
         dtype: How vectors are stored; float16 halves the file and rounds each entry to 11 bits.
             ``"auto"`` is float16 where ``total`` rows would take more than 1 GiB in float32.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from lightweight_decoder.errors import BankError, ConfigError
-from lightweight_decoder.preprocessing import Step, output_dim
+from lightweight_decoder.vectors.preprocessing import Step, output_dim
 
 if TYPE_CHECKING:
     from pathlib import Path

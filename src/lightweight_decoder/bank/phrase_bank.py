@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lightweight_decoder.datatypes import FloatArray, IntArray
-    from lightweight_decoder.preprocessing import Preprocessing
+    from lightweight_decoder.vectors.preprocessing import Preprocessing
 
 CHECKSUM_LIMIT_BYTES = 100_000_000
 """Opening checks checksums of banks up to this size: about 0.1 s at the 1 GB/s of a slow core."""

@@ -16,7 +16,7 @@ from lightweight_decoder.bank.journal import JOURNAL_NAME
 from lightweight_decoder.bank.manifest import PREPROCESSING_NAME, FileInfo
 from lightweight_decoder.bank.output_file import reporting_full_disk
 from lightweight_decoder.errors import BankError, ResumeError
-from lightweight_decoder.preprocessing import Preprocessing
+from lightweight_decoder.vectors.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from lightweight_decoder.bank.manifest import PreprocessingInfo
     from lightweight_decoder.datatypes import FloatArray
-    from lightweight_decoder.preprocessing import Step
+    from lightweight_decoder.vectors.preprocessing import Step
 
 _ORIGIN = "origin"
 _UNREADABLE = (OSError, SafetensorError, ValueError, TypeError, KeyError)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from lightweight_decoder.bank.manifest import StorageDtype
     from lightweight_decoder.datatypes import FloatArray, IntArray
-    from lightweight_decoder.preprocessing import Preprocessing
+    from lightweight_decoder.vectors.preprocessing import Preprocessing
 
 OnBadRow = Literal["raise", "drop"]
 

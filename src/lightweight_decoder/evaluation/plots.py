@@ -18,7 +18,7 @@ from lightweight_decoder.evaluation.confidence import (
     reliability_bins,
     risk_coverage_curve,
 )
-from lightweight_decoder.evaluation.ranking import best_ranks
+from lightweight_decoder.evaluation.rank_metrics import best_ranks
 from lightweight_decoder.evaluation.speed import latency_metrics
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from lightweight_decoder.evaluation.predictions import (
     is_calibrated,
     metadata_columns,
 )
-from lightweight_decoder.evaluation.ranking import ranking_metrics
+from lightweight_decoder.evaluation.rank_metrics import ranking_metrics
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

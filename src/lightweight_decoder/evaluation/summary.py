@@ -34,7 +34,7 @@ from lightweight_decoder.evaluation.predictions import (
     has_baseline,
     is_calibrated,
 )
-from lightweight_decoder.evaluation.ranking import (
+from lightweight_decoder.evaluation.rank_metrics import (
     average_precision_at_k,
     median_rank,
     ndcg_values_at_k,

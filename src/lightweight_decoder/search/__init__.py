@@ -2,7 +2,7 @@
 
 from lightweight_decoder.search.approximate import ApproximateSearch
 from lightweight_decoder.search.auto import AutoSearch
-from lightweight_decoder.search.base import SearchBackend
+from lightweight_decoder.search.backend import SearchBackend
 from lightweight_decoder.search.exact import ExactSearch
 from lightweight_decoder.search.faiss_search import FaissSearch
 from lightweight_decoder.search.hnsw_search import HnswSearch

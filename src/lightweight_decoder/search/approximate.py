@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lightweight_decoder.datatypes import FloatArray, IntArray
-    from lightweight_decoder.search.base import SearchBackend
+    from lightweight_decoder.search.backend import SearchBackend
     from lightweight_decoder.search.exact import ExactSearch
 
 logger = logging.getLogger(__name__)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lightweight_decoder.search.approximate import Setting
-    from lightweight_decoder.search.base import SearchBackend
+    from lightweight_decoder.search.backend import SearchBackend
     from lightweight_decoder.search.vector_table import VectorTable
 
 logger = logging.getLogger(__name__)

@@ -20,13 +20,11 @@ from torch import Tensor
 from lightweight_decoder.bank import unit_rows
 from lightweight_decoder.datatypes import NO_ID, Candidates
 from lightweight_decoder.errors import ConfigError, EmbeddingError
-from lightweight_decoder.search import few_queries, group_maxima, int8_pass
 from lightweight_decoder.search.checks import (
     check_owners,
     check_unit_rows,
     counts_up,
 )
-from lightweight_decoder.search.cuda_graphs import GraphedFunction
 from lightweight_decoder.search.device_blocks import converted_blocks, fits
 from lightweight_decoder.search.first_pass import (
     Listed,
@@ -35,7 +33,9 @@ from lightweight_decoder.search.first_pass import (
     hide_excluded,
     slices,
 )
-from lightweight_decoder.search.ranking import rounded_cosines
+from lightweight_decoder.search.kernels import few_queries, group_maxima, int8_pass
+from lightweight_decoder.search.kernels.cuda_graphs import GraphedFunction
+from lightweight_decoder.search.order import rounded_cosines
 from lightweight_decoder.search.rescoring import Found, Rescorer
 from lightweight_decoder.search.vector_table import Arrays, VectorTable
 

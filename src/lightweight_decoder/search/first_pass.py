@@ -9,8 +9,8 @@ from torch import Tensor
 
 from lightweight_decoder.datatypes import NO_ID
 from lightweight_decoder.search.device_blocks import converted_blocks
-from lightweight_decoder.search.group_maxima import Precision, choice_error, top_k_products
-from lightweight_decoder.search.precision import full_float32
+from lightweight_decoder.search.full_float32 import full_float32
+from lightweight_decoder.search.kernels.group_maxima import Precision, choice_error, top_k_products
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lightweight_decoder.datatypes import NO_ID
-from lightweight_decoder.search.precision import full_float32
+from lightweight_decoder.search.full_float32 import full_float32
 
 _GATHERED_BYTES = 2**21  # stays in the cache between the copy and the product
 

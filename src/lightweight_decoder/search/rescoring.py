@@ -18,7 +18,7 @@ from lightweight_decoder.datatypes import NO_ID
 from lightweight_decoder.search.checks import UNIT_TOLERANCE
 from lightweight_decoder.search.first_pass import slices
 from lightweight_decoder.search.listed_products import products_with
-from lightweight_decoder.search.ranking import (
+from lightweight_decoder.search.order import (
     first_k_phrases,
     has_close_neighbor,
     rounded_cosines,

@@ -12,9 +12,9 @@ from lightweight_decoder.rerank import hubness
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lightweight_decoder.data.base import Split
-    from lightweight_decoder.data.datamodule import Batch
-    from lightweight_decoder.decoding import PhraseBankDecoder
+    from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
+    from lightweight_decoder.decoder.splits import Split
+    from lightweight_decoder.training.sources.datamodule import Batch
 
 _QUERIES_AT_ONCE = 1_024
 _NUM_HUBNESS_QUERIES = 8_192

@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightweight_decoder.decoding import PhraseBankDecoder
+from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
 from lightweight_decoder.errors import ConfigError
-from lightweight_decoder.evaluation.ranking import ranking_metrics
+from lightweight_decoder.evaluation.rank_metrics import ranking_metrics
 from lightweight_decoder.rerank import is_right, listwise_loss
 from lightweight_decoder.training.mining import CandidateMiner
 
 if TYPE_CHECKING:
-    from lightweight_decoder.data.datamodule import Batch, DecoderDataModule
     from lightweight_decoder.rerank import ListwiseReranker
+    from lightweight_decoder.training.sources.datamodule import Batch, DecoderDataModule
 
 _START_SCALE = 20.0
 _SCALE_LR = 1e-2

@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Callback
 if TYPE_CHECKING:
     import lightning as L  # noqa: N812 - the name everyone uses
 
-    from lightweight_decoder.data.datamodule import Batch
+    from lightweight_decoder.training.sources.datamodule import Batch
 
 logger = logging.getLogger(__name__)
 

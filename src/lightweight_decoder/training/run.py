@@ -12,9 +12,9 @@ import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar
 from rich.table import Table
 
-from lightweight_decoder.checkpoints import write_checkpoint
+from lightweight_decoder.decoder.checkpoints import write_checkpoint
 from lightweight_decoder.errors import CheckpointError, InputDataError
-from lightweight_decoder.training.calibrating import calibrate
+from lightweight_decoder.training.calibration_fit import calibrate
 from lightweight_decoder.training.monitoring import TrainingMonitor
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from lightning.pytorch.loggers import Logger
 
-    from lightweight_decoder.data.datamodule import DecoderDataModule
     from lightweight_decoder.training.module import DecoderModule
+    from lightweight_decoder.training.sources.datamodule import DecoderDataModule
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import textwrap
 
 import pytest
 
-from lightweight_decoder.accelerator import cache, nvml, survey
+from lightweight_decoder.accelerator import nvml, survey, verdict_cache
 from lightweight_decoder.accelerator.machine import Gpu, Machine
 from lightweight_decoder.accelerator.plan import DeviceReport
 
@@ -197,6 +197,6 @@ def test_processes_at_once_probe_once_and_agree(tmp_path, monkeypatch, verdict, 
 
 def test_a_folder_that_cannot_be_written_is_survived(probes, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    monkeypatch.setenv(cache.DIRECTORY_VARIABLE, str(tmp_path / "file" / "cache"))
+    monkeypatch.setenv(verdict_cache.DIRECTORY_VARIABLE, str(tmp_path / "file" / "cache"))
 
     assert survey.survey(MACHINE, "cuda", probe=probes).reports == (USABLE,)

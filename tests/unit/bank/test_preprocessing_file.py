@@ -26,7 +26,7 @@ from lightweight_decoder.bank import (
 )
 from lightweight_decoder.bank.manifest import read_manifest, write_manifest
 from lightweight_decoder.errors import BankBuildError, BankError, ConfigError, ResumeError
-from lightweight_decoder.preprocessing import L2, PCA, Center, Clip
+from lightweight_decoder.vectors.preprocessing import L2, PCA, Center, Clip
 
 STEPS = (L2(), Center(), Clip(quantile=0.01), PCA(dim=4))
 NUM_ROWS, WIDTH = 3_000, 8

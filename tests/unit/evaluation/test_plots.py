@@ -15,7 +15,7 @@ from lightweight_decoder.evaluation.plots import (
     plot_reliability,
     plot_risk_coverage,
 )
-from lightweight_decoder.evaluation.ranking import recall_at_k
+from lightweight_decoder.evaluation.rank_metrics import recall_at_k
 
 RANKS = {
     "baseline": np.array([1, 5, 0, 40, 2000]),

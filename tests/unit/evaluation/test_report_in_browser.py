@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from lightweight_decoder.evaluation.report import write_report
+from lightweight_decoder.evaluation.html_report import write_report
 from lightweight_decoder.evaluation.summary import summarize_predictions
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightweight_decoder.errors import ConfigError
-from lightweight_decoder.evaluation.ranking import ranking_metrics
+from lightweight_decoder.evaluation.rank_metrics import ranking_metrics
 from lightweight_decoder.evaluation.slices import (
     CONFIDENCE,
     LENGTH,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightweight_decoder.decoding import PhraseBankDecoder
+from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
 from lightweight_decoder.rerank import ListwiseReranker, QueryAdapter
 from lightweight_decoder.search import ExactSearch
 

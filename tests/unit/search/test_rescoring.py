@@ -6,7 +6,7 @@ import torch
 
 from lightweight_decoder.datatypes import NO_ID
 from lightweight_decoder.search import rescoring
-from lightweight_decoder.search.ranking import rounded_cosines
+from lightweight_decoder.search.order import rounded_cosines
 from lightweight_decoder.search.rescoring import Rescorer
 
 NUM_VECTORS, DIM, LISTED, K = 80, 12, 20, 6

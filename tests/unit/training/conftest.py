@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from lightweight_decoder.bank import PhraseBank
-from lightweight_decoder.data.base import Split
-from lightweight_decoder.data.datamodule import DecoderDataModule
 from lightweight_decoder.datatypes import NO_ID
-from lightweight_decoder.decoding import PhraseBankDecoder
+from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
+from lightweight_decoder.decoder.splits import Split
 from lightweight_decoder.rerank import ListwiseReranker, QueryAdapter
 from lightweight_decoder.training.module import DecoderModule
 from lightweight_decoder.training.run import build_trainer
+from lightweight_decoder.training.sources.datamodule import DecoderDataModule
 
 SIZES = {"train": 160, "val": 60, "calib": 60, "test": 60}
 MAX_EPOCHS = 3

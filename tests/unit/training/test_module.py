@@ -11,16 +11,16 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from lightweight_decoder.calibration import fit_calibration
-from lightweight_decoder.data.datamodule import Batch
 from lightweight_decoder.datatypes import NO_ID
-from lightweight_decoder.decoding import PhraseBankDecoder
+from lightweight_decoder.decoder.calibration import fit_calibration
+from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
 from lightweight_decoder.errors import CheckpointError, ConfigError
 from lightweight_decoder.rerank import is_right
-from lightweight_decoder.training.calibrating import calibrate
+from lightweight_decoder.training.calibration_fit import calibrate
 from lightweight_decoder.training.mining import CandidateMiner
 from lightweight_decoder.training.module import DecoderModule
 from lightweight_decoder.training.run import fit_and_test
+from lightweight_decoder.training.sources.datamodule import Batch
 from lightweight_decoder.training.tracking import open_trackers
 
 pytestmark = [

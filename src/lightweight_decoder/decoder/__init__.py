@@ -1,0 +1,1 @@
+"""The decoder: candidates to answers, with a confidence."""

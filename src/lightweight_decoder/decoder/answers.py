@@ -1,0 +1,88 @@
+"""Decoded answers as JSON lines and as a table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from lightweight_decoder.files import whole_file
+from lightweight_decoder.progress import report_progress
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lightweight_decoder.datatypes import Decoded
+    from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
+    from lightweight_decoder.vectors import EmbeddingReader
+
+
+def write_answers(
+    decoder: PhraseBankDecoder,
+    reader: EmbeddingReader,
+    output: Path,
+    *,
+    top_k: int,
+    abstain_below: float = 0.0,
+    show_progress: bool = True,
+) -> int:
+    """Decodes a file of embeddings into a file of JSON lines, block by block; returns their number.
+
+    A line has ``query`` (row, from 0), ``text`` (the first phrase, null where the decoder
+    abstained), ``phrases``, ``values``, ``kind`` and ``confidence`` (null where the decoder is not
+    calibrated). ``output`` appears when it is complete; an error leaves no part of it behind.
+
+    Raises:
+        InputDataError: The input is damaged, or the output cannot be written.
+        EmbeddingError: The embeddings have another width than the decoder's queries.
+    """
+    num_written = 0
+    with (
+        report_progress(
+            "decoding",
+            unit="queries",
+            total=reader.num_rows,
+            enabled=show_progress and reader.num_rows != 0,
+        ) as advance,
+        whole_file(output, advice="Choose another place with output=FILE") as partial,
+        partial.open("w", encoding="utf-8") as file,
+    ):
+        for block in reader.blocks():
+            decoded = decoder.decode(block.vectors, top_k=top_k, abstain_below=abstain_below)
+            for line in _lines(decoded, num_written):
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            num_written += len(block.vectors)
+            advance(len(block.vectors))
+    return num_written
+
+
+def answer_table(decoded: Decoded, *, title: str) -> Table:
+    """Returns the phrases found for the first query, best first, for a terminal."""
+    table = Table(title=title, min_width=60)
+    table.add_column("", justify="right")
+    table.add_column("phrase")
+    table.add_column(decoded.kind, justify="right")
+    for rank, (text, value) in enumerate(
+        zip(decoded.texts[0], decoded.values[0], strict=True), start=1
+    ):
+        table.add_row(str(rank), text, f"{value:.3f}")
+    if decoded.confidence is not None:
+        answer = "no phrase" if decoded.abstained[0] else decoded.texts[0][0]
+        table.caption = f"answer: {answer}, confidence {decoded.confidence[0]:.2f}"
+    return table
+
+
+def _lines(decoded: Decoded, first_query: int) -> Iterator[dict[str, Any]]:
+    """One plain record a query."""
+    for row, texts in enumerate(decoded.texts):
+        confidence = None if decoded.confidence is None else float(decoded.confidence[row])
+        yield {
+            "query": first_query + row,
+            "text": None if decoded.abstained[row] else texts[0],
+            "phrases": texts,
+            "values": [round(float(value), 6) for value in decoded.values[row]],
+            "kind": decoded.kind,
+            "confidence": None if confidence is None else round(confidence, 6),
+        }

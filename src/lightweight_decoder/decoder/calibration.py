@@ -1,0 +1,376 @@
+"""Ranking values to confidence: the probability that the first phrase is right.
+
+Ranking values order the phrases of one query; they do not say how far to trust the first of them.
+A calibration is fitted on a split of its own, as a logistic regression on features that
+rise with how sure the first phrase is:
+
+- the log-odds that a softmax over the values, at a fitted temperature, gives the first phrase
+  (alone, with weight 1, this is temperature scaling: Guo et al., "On Calibration of Modern Neural
+  Networks", 2017, arXiv 1706.04599);
+- the margin of the first value over the second;
+- similarities of the query to the bank, which are low for queries that no phrase answers.
+
+No weight is negative, so confidence never falls while the best value alone rises. The method
+``"isotonic"`` then bends the result to the data with an isotonic regression, which needs more
+examples (some thousand) and gives equal confidence to many queries.
+
+Shapes: q queries, k candidates, s similarities.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import expit, log_expit, logsumexp, softmax
+
+from lightweight_decoder.decoder.abstention import OperatingPoints, measure_operating_points
+from lightweight_decoder.errors import CheckpointError, ConfigError, InputDataError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from lightweight_decoder.datatypes import FloatArray
+
+CalibrationMethod = Literal["temperature", "isotonic"]
+BoolArray = npt.NDArray[np.bool_]
+Float64Array = npt.NDArray[np.float64]
+
+_PENALTY = 1e-4  # on squared weights of unit-variance features: keeps separable data finite
+_LOG_TEMPERATURE_RANGE = 5.0  # natural log, to both sides of the first guess
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """A fitted map from the values of a ranking to confidence; plain numbers only.
+
+    Attributes:
+        method: How it was fitted.
+        num_candidates: k, how many values of each query it reads.
+        num_similarities: s, how many similarities it reads beside them; 0 where the first value is
+            the only one.
+        temperature: Divides the values before the softmax, in the unit of the values.
+        weights: Of the softmax's log-odds, the margin, and each similarity; none negative.
+        bias: Added to the weighted features.
+        log_odds_knots: Where the isotonic map bends, rising; empty for ``"temperature"``.
+        confidence_knots: Its confidence at each of ``log_odds_knots``, never falling.
+        operating_points: What thresholds come to; see ``abstention``.
+    """
+
+    method: CalibrationMethod
+    num_candidates: int
+    num_similarities: int
+    temperature: float
+    weights: tuple[float, ...]
+    bias: float
+    log_odds_knots: tuple[float, ...] = ()
+    confidence_knots: tuple[float, ...] = ()
+    operating_points: OperatingPoints | None = None
+
+    def confidence(self, values: FloatArray, similarity: FloatArray | None = None) -> FloatArray:
+        """The probability that each query's first phrase is right.
+
+        Args:
+            values: (q, k) float32 ranking values, best first, of the kind this was fitted on. Of
+                more than ``num_candidates`` columns the first are read.
+            similarity: (q, s) float32 of the kind this was fitted with, where it was.
+
+        Returns:
+            (q,) float32 in [0, 1].
+
+        Raises:
+            ConfigError: Too few columns, or other similarities than the fit had.
+            InputDataError: Values of the wrong shape, not best first, or not finite.
+        """
+        found = 0 if similarity is None else similarity.shape[-1]
+        if self.num_similarities not in {0, found}:
+            raise ConfigError(
+                "the calibration was fitted with similarities of the query to the bank",
+                expected=f"similarity (q, {self.num_similarities})",
+                found=None if similarity is None else similarity.shape,
+            )
+        _check_values(values, similarity)
+        if values.shape[1] < self.num_candidates:
+            raise ConfigError(
+                "too few candidates for this calibration",
+                expected=f"at least {self.num_candidates} values a query",
+                found=values.shape[1],
+                advice="Search for more candidates, or calibrate again with fewer.",
+            )
+        read = values[:, : self.num_candidates].astype(np.float64)
+        near = read[:, :1]
+        if self.num_similarities > 0 and similarity is not None:
+            near = similarity.astype(np.float64)
+        log_odds = _features(read, near, self.temperature) @ np.array(self.weights) + self.bias
+        if self.method == "temperature":
+            confidence = expit(log_odds)
+        else:
+            confidence = np.interp(log_odds, self.log_odds_knots, self.confidence_knots)
+        return np.asarray(confidence, dtype=np.float32)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain strings, numbers and lists: loads with ``weights_only=True`` and as JSON."""
+        points = None if self.operating_points is None else self.operating_points.to_dict()
+        fields = asdict(self) | {"operating_points": points}
+        return {key: list(v) if isinstance(v, tuple) else v for key, v in fields.items()}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Calibration:
+        """The record that ``to_dict`` gave.
+
+        Raises:
+            CheckpointError: A field is missing, unknown, of the wrong kind, or not finite.
+        """
+        expected, found = sorted(cls.__dataclass_fields__), sorted(fields)
+        if expected != found:
+            raise _damaged("the fields are not those of a calibration", expected, found)
+        try:
+            points = fields["operating_points"]
+            calibration = cls(
+                method=fields["method"],
+                num_candidates=int(fields["num_candidates"]),
+                num_similarities=int(fields["num_similarities"]),
+                temperature=float(fields["temperature"]),
+                weights=_floats(fields["weights"]),
+                bias=float(fields["bias"]),
+                log_odds_knots=_floats(fields["log_odds_knots"]),
+                confidence_knots=_floats(fields["confidence_knots"]),
+                operating_points=points and OperatingPoints.from_dict(points),
+            )
+        except (TypeError, ValueError) as error:
+            raise _damaged("a field is of the wrong kind", "numbers", error) from error
+        calibration._check()
+        return calibration
+
+    def _check(self) -> None:
+        """Refuse a record that no fit could have made."""
+        numbers = (self.temperature, self.bias, *self.weights)
+        knots = (*self.log_odds_knots, *self.confidence_knots)
+        if not np.isfinite([*numbers, *knots]).all():
+            raise _damaged("a number is not finite", "finite numbers", [*numbers, *knots])
+        if self.method not in get_args(CalibrationMethod):
+            raise _damaged("unknown method", get_args(CalibrationMethod), self.method)
+        if min(self.weights) < 0 or self.temperature <= 0 or self.num_candidates < 1:
+            raise _damaged(
+                "a number is out of range",
+                "weights from 0, temperature and num_candidates above 0",
+                (*self.weights, self.temperature, self.num_candidates),
+            )
+        if len(self.weights) != 2 + max(self.num_similarities, 1):
+            raise _damaged(
+                "the weights do not fit the similarities", self.num_similarities, self.weights
+            )
+        lengths = (len(self.log_odds_knots), len(self.confidence_knots))
+        if lengths[0] != lengths[1] or (lengths[0] > 0) != (self.method == "isotonic"):
+            raise _damaged("the knots do not fit the method", self.method, f"{lengths} knots")
+
+
+def fit_calibration(
+    values: FloatArray,
+    right: BoolArray,
+    *,
+    similarity: FloatArray | None = None,
+    in_bank: BoolArray | None = None,
+    out_of_bank_share: float | None = None,
+    method: CalibrationMethod = "temperature",
+) -> Calibration:
+    """Learns from ranked queries, and whether the first phrase was right, how far to trust values.
+
+    Queries whose right phrase is not in the bank are welcome, with ``right`` and ``in_bank`` False:
+    the fit then learns to mistrust such queries. The operating points are over the others.
+
+    Args:
+        values: (q, k) float32 ranking values, best first. 32 candidates or more serve large banks
+            better than few.
+        right: (q,) bool, whether the first phrase is right; both cases must be there.
+        similarity: (q, s) float32 similarities of the query to the bank, each higher for queries
+            that some phrase answers. Give them where the values are logits: these say which phrase
+            is best, a cosine says whether any phrase is near. None takes the first value.
+        in_bank: (q,) bool; None: all are.
+        out_of_bank_share: Share of queries in use that no phrase answers, in [0, 1); those given
+            here are weighted to be that share. None counts each query as one.
+        method: ``"temperature"``, or ``"isotonic"`` on top of it.
+
+    Raises:
+        ConfigError: Unknown method, or a share out of range.
+        InputDataError: Values of the wrong shape, not best first or not finite, or only right or
+            only wrong examples.
+    """
+    if method not in get_args(CalibrationMethod):
+        raise ConfigError(
+            "unknown calibration method",
+            where="method",
+            expected=" or ".join(get_args(CalibrationMethod)),
+            found=method,
+        )
+    _check_values(values, similarity)
+    _check_right(right, len(values))
+    inside = np.ones(len(values), dtype=bool) if in_bank is None else in_bank
+    exact = values.astype(np.float64)
+    near = exact[:, :1] if similarity is None else similarity.astype(np.float64)
+    importance = _importance(inside, out_of_bank_share)
+    temperature, weights, bias = _fit_log_odds(exact, near, right, importance)
+    log_odds = _features(exact, near, temperature) @ np.array(weights) + bias
+    isotonic = method == "isotonic"
+    knots = _isotonic_knots(log_odds, right, importance) if isotonic else ((), ())
+    calibration = Calibration(
+        method=method,
+        num_candidates=values.shape[1],
+        num_similarities=0 if similarity is None else similarity.shape[1],
+        temperature=temperature,
+        weights=weights,
+        bias=bias,
+        log_odds_knots=knots[0],
+        confidence_knots=knots[1],
+    )
+    confidence = calibration.confidence(values, similarity)
+    points = measure_operating_points(confidence[inside], right[inside])
+    return replace(calibration, operating_points=points)
+
+
+def _importance(in_bank: BoolArray, share: float | None) -> Float64Array:
+    """(q,) how much each query counts, 1 on average."""
+    num_inside, num_outside = np.count_nonzero(in_bank), np.count_nonzero(~in_bank)
+    if share is None or num_outside == 0:
+        return np.ones(len(in_bank))
+    if not 0 <= share < 1:
+        raise ConfigError(
+            "is not a share",
+            where="out_of_bank_share",
+            expected="from 0 to below 1",
+            found=share,
+        )
+    each = share / (1 - share) * num_inside / num_outside
+    importance = np.where(in_bank, 1.0, each)
+    return np.asarray(importance / importance.mean())
+
+
+def _features(
+    values: Float64Array, similarity: FloatArray | Float64Array, temperature: float
+) -> Float64Array:
+    """(q, 2 + s) log-odds of the first phrase, margin, similarities; a lone phrase has no rival."""
+    if values.shape[1] == 1:
+        nothing = np.zeros((len(values), 2))
+        return np.concatenate([nothing, similarity], axis=1)
+    behind = values[:, 1:] - values[:, :1]
+    log_odds = -logsumexp(behind / temperature, axis=1)
+    return np.concatenate([log_odds[:, None], -behind[:, :1], similarity], axis=1)
+
+
+def _fit_log_odds(
+    values: Float64Array, similarity: Float64Array, right: BoolArray, importance: Float64Array
+) -> tuple[float, tuple[float, ...], float]:
+    """Temperature, weights (none negative) and bias of least log loss."""
+    spread = max(_spread(values), 1e-6)
+    guess = float(np.log(spread))
+    centers = similarity.mean(axis=0)
+    scales = np.array([1.0, spread, *np.maximum(similarity.std(axis=0), 1e-6)])
+    share = importance / importance.sum()
+
+    def loss_and_gradient(parameters: Float64Array) -> tuple[float, Float64Array]:
+        temperature, weights = float(np.exp(parameters[0])), parameters[1:-1]
+        features = _features(values, similarity - centers, temperature) / scales
+        log_odds = features @ weights + parameters[-1]
+        loss = -(share @ log_expit(np.where(right, log_odds, -log_odds)))
+        error = (expit(log_odds) - right) * share
+        slope = weights[0] * (error @ _log_temperature_slope(values, temperature))
+        weight_slopes = error @ features + 2 * _PENALTY * weights
+        gradient = np.concatenate([[slope], weight_slopes, [error.sum()]])
+        return float(loss + _PENALTY * np.square(weights).sum()), gradient
+
+    start = np.array([guess, 0.5, *np.zeros(len(scales))])
+    near = (guess - _LOG_TEMPERATURE_RANGE, guess + _LOG_TEMPERATURE_RANGE)
+    bounds = [near, *[(0, None)] * len(scales), (None, None)]
+    from scipy.optimize import minimize  # noqa: PLC0415 - only fitting pays for it
+
+    best = minimize(loss_and_gradient, start, jac=True, method="L-BFGS-B", bounds=bounds).x
+    weights = best[1:-1] / scales
+    bias = best[-1] - weights[2:] @ centers
+    return float(np.exp(best[0])), _floats(weights), float(bias)
+
+
+def _log_temperature_slope(values: Float64Array, temperature: float) -> Float64Array:
+    """(q,) derivative of the first feature in the log of the temperature."""
+    if values.shape[1] == 1:
+        return np.zeros(len(values))
+    scaled = (values[:, 1:] - values[:, :1]) / temperature
+    slope: Float64Array = (softmax(scaled, axis=1) * scaled).sum(axis=1)
+    return slope
+
+
+def _spread(values: Float64Array) -> float:
+    """Mean distance of the first value from the others: the unit to start from."""
+    return float((values[:, :1] - values).mean())
+
+
+def _isotonic_knots(
+    log_odds: Float64Array, right: BoolArray, importance: Float64Array
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The bends of the isotonic regression of ``right`` on ``log_odds``."""
+    from sklearn.isotonic import IsotonicRegression  # noqa: PLC0415 - only fitting pays for it
+
+    regression = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip")
+    fitted = regression.fit(log_odds, right, sample_weight=importance)
+    return _floats(fitted.X_thresholds_), _floats(fitted.y_thresholds_)
+
+
+def _floats(numbers: Any) -> tuple[float, ...]:  # noqa: ANN401  # a list from a file, or an array
+    """A tuple of plain floats."""
+    return tuple(float(number) for number in numbers)
+
+
+def _check_values(values: FloatArray, similarity: FloatArray | None) -> None:
+    """Refuse values that are not a finite ranking, and a similarity that does not go with them."""
+    if values.ndim != 2 or values.shape[1] == 0:  # noqa: PLR2004
+        raise InputDataError("values have the wrong shape", expected="(q, k)", found=values.shape)
+    _check_finite("a ranking value", values)
+    falls = np.flatnonzero((np.diff(values, axis=1) > 0).any(axis=1))
+    if len(falls) > 0:
+        raise InputDataError("ranking values are not best first", at=f"row {falls[0]}")
+    if similarity is None:
+        return
+    if similarity.ndim != 2 or len(similarity) != len(values):  # noqa: PLR2004
+        expected = f"({len(values)}, s)"
+        raise InputDataError(
+            "similarity has the wrong shape", expected=expected, found=similarity.shape
+        )
+    _check_finite("a similarity", similarity)
+
+
+def _check_finite(what: str, numbers: FloatArray) -> None:
+    """Refuse NaN and infinity, naming the first row with one."""
+    bad = np.argwhere(~np.isfinite(numbers))
+    if len(bad) > 0:
+        raise InputDataError(
+            f"{what} is not finite", at=f"row {bad[0][0]}", found=numbers[tuple(bad[0])]
+        )
+
+
+def _check_right(right: BoolArray, num_queries: int) -> None:
+    """Refuse answers that do not go with the queries, and splits that teach nothing."""
+    if right.shape != (num_queries,) or right.dtype != np.bool_:
+        raise InputDataError(
+            "right has the wrong form",
+            expected=f"({num_queries},) bool",
+            found=f"{right.shape} {right.dtype}",
+        )
+    if right.all() == right.any():
+        raise InputDataError(
+            "the calibration split has one class",
+            expected="first phrases that are right and first phrases that are wrong",
+            found=f"{num_queries} {'right' if right.all() else 'wrong'} ones",
+            advice="Calibrate on more queries, none of which the decoder was trained on.",
+        )
+
+
+def _damaged(summary: str, expected: object, found: object) -> CheckpointError:
+    """The error for a saved calibration that cannot be read."""
+    return CheckpointError(
+        summary,
+        where="calibration",
+        expected=expected,
+        found=found,
+        advice="Calibrate again with scripts/calibrate.py.",
+    )

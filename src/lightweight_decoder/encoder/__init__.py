@@ -1,0 +1,15 @@
+"""Texts to vectors: the text encoder and its cache."""
+
+from lightweight_decoder.encoder.embedding_cache import EmbeddingCache, default_cache_dir
+from lightweight_decoder.encoder.encoder import Encoder
+from lightweight_decoder.encoder.encoder_precision import Precision
+from lightweight_decoder.encoder.text_encoder import DEFAULT_MODEL, TextEncoder
+
+__all__ = [
+    "DEFAULT_MODEL",
+    "EmbeddingCache",
+    "Encoder",
+    "Precision",
+    "TextEncoder",
+    "default_cache_dir",
+]

@@ -1,0 +1,90 @@
+"""Exact search for a few queries in one go: nothing waits for the device until the end.
+
+The steps are those of :class:`.ExactSearch` in six kernels, which fit into a CUDA graph. What they
+cannot settle is only reported.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lightweight_decoder.search.kernels.group_maxima import (
+    Precision,
+    current,
+    error_beyond_queries,
+    has_room_for,
+    top_k_products,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MOST_QUERIES = 64
+_LONGEST_LIST = 128
+"""One program compares all pairs of a query's listed vectors."""
+_BYTES_PER_COPY = 16
+
+
+def suits(num_queries: int, vectors: Tensor, list_length: int, excluded: Tensor | None) -> bool:
+    """Say whether :func:`search_at_once` is made for a search; it needs Triton.
+
+    Vectors in rows that are no multiple of 16 bytes would be copied whole by every search, which
+    the memory of a graph is not for.
+    """
+    return (
+        0 < num_queries <= MOST_QUERIES
+        and list_length <= _LONGEST_LIST
+        and vectors.shape[1] * vectors.itemsize % _BYTES_PER_COPY == 0
+        and has_room_for(list_length, excluded)
+    )
+
+
+def search_at_once(
+    queries: Tensor,
+    excluded: Tensor | None = None,
+    *,
+    vectors: Tensor,
+    owners: Tensor | None,
+    margin: float,
+    vectors_error: float,
+    precision: Precision,
+    k: int,
+    list_length: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Find the k best phrases for each query, and say for which they are certain.
+
+    Extra memory on the device: about n / 4 + 600 k bytes for a query, 16 MB for 64 queries and
+    1,000,000 vectors.
+
+    Args:
+        queries: (q, d) floating point of any length.
+        excluded: (q, w) int64 vectors that do not count, filled up with ``NO_ID``.
+        vectors: (n, d) unit rows on the same device.
+        owners: (n,) int64, the phrase of each vector; None: each is a phrase of its own.
+        margin: Products that differ by more are in their true order.
+        vectors_error: The longest part that ``precision`` rounds off a vector.
+        precision: What vectors to look at are chosen in.
+        k: How many phrases to return, at most ``list_length``.
+        list_length: How many vectors are compared, at most 128.
+
+    Returns:
+        Values, vectors and phrases (q, k) as ``ExactSearch`` gives them, and (q,) bool: whether
+        they are right. They may not be where a cut falls among values that are too close to call,
+        or where a query is zero or not finite.
+    """
+    from lightweight_decoder.search.kernels import triton_launch as launch  # noqa: PLC0415 - optional
+
+    with current(queries.device):
+        unit, unit32, left_out, usable = launch.scaled(queries, precision)
+        listed = top_k_products(
+            unit32, vectors, list_length, excluded=excluded, precision=precision
+        )
+        return launch.settled(
+            listed,
+            (unit, left_out, usable),
+            vectors,
+            owners,
+            k=k,
+            margin=margin,
+            error=error_beyond_queries(vectors.shape[1], vectors_error, precision),
+        )

@@ -1,0 +1,171 @@
+"""Bayesian sweeps: Hydra's overrides become an Optuna search space, its launchers run the jobs."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from omegaconf import OmegaConf
+
+from lightweight_decoder.errors import ConfigError, MissingDependencyError
+from lightweight_decoder.evaluation.sweep_summary import read_jobs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from hydra.plugins.launcher import Launcher
+    from omegaconf import DictConfig
+    from optuna.distributions import BaseDistribution
+
+    from lightweight_decoder.evaluation.sweep_summary import SweepJob
+    from lightweight_decoder.training.study import SweepStudy
+
+logger = logging.getLogger(__name__)
+
+
+def sweep(
+    overrides: Sequence[str],
+    *,
+    config: DictConfig,
+    launcher: Launcher,
+    compose: Callable[[Sequence[Sequence[str]]], None],
+    n_trials: int,
+    n_jobs: int,
+    n_startup_trials: int,
+    seed: int,
+) -> None:
+    """Runs jobs until the study in ``study.db`` of the sweep folder has ``n_trials``.
+
+    Args:
+        overrides: As typed; those that are sweeps are what is searched through.
+        config: Hydra's, of the sweep.
+        launcher: Runs jobs, here or elsewhere.
+        compose: Raises where the overrides of a job cannot be composed.
+        n_trials: Jobs of the whole sweep, failed ones and those of an earlier start included.
+        n_jobs: Jobs at a time.
+        n_startup_trials: Jobs drawn at random, before there is something to learn from.
+        seed: Decides what is drawn.
+
+    Raises:
+        MissingDependencyError: Optuna is not installed.
+        ConfigError: The sweep folder holds another sweep, or one is running there.
+        HydraException: The overrides cannot be composed; nothing was written.
+    """
+    if importlib.util.find_spec("optuna") is None:
+        raise MissingDependencyError("optuna", extra="sweeps", purpose="hparams_search=optuna")
+    import optuna  # noqa: PLC0415 - a second that only its users should pay
+
+    from lightweight_decoder.training.study import SweepStudy  # noqa: PLC0415 - the same
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    space, fixed = search_space(overrides)
+    compose([_overrides(fixed, optuna.create_study().ask(space).params)])
+    sweep_dir = Path(config.hydra.sweep.dir)
+    sweep_dir.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(config, sweep_dir / "multirun.yaml")
+    with _alone_in(sweep_dir):
+        study = SweepStudy(
+            sweep_dir / "study.db",
+            space,
+            overrides=tuple(overrides),
+            seed=seed,
+            n_startup_trials=n_startup_trials,
+        )
+        while batch := study.next_jobs(n_trials=n_trials, n_jobs=n_jobs):
+            run_batch(study, batch, fixed=fixed, launcher=launcher, sweep_dir=sweep_dir)
+
+
+@contextmanager
+def _alone_in(sweep_dir: Path) -> Iterator[None]:
+    """Keeps a second sweep out, which would do the same jobs; a kill opens the lock."""
+    lock = FileLock(sweep_dir / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ConfigError(
+            "another sweep is running there",
+            where=sweep_dir,
+            advice="Wait until it ends, or name another hydra.sweep.dir",
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def run_batch(
+    study: SweepStudy,
+    batch: dict[int, dict[str, Any]],
+    *,
+    fixed: tuple[str, ...],
+    launcher: Launcher,
+    sweep_dir: Path,
+) -> None:
+    """Runs some jobs and tells the study what their own records say.
+
+    The launcher's answers are not used: it has none where a job's process died.
+
+    Raises:
+        Exception: The launcher's, where it started no job at all.
+    """
+    overrides = [_overrides(fixed, params) for params in batch.values()]
+    try:
+        launcher.launch(overrides, initial_job_idx=min(batch))
+    except Exception:
+        if not batch.keys() & _jobs(sweep_dir).keys():
+            raise
+        logger.exception("A job ended without a result")
+    jobs = _jobs(sweep_dir)
+    for number in batch:
+        study.tell(number, jobs[number].objective if number in jobs else None)
+
+
+def _jobs(sweep_dir: Path) -> dict[int, SweepJob]:
+    """The jobs that have begun, by number."""
+    return {job.number: job for job in read_jobs(sweep_dir).values()}
+
+
+def _overrides(fixed: tuple[str, ...], params: dict[str, Any]) -> list[str]:
+    """The overrides of a job."""
+    return [*fixed, *(f"{key}={value}" for key, value in params.items())]
+
+
+def search_space(
+    overrides: Sequence[str],
+) -> tuple[dict[str, BaseDistribution], tuple[str, ...]]:
+    """The parameters to draw, and the overrides that all jobs share.
+
+    The last override of a key counts, so the command line comes after a file's search space.
+    """
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    last = {override.key_or_group: override for override in parsed}.values()
+    space = {
+        each.get_key_element(): _distribution(each) for each in last if each.is_sweep_override()
+    }
+    fixed = [str(each.input_line) for each in last if not each.is_sweep_override()]
+    return space, tuple(fixed)
+
+
+def _distribution(override: Override) -> BaseDistribution:
+    """What ``interval``, ``range`` or a choice means to Optuna."""
+    from optuna.distributions import (  # noqa: PLC0415 - a second that only its users should pay
+        CategoricalDistribution,
+        FloatDistribution,
+        IntDistribution,
+    )
+
+    value = override.value()
+    if isinstance(value, IntervalSweep) and value.start is not None and value.end is not None:
+        log = "log" in value.tags
+        if isinstance(value.start, int) and isinstance(value.end, int):
+            return IntDistribution(value.start, value.end, log=log)
+        return FloatDistribution(value.start, value.end, log=log)
+    if isinstance(value, RangeSweep) and isinstance(numbers := value.range(), range):
+        return IntDistribution(min(numbers), max(numbers), step=abs(numbers.step))
+    return CategoricalDistribution(list(override.sweep_string_iterator()))

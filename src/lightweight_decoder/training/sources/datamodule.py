@@ -1,0 +1,176 @@
+"""A source's splits as Lightning's data loaders."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from lightweight_decoder.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from torch import Tensor
+
+    from lightweight_decoder.bank import PhraseBank
+    from lightweight_decoder.decoder.splits import Split, SplitName
+    from lightweight_decoder.training.sources.source import Source
+
+
+class Batch(NamedTuple):
+    """Some queries of a split.
+
+    Attributes:
+        queries: (b, d) float32.
+        targets: (b, m) int64 phrase ids, filled up with ``NO_ID``.
+        own_vectors: (b, w) int64 bank vectors to hide from each query, filled up with ``NO_ID``.
+        query_ids: (b,) int64, which queries of the split these are.
+    """
+
+    queries: Tensor
+    targets: Tensor
+    own_vectors: Tensor
+    query_ids: Tensor
+
+
+class SplitDataset(Dataset[Batch]):
+    """A split in memory, from which a batch is cut at once, not query by query.
+
+    Args:
+        split: The split; its arrays are shared, not copied.
+    """
+
+    def __init__(self, split: Split) -> None:
+        self._queries = torch.from_numpy(split.queries)
+        self._targets = torch.from_numpy(split.targets)
+        self._own_vectors = torch.from_numpy(split.own_vectors)
+
+    def __len__(self) -> int:
+        return len(self._queries)
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.__getitems__([index])
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        ids = torch.as_tensor(indices, dtype=torch.int64)
+        return Batch(self._queries[ids], self._targets[ids], self._own_vectors[ids], ids)
+
+
+class EpochShuffle(Sampler[int]):
+    """An order that follows from seed and epoch alone, so that a resumed run goes on the same.
+
+    Lightning calls :meth:`set_epoch` before each epoch, with the right number after a resume too.
+
+    Args:
+        size: How many there are.
+        seed: Another seed, other orders.
+    """
+
+    def __init__(self, size: int, *, seed: int) -> None:
+        self._size = size
+        self._seed = seed
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the next pass."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._epoch)
+        yield from torch.randperm(self._size, generator=generator).tolist()
+
+
+class DecoderDataModule(LightningDataModule):
+    """Batches of a source's splits.
+
+    Args:
+        source: Gives the bank and the splits.
+        batch_size: Queries in a training batch; the last one of an epoch may have fewer.
+        eval_batch_size: Queries in any other batch.
+        num_workers: Loader processes; the data is in memory already, so 0 is fastest.
+        seed: Decides the order of training queries.
+
+    Raises:
+        ConfigError: If a size is below 1.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        batch_size: int = 256,
+        eval_batch_size: int = 512,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, size in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
+            if size < 1:
+                raise ConfigError(
+                    "the batch is empty", where=f"data.{name}", expected="at least 1", found=size
+                )
+        self.source = source
+        self._batch_size = batch_size
+        self._eval_batch_size = eval_batch_size
+        self._num_workers = num_workers
+        self._seed = seed
+        self._splits: dict[SplitName, Split] = {}
+
+    @property
+    def bank(self) -> PhraseBank:
+        """The source's bank; :meth:`prepare_data` came before."""
+        return self.source.bank()
+
+    def prepare_data(self) -> None:
+        """Encode and build what is missing; Lightning calls it once per machine."""
+        self.source.prepare()
+
+    def split(self, name: SplitName) -> Split:
+        """Return a split, made when it is first asked for."""
+        if name not in self._splits:
+            self._splits[name] = self.source.split(name)
+        return self._splits[name]
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Give training batches in an order of their own each epoch."""
+        size = len(self.split("train"))
+        return self._loader("train", self._batch_size, EpochShuffle(size, seed=self._seed))
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Give validation batches in the split's order."""
+        return self._loader("val", self._eval_batch_size)
+
+    def calib_dataloader(self) -> DataLoader[Batch]:
+        """Give calibration batches in the split's order; called by us, not by Lightning."""
+        return self._loader("calib", self._eval_batch_size)
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """Give test batches in the split's order."""
+        return self._loader("test", self._eval_batch_size)
+
+    def _loader(
+        self, name: SplitName, batch_size: int, sampler: Sampler[int] | None = None
+    ) -> DataLoader[Batch]:
+        """Build a loader whose dataset cuts whole batches."""
+        return DataLoader(
+            SplitDataset(self.split(name)),
+            batch_size=batch_size,
+            sampler=sampler,
+            num_workers=self._num_workers,
+            persistent_workers=self._num_workers > 0,
+            collate_fn=_as_it_is,
+            # A loader draws a number when it starts, after a resume earlier than otherwise. It must
+            # not shift the numbers that the training step draws.
+            generator=torch.Generator(),
+        )
+
+
+def _as_it_is(batch: Any) -> Any:  # noqa: ANN401, torch types this as a list of examples
+    """Collate nothing: the dataset gave a batch."""
+    return batch

@@ -1,0 +1,159 @@
+"""Raw embeddings with the phrase that each should decode to."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lightweight_decoder.bank import PhraseBank
+from lightweight_decoder.datatypes import NO_ID
+from lightweight_decoder.decoder.splits import Split, SplitName, no_own_vectors
+from lightweight_decoder.errors import InputDataError
+from lightweight_decoder.training.sources.holding_out import random_split
+from lightweight_decoder.vectors import open_embeddings
+from lightweight_decoder.vectors.text_tables import TABLE_SUFFIXES, read_columns, read_lines
+
+if TYPE_CHECKING:
+    from lightweight_decoder.datatypes import FloatArray, IntArray
+
+
+class Pairs:
+    """Queries from a file of embeddings, targets from a file of texts, a bank that is there.
+
+    Queries of the width that the bank was built from go through its preprocessing; others are left
+    as they are. They are vectors of their own, not made from the texts of the bank, so
+    ``own_vectors`` is empty; do not give the bank's own vectors as queries (that is what
+    :class:`~lightweight_decoder.training.sources.denoise.Denoise` is for).
+
+    Args:
+        queries: Embeddings in any supported format, row by row.
+        targets: The right phrase of each query: a table (CSV, TSV, JSON lines, Parquet) with a
+            column of them, or any other file with one phrase a line.
+        bank: Folder of the bank; every target must be in it.
+        target_column: The column of a table.
+        val_fraction: Share of the rows to validate on.
+        calib_fraction: Share of the rows to calibrate on.
+        test_fraction: Share of the rows to test on.
+        seed: Decides the splits.
+    """
+
+    def __init__(
+        self,
+        *,
+        queries: Path,
+        targets: Path,
+        bank: Path,
+        target_column: str = "text",
+        val_fraction: float = 0.1,
+        calib_fraction: float = 0.1,
+        test_fraction: float = 0.1,
+        seed: int = 0,
+    ) -> None:
+        self._queries_path = queries
+        self._targets_path = targets
+        self._bank_path = bank
+        self._target_column = target_column
+        self._fractions: dict[SplitName, float] = {
+            "val": val_fraction,
+            "calib": calib_fraction,
+            "test": test_fraction,
+        }
+        self._seed = seed
+
+    def prepare(self) -> None:
+        """Read everything once, so that what is wrong shows now; see :class:`Source`.
+
+        Raises:
+            InputDataError: If a file is missing, damaged or empty, queries and targets differ in
+                number, a query has no direction, or a target is not in the bank.
+            BankError: If the bank is missing or damaged.
+            EmbeddingError: If the bank's preprocessing cannot take the queries.
+            ConfigError: If the splits leave nothing to train on.
+        """
+        _ = self._targets, self._queries, self._places
+
+    def bank(self) -> PhraseBank:
+        """Open the bank; see :class:`Source`."""
+        return PhraseBank.open(self._bank_path)
+
+    def split(self, name: SplitName) -> Split:
+        """Return a split; see :class:`Source`."""
+        places = self._places[name]
+        return Split(
+            name=name,
+            queries=self._queries[places],
+            targets=self._targets[places, None],
+            own_vectors=no_own_vectors(len(places)),
+            texts=None,
+        )
+
+    @cached_property
+    def _places(self) -> dict[SplitName, IntArray]:
+        """Rows of each split."""
+        return random_split(len(self._targets), fractions=self._fractions, seed=self._seed)
+
+    @cached_property
+    def _queries(self) -> FloatArray:
+        """(q, d) float32, every row with a direction."""
+        queries = read_queries(self._queries_path, of=(self._targets_path, len(self._targets)))
+        bank = self.bank()
+        # Of the width behind the preprocessing they may be of any kind, so that is refused there.
+        is_of_bank = queries.shape[1] in (bank.input_dim, bank.dim)
+        return bank.preprocess(queries) if is_of_bank else queries
+
+    @cached_property
+    def _targets(self) -> IntArray:
+        """(q,) int64 phrase ids."""
+        return read_targets(self._targets_path, self.bank(), column=self._target_column)
+
+
+def read_queries(path: Path, *, of: tuple[Path, int] | None = None) -> FloatArray:
+    """Read all embeddings of a file, (q, d) float32, every row with a direction.
+
+    Args:
+        path: Embeddings in any supported format.
+        of: The file of their targets and how many it has, which must be as many.
+
+    Raises:
+        InputDataError: If the file is missing, damaged or empty, or a row has no direction, or
+            there are more or fewer rows than targets.
+    """
+    vectors = np.concatenate([block.vectors for block in open_embeddings(path).blocks()])
+    if of is not None and len(vectors) != of[1]:
+        raise InputDataError(
+            "queries and targets differ in number",
+            where=path,
+            expected=f"{of[1]} rows, as many as {of[0]} has",
+            found=f"{len(vectors)} rows",
+            advice="Row i of one file belongs to row i of the other; remove what is too much",
+        )
+    return vectors
+
+
+def read_targets(path: Path, bank: PhraseBank, *, column: str = "text") -> IntArray:
+    """Read the right phrase of each query, (q,) int64 phrase ids.
+
+    Args:
+        path: A table (CSV, TSV, JSON lines, Parquet), or any other file with one phrase a line.
+        bank: Which must have every phrase.
+        column: The column of a table.
+
+    Raises:
+        InputDataError: If the file is missing, damaged or empty, or a phrase is not in the bank.
+    """
+    is_table = path.suffix.lower() in TABLE_SUFFIXES
+    texts = read_columns(path, [column])[column] if is_table else read_lines(path)
+    phrase_ids = bank.find(texts)
+    for row in np.flatnonzero(phrase_ids == NO_ID)[:1]:
+        raise InputDataError(
+            "a target is not in the bank",
+            where=path,
+            at=f"row {row}",
+            expected=f"a phrase of the bank {bank.path}",
+            found=repr(texts[row]),
+            advice="Correct the target, or add the phrase to the bank",
+        )
+    return phrase_ids

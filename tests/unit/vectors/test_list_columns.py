@@ -1,0 +1,238 @@
+"""Columns of lists: which column, which types, rows that do not fit, and batches that lie."""
+
+from __future__ import annotations
+
+import json
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.feather
+import pyarrow.ipc
+import pyarrow.parquet as pq
+import pytest
+
+from lightweight_decoder.errors import InputDataError
+from lightweight_decoder.vectors import open_embeddings
+
+
+def write_table(path, table):
+    """Write a table as the suffix says."""
+    if path.suffix == ".parquet":
+        pq.write_table(table, path)
+    elif path.suffix == ".arrow":
+        with pa.ipc.new_file(path, table.schema) as writer:
+            writer.write_table(table)
+    else:
+        with pa.ipc.new_stream(path, table.schema) as writer:
+            writer.write_table(table)
+
+
+SUFFIXES = pytest.mark.parametrize("suffix", [".parquet", ".arrow", ".arrows"])
+
+
+@SUFFIXES
+@pytest.mark.parametrize("numbers", [pa.float16(), pa.float32(), pa.float64(), pa.int8()], ids=str)
+@pytest.mark.parametrize("kind", [pa.list_, pa.large_list, lambda type_: pa.list_(type_, 3)])
+def test_every_list_type_comes_out_as_float32(tmp_path, read_all, suffix, numbers, kind):
+    stored = np.arange(-6, 24).reshape(10, 3).astype(numbers.to_pandas_dtype())
+    path = tmp_path / f"a{suffix}"
+    write_table(path, pa.table({"v": pa.array(list(stored), kind(numbers))}))
+    reader = open_embeddings(path)
+    assert reader.dtype == stored.dtype.name
+    assert not reader.has_texts
+    np.testing.assert_array_equal(read_all(reader, block_rows=4)[0], stored.astype(np.float32))
+
+
+def test_tensor_column_of_arrow(tmp_path, read_all, vectors):
+    path = tmp_path / "a.arrow"
+    column = pa.FixedShapeTensorArray.from_numpy_ndarray(vectors)
+    write_table(path, pa.table({"v": column}))
+    np.testing.assert_array_equal(read_all(open_embeddings(path), block_rows=3)[0], vectors)
+
+
+@SUFFIXES
+def test_columns_are_chosen_by_name_where_several_could_be(tmp_path, read_all, suffix):
+    path = tmp_path / f"a{suffix}"
+    table = pa.table(
+        {"v": [[1.0]], "w": [[2.0, 3.0]], "ids": [[4, 5]], "n": [7], "title": ["a"], "text": ["b"]}
+    )
+    write_table(path, table)
+    with pytest.raises(
+        InputDataError, match=r"which vectors.*'v', 'w'. Name the entry with vector"
+    ):
+        open_embeddings(path)
+    assert read_all(open_embeddings(path, vector_column="w"))[1] == ["b"]
+    assert read_all(open_embeddings(path, vector_column="w", text_column="title"))[1] == ["a"]
+    assert read_all(open_embeddings(path, vector_column="w", text_column="n"))[1] == ["7"]
+    with pytest.raises(InputDataError, match="expected an entry 'ids'"):
+        open_embeddings(path, vector_column="ids")
+    with pytest.raises(InputDataError, match="expected an entry 'nothing'"):
+        open_embeddings(path, vector_column="w", text_column="nothing")
+
+
+def test_without_a_column_called_text_several_strings_are_no_texts(tmp_path):
+    path = tmp_path / "a.parquet"
+    write_table(path, pa.table({"v": [[1.0]], "title": ["a"], "body": ["b"]}))
+    assert not open_embeddings(path).has_texts
+
+
+def test_table_without_vectors_is_refused(tmp_path):
+    path = tmp_path / "a.parquet"
+    write_table(path, pa.table({"ids": [[1, 2]]}))
+    with pytest.raises(InputDataError, match="no entry that could hold embeddings"):
+        open_embeddings(path)
+
+
+@SUFFIXES
+@pytest.mark.parametrize(
+    ("row", "found"),
+    [
+        ([1.0], "1 numbers"),
+        ([1.0] * 3, "3 numbers"),
+        ([], "0 numbers"),
+        (None, r"nothing \(null\)"),
+    ],
+)
+def test_ragged_row_is_named(tmp_path, suffix, row, found):
+    path = tmp_path / f"a{suffix}"
+    write_table(path, pa.table({"v": pa.array([[1.0, 2.0]] * 5 + [row])}))
+    with pytest.raises(InputDataError, match=f"row 5: .*expected 2 numbers.*found {found}"):
+        list(open_embeddings(path).blocks(2))
+
+
+@SUFFIXES
+def test_missing_number_is_named(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    write_table(path, pa.table({"v": [[1.0, 2.0], [1.0, 2.0], [3.0, None]]}))
+    with pytest.raises(InputDataError, match=r"row 2: a number is missing.*null in column 1"):
+        list(open_embeddings(path).blocks(2))
+
+
+@SUFFIXES
+def test_missing_text_is_named(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    write_table(path, pa.table({"v": [[1.0, 2.0]] * 3, "text": ["a", "b", None]}))
+    with pytest.raises(InputDataError, match="row 2: a text is missing"):
+        list(open_embeddings(path).blocks(2))
+
+
+@SUFFIXES
+def test_invalid_utf8_is_refused(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    texts = pa.StringArray.from_buffers(
+        1, pa.py_buffer(np.array([0, 2], np.int32)), pa.py_buffer(b"\xff\xfe")
+    )
+    write_table(path, pa.table({"v": [[1.0, 2.0]], "text": texts}))
+    with pytest.raises(InputDataError, match=r"[uU][tT][fF]-?8"):
+        list(open_embeddings(path).blocks())
+
+
+@pytest.mark.parametrize("suffix", [".arrow", ".arrows"])
+@pytest.mark.parametrize("claim", [96, 98, 2**18, 10**15, -1])
+def test_batch_that_promises_another_count_is_refused(tmp_path, suffix, claim):
+    # Found by fuzzing: to slice such a batch before checking it makes Arrow abort the process.
+    path = tmp_path / f"a{suffix}"
+    write_table(path, pa.table({"v": [[1.0, 2.0]] * 97, "text": ["ab"] * 97}))
+    whole, count = path.read_bytes(), (97).to_bytes(8, "little")
+    place = whole.find(count)
+    num_places = 0
+    while place >= 0:
+        path.write_bytes(
+            whole[:place] + claim.to_bytes(8, "little", signed=True) + whole[place + 8 :]
+        )
+        with pytest.raises(InputDataError):
+            list(open_embeddings(path).blocks(10))
+        place = whole.find(count, place + 1)
+        num_places += 1
+    assert num_places >= 3
+
+
+def test_stream_without_end_is_refused(tmp_path):
+    path = tmp_path / "a.arrows"
+    write_table(path, pa.table({"v": [[1.0, 2.0]]}))
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(InputDataError, match="expected an end-of-stream mark"):
+        open_embeddings(path)
+
+
+@pytest.mark.parametrize("compression", ["uncompressed", "lz4", "zstd"])
+def test_feather(tmp_path, read_all, vectors, compression):
+    path = tmp_path / "a.feather"
+    table = pa.table({"v": list(vectors)})
+    pa.feather.write_feather(table, path, compression=compression, chunksize=2)
+    np.testing.assert_array_equal(read_all(open_embeddings(path))[0], vectors)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"v": [1, 2]', "JSON parse error"),
+        ('{"v": [1, "2"]}', "JSON parse error"),
+        ('{"v": [1, null]}', "row 2: a number is missing"),
+        ('{"v": [1, 2, 3]}', "row 2: .*found 3 numbers"),
+        ('{"text": "a"}', r"row 2: .*found nothing \(null\)"),
+        ('{"v": [NaN, 1]}', "row 2: .*nan in column 0"),
+        ('{"v": [1e400, 1]}', "too big"),
+        ("[1, 2]", "JSON parse error"),
+    ],
+)
+def test_bad_json_line_is_refused(tmp_path, line, message):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"v": [1, 2.5]}\n{"v": [3, 4]}\n' + line + "\n")
+    with pytest.raises(InputDataError, match=message):
+        list(open_embeddings(path).blocks())
+
+
+def test_json_lines_may_mix_whole_numbers_and_others(tmp_path, read_all):
+    path = tmp_path / "a.jsonl"
+    path.write_text('\n{"v": [1, 2], "text": "ä\\n"}\n\n{"text": "b", "v": [0.5, -1e-3]}')
+    vectors, texts = read_all(open_embeddings(path))
+    np.testing.assert_array_equal(vectors, np.float32([[1, 2], [0.5, -1e-3]]))
+    assert texts == ["ä\n", "b"]
+
+
+def test_json_line_longer_than_memory_allows_is_refused(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"v": [1, 2]}\n' + json.dumps({"v": [0.25] * 2**21}) + "\n")
+    with pytest.raises(InputDataError, match="cannot be read"):
+        list(open_embeddings(path).blocks())
+
+
+@pytest.fixture
+def data_set(vectors, texts):
+    datasets.disable_progress_bars()
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "v": datasets.List(datasets.Value("float32"))}
+    )
+    return datasets.Dataset.from_dict({"text": texts, "v": vectors.tolist()}, features)
+
+
+def test_data_set_keeps_its_selection(tmp_path, read_all, data_set, vectors, texts):
+    data_set.select([6, 2, 2]).save_to_disk(tmp_path / "a")
+    for path in (tmp_path / "a", f"hf:{tmp_path / 'a'}"):
+        reader = open_embeddings(path)
+        assert reader.num_rows == 3
+        read_vectors, read_texts = read_all(reader, block_rows=2)
+        np.testing.assert_array_equal(read_vectors, vectors[[6, 2, 2]])
+        assert read_texts == [texts[6], texts[2], texts[2]]
+
+
+def test_data_set_with_splits_asks_for_one(tmp_path, data_set):
+    datasets.DatasetDict({"train": data_set}).save_to_disk(tmp_path / "a")
+    with pytest.raises(InputDataError, match=r"found train.*hf:.*/a/train"):
+        open_embeddings(tmp_path / "a")
+    assert open_embeddings(tmp_path / "a" / "train").num_rows == 7
+
+
+def test_folder_that_is_no_data_set_is_refused(tmp_path):
+    with pytest.raises(InputDataError, match="cannot be read: found FileNotFoundError"):
+        open_embeddings(f"hf:{tmp_path}")
+
+
+def test_damaged_data_set_is_refused(tmp_path, data_set):
+    data_set.save_to_disk(tmp_path / "a")
+    path = next((tmp_path / "a").glob("*.arrow"))
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(InputDataError, match="cannot be read"):
+        list(open_embeddings(tmp_path / "a").blocks())
