@@ -8,7 +8,7 @@ from lightweight_decoder import shell
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(config: DictConfig) -> float | None:
-    """Runs one job; a sweep calls it once per job and optimizes what it returns."""
+    """Run one job; a sweep calls it once per job and optimizes what it returns."""
     with shell.reported_errors():
         return shell.as_job(shell.train, config)
 

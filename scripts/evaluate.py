@@ -8,7 +8,7 @@ from lightweight_decoder import shell
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="evaluate")
 def main(config: DictConfig) -> None:
-    """Runs the job that the configuration describes."""
+    """Run the job that the configuration describes."""
     with shell.reported_errors():
         shell.evaluate(config)
 

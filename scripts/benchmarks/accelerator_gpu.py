@@ -97,14 +97,14 @@ def measure_nvml() -> dict[str, Any]:
 
 
 def measure_doctor() -> dict[str, Any]:
-    """What the doctor would print."""
+    """Return what the doctor would print."""
     from lightweight_decoder.accelerator.doctor import examine
 
     return examine(use_cache=False).to_dict()
 
 
 def measure_failure() -> dict[str, Any]:
-    """A layer on the GPU, and what the guard makes of its error."""
+    """Return a layer on the GPU, and what the guard makes of its error."""
     import torch
 
     from lightweight_decoder.accelerator import recognize_kernel_failure
@@ -146,7 +146,7 @@ class Run:
         self.checks: dict[str, bool] = {}
 
     def start(self, *arguments: str, **variables: str) -> subprocess.Popen[str]:
-        """A measurement's process."""
+        """Return a measurement's process."""
         inherited = {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"}
         return subprocess.Popen(
             [sys.executable, __file__, *arguments],
@@ -158,7 +158,7 @@ class Run:
         )
 
     def finish(self, name: str, process: subprocess.Popen[str]) -> dict[str, Any]:
-        """What a measurement printed."""
+        """Return what a measurement printed."""
         output, errors = process.communicate(timeout=TIME_LIMIT_S)
         try:
             found = json.loads(output.splitlines()[-1])
@@ -180,7 +180,7 @@ class Run:
 
 
 def verdicts(found: dict[str, Any]) -> list[str]:
-    """The verdicts of a resolved plan, in order."""
+    """Return the verdicts of a resolved plan, in order."""
     return [report["verdict"] for report in found.get("plan", {}).get("reports", [])]
 
 
@@ -210,7 +210,7 @@ def healthy(run: Run) -> int:
 
 
 def faulty(run: Run) -> None:
-    """The build's binaries are ignored."""
+    """Return the build's binaries are ignored."""
     fault = run.measure("fault", "resolve", **FAULT)
     run.check("fault: no_kernels", set(verdicts(fault)) == {"no_kernels"})
     run.check("fault: falls back to the cpu", chosen(fault) == ("cpu", 1))
@@ -242,7 +242,7 @@ def crowded(run: Run, count: int) -> None:
 
 
 def hidden(run: Run, count: int) -> None:
-    """What CUDA_VISIBLE_DEVICES can say."""
+    """Return what CUDA_VISIBLE_DEVICES can say."""
     for value in ("", "-1", "0,0", "garbage", "99", "MIG-00000000-0000-0000-0000-000000000000"):
         none = run.measure(f"visible={value}", "resolve", CUDA_VISIBLE_DEVICES=value)
         run.check(f"visible={value!r}: cpu", chosen(none) == ("cpu", 1))

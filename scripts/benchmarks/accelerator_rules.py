@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 
 def numbers(case: Case) -> list[int]:
-    """The capabilities of a list's entries, without kind and suffix."""
+    """Return the capabilities of a list's entries, without kind and suffix."""
     return [int(match[1]) for entry in case["arch_list"] if (match := re.search(r"_(\d+)", entry))]
 
 
 def capability(case: Case) -> int:
-    """The device's capability as one number."""
+    """Return the device's capability as one number."""
     return int(case["capability"][0] * 10 + case["capability"][1])
 
 
@@ -42,7 +42,7 @@ def torch_table(case: Case) -> bool:
 
 
 def ours(case: Case) -> bool:
-    """The package's rule."""
+    """Return the package's rule."""
     verdict = judge(
         case["arch_list"],
         capability=tuple(case["capability"]),

@@ -50,7 +50,7 @@ def intents(data: Path, seed: int) -> None:
 
 
 def dictionary(run: Path) -> None:
-    """Evaluates and prints."""
+    """Evaluate and prints."""
     with tempfile.TemporaryDirectory() as folder:
         _run("scripts/evaluate.py", f"run_dir={run}", f"output={folder}")
         metrics = json.loads((Path(folder) / "metrics.json").read_text())
@@ -60,7 +60,7 @@ def dictionary(run: Path) -> None:
 
 
 def _run(script: str, *overrides: str) -> None:
-    """Runs a command on the CPU, its output kept out of the way unless it fails."""
+    """Run a command on the CPU, its output kept out of the way unless it fails."""
     command = [sys.executable, str(ROOT / script), *overrides, "trainer.accelerator=cpu"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
@@ -68,7 +68,7 @@ def _run(script: str, *overrides: str) -> None:
 
 
 def main() -> None:
-    """Reads the command line."""
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("which", choices=("intents", "dictionary"))
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared/data/banking77")

@@ -41,7 +41,7 @@ DEPTHS = (1, 10, 100)
 
 
 def main() -> None:
-    """Runs the parts that were asked for."""
+    """Run the parts that were asked for."""
     parts = {"profile": profile, "speed": speed, "compile": compiled, "quality": quality}
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(parts))
@@ -153,7 +153,7 @@ def encoder_of(
     dynamic: bool | None = None,
     **model_options: object,
 ) -> TextEncoder:
-    """An encoder without a cache, its model loaded with other options, or compiled."""
+    """Return an encoder without a cache, its model loaded with other options, or compiled."""
     encoder = TextEncoder(cache_dir=None, show_progress=False, precision=precision)
     model = SentenceTransformer(
         str(encoder.folder), device="cpu", local_files_only=True, model_kwargs=model_options
@@ -166,7 +166,7 @@ def encoder_of(
 
 
 def unsorted(encoder: TextEncoder) -> Callable[[list[str]], object]:
-    """Encodes batches of 32 texts as they come, as a plain loop would."""
+    """Encode batches of 32 texts as they come, as a plain loop would."""
 
     def encode(texts: list[str]) -> None:
         shuffled = np.random.default_rng(0).permutation(texts).tolist()
@@ -178,7 +178,7 @@ def unsorted(encoder: TextEncoder) -> Callable[[list[str]], object]:
 
 
 def with_batches(encoder: TextEncoder, texts: int, tokens: int) -> Callable[[list[str]], object]:
-    """Encodes with other batches than those built in."""
+    """Encode with other batches than those built in."""
 
     def encode(some: list[str]) -> None:
         batch = text_encoder._Batch(texts, tokens)  # noqa: SLF001, ours
@@ -224,7 +224,7 @@ def evenly(items: Sequence[Any], count: int) -> list[Any]:
 
 
 def tell_distance(name: str, vectors: FloatArray, others: FloatArray) -> None:
-    """Prints how far unit vectors are from others, row by row."""
+    """Print how far unit vectors are from others, row by row."""
     apart = 1 - (vectors.astype(np.float64) * others.astype(np.float64)).sum(axis=1)
     print(f"{name}: 1 - cosine mean {apart.mean():.1e}, max {apart.max():.1e}")
 
@@ -238,7 +238,7 @@ def search(queries: FloatArray, bank: FloatArray, depth: int) -> IntArray:
 
 
 def share_found(found: IntArray, targets: list[set[int]]) -> float:
-    """The share of queries that have one of their phrases among what was found."""
+    """Return the share of queries that have one of their phrases among what was found."""
     hits = [not right.isdisjoint(rows.tolist()) for rows, right in zip(found, targets, strict=True)]
     return float(np.mean(hits))
 

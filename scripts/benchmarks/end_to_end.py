@@ -48,7 +48,7 @@ print(f"first answer {{ended - started:.2f}} s: Python and torch {{torch_at - st
 
 
 def main() -> None:
-    """Takes turns and prints."""
+    """Take turns and prints."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("--queries", type=int, default=2_048)
@@ -80,7 +80,7 @@ def main() -> None:
 
 
 def decode_compiled(run: Path, queries: torch.Tensor) -> Callable[[], object]:
-    """Decodes with a compiled reranker; prints what the first answers wait for the compiler."""
+    """Decode with a compiled reranker; prints what the first answers wait for the compiler."""
     decoder = PhraseBankDecoder.from_checkpoint(run / "checkpoints" / "best.ckpt")
     if decoder.reranker is not None:
         decoder.reranker.compile()

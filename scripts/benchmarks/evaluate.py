@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def main() -> None:
-    """Makes the copy, evaluates it, and prints."""
+    """Make the copy, evaluates it, and prints."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--queries", type=int, default=10_000)

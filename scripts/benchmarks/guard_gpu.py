@@ -36,7 +36,7 @@ hydra.main(version_base="1.3", config_path={conf!r}, config_name="train")(shell.
 
 
 def main() -> int:
-    """Runs both and compares."""
+    """Run both and compares."""
     bank = Path(sys.argv[1]).absolute()
     with tempfile.TemporaryDirectory() as folder:
         guarded, by_hand = Path(folder, "guarded"), Path(folder, "by_hand")
@@ -73,7 +73,7 @@ def main() -> int:
 
 
 def run(arguments: list[str]) -> None:
-    """Runs Python in the repository's root and shows what it says if it fails."""
+    """Run Python in the repository's root and shows what it says if it fails."""
     done = subprocess.run(
         [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
     )

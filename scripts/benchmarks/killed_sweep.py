@@ -33,7 +33,7 @@ TRAINED_TO_THE_END = "Run folder:"  # a job's log has this line once each time
 
 
 def start(bank: Path, sweep_dir: Path) -> subprocess.Popen[bytes]:
-    """A sweep, in a process group of its own."""
+    """Return a sweep, in a process group of its own."""
     command = [
         *(sys.executable, "train.py", "-m", "hparams_search=optuna", "data=denoise"),
         *(f"data.bank={bank}", "data.num_train=1500", "data.noise=1.5"),
@@ -53,7 +53,7 @@ def make_bank(folder: Path) -> Path:
 
 
 def wait_for_a_job(sweep_dir: Path, *, since: float) -> None:
-    """Waits until a job began or ended after a moment."""
+    """Wait until a job began or ended after a moment."""
     while not any(path.stat().st_mtime > since for path in sweep_dir.glob(f"*/{JOB_FILE}")):
         time.sleep(0.02)
 
@@ -65,7 +65,7 @@ def kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def report(name: str, sweep_dir: Path) -> list[tuple[dict[str, object], float]]:
-    """Prints what a sweep has to show; returns parameters and values of its finished jobs."""
+    """Print what a sweep has to show; returns parameters and values of its finished jobs."""
     study = optuna.load_study(study_name="sweep", storage=f"sqlite:///{sweep_dir}/study.db")
     finished = study.get_trials(states=[optuna.trial.TrialState.COMPLETE])
     ends = [
@@ -80,7 +80,7 @@ def report(name: str, sweep_dir: Path) -> list[tuple[dict[str, object], float]]:
 
 
 def main() -> None:
-    """Runs both sweeps and compares them."""
+    """Run both sweeps and compares them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=0)
     draw = random.Random(parser.parse_args().seed)  # noqa: S311 - no secret

@@ -41,7 +41,7 @@ LOG_EVERY = 10
 
 
 def steps_s(config: DictConfig, data: DecoderDataModule, *, with_wandb: bool) -> float:
-    """The figure of one fit."""
+    """Return the figure of one fit."""
     plan = shell.resolve(config)
     module = build_module(config, data, plan)
     clock = StepClock(WARM_UP)
@@ -66,7 +66,7 @@ def steps_s(config: DictConfig, data: DecoderDataModule, *, with_wandb: bool) ->
 
 
 def main() -> None:
-    """Takes turns and prints."""
+    """Take turns and prints."""
     logging.disable(logging.INFO)
     os.environ["WANDB_MODE"] = "offline"
     with initialize_config_dir(str(CONF), version_base="1.3"):

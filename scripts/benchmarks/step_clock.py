@@ -19,7 +19,7 @@ class StepClock(L.Callback):
         self._ends: list[float] = []
 
     def on_train_batch_end(self, *_: object) -> None:
-        """Notes when a step ended."""
+        """Note when a step ended."""
         self._ends.append(time.perf_counter())
 
     @property

@@ -34,7 +34,7 @@ TURNS = 2
 
 
 def lightning_rate(config: object) -> float:
-    """Steps per second of a Trainer with what the main job has switched on."""
+    """Step per second of a Trainer with what the main job has switched on."""
     module, datamodule = build(config)
     clock = StepClock(WARM_UP)
     trainer = L.Trainer(
@@ -53,7 +53,7 @@ def lightning_rate(config: object) -> float:
 
 
 def bare_rate(config: object) -> float:
-    """Steps per second of a plain loop."""
+    """Step per second of a plain loop."""
     module, datamodule = build(config)
     split = datamodule.split("train")
     module._miner = CandidateMiner(  # noqa: SLF001 - fit would set it
@@ -72,14 +72,14 @@ def bare_rate(config: object) -> float:
 
 
 def build(config: object) -> tuple[DecoderModule, L.LightningDataModule]:
-    """The main job's module and data, afresh."""
+    """Return the main job's module and data, afresh."""
     plan = shell.resolve(config)
     datamodule = build_datamodule(config, plan)
     return build_module(config, datamodule, plan), datamodule
 
 
 def main() -> None:
-    """Takes turns and prints."""
+    """Take turns and prints."""
     logging.disable(logging.INFO)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("train", ["trainer.accelerator=cpu"])

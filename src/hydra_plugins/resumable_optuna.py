@@ -49,7 +49,7 @@ class ResumableOptunaSweeper(Sweeper):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Keeps what Hydra gives, and makes the launcher."""
+        """Keep what Hydra gives, and makes the launcher."""
         self.config, self._sweep_config = config, config
         self.hydra_context = hydra_context
         self._launcher = Plugins.instance().instantiate_launcher(
@@ -57,7 +57,7 @@ class ResumableOptunaSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> None:
-        """Runs the sweep of the typed overrides."""
+        """Run the sweep of the typed overrides."""
         from lightweight_decoder import shell  # noqa: PLC0415 - Hydra loads all plugins, always
 
         overrides = [*(f"{key}={value}" for key, value in self._params.items()), *arguments]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 
 class LightweightDecoderError(Exception):
     """Base of every error this package raises on purpose.
@@ -36,6 +38,40 @@ class LightweightDecoderError(Exception):
         self.found = None if found is None else str(found)
         self.advice = advice
         super().__init__(self._message())
+
+    @classmethod
+    def unexpected(
+        cls,
+        where: object,
+        expected: object,
+        found: object,
+        *,
+        at: str | None = None,
+        summary: str = "cannot be used",
+        advice: str | None = None,
+    ) -> Self:
+        """Return the error of a value that is there and is not what it should be."""
+        return cls(summary, where=where, at=at, expected=expected, found=found, advice=advice)
+
+    @classmethod
+    def missing(cls, where: object, expected: object = None, *, advice: str | None = None) -> Self:
+        """Return the error of a file, folder or value that is not there."""
+        return cls("is missing", where=where, expected=expected, advice=advice)
+
+    @classmethod
+    def unreadable(
+        cls,
+        where: object,
+        error: object,
+        *,
+        at: str | None = None,
+        expected: object = None,
+        advice: str | None = None,
+    ) -> Self:
+        """Return the error of a file that the system or a library refuses to read."""
+        return cls(
+            "cannot be read", where=where, at=at, expected=expected, found=error, advice=advice
+        )
 
     def _message(self) -> str:
         place = ", ".join(part for part in (self.where, self.at) if part)

@@ -23,7 +23,7 @@ def whole_file(
     error: type[LightweightDecoderError] = InputDataError,
     advice: str = "Free some space or name another folder.",
 ) -> Iterator[Path]:
-    """A temporary file beside ``path`` to write to, put in its place once everything is written.
+    """Return temporary file beside ``path`` to write to, put in its place once everything is written.
 
     Args:
         path: The file to make or to replace.
@@ -54,7 +54,7 @@ def whole_file(
 
 
 def _umask() -> int:
-    """The process's mask for new files, which temporary files do not follow."""
+    """Return the process's mask for new files, which temporary files do not follow."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

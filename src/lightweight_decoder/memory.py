@@ -83,7 +83,7 @@ def require_memory(gib: float | None, needed: Mapping[str, int], *, work: str, a
 
 
 def move_limit(num_bytes: int) -> None:
-    """Moves the limit in force, if there is one, by the size of a map that is not to count.
+    """Move the limit in force, if there is one, by the size of a map that is not to count.
 
     Meant for maps of files that are private and writable, but never written to.
     """
@@ -108,7 +108,7 @@ def _limited(num_bytes: int) -> Iterator[None]:
 
 
 def _set_limit(num_bytes: int, hard: int) -> None:
-    """Sets the limit, as far as the process may."""
+    """Set the limit, as far as the process may."""
     soft = num_bytes if hard == resource.RLIM_INFINITY else min(num_bytes, hard)
     resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
@@ -119,14 +119,14 @@ def _can_be_limited(device: str) -> bool:
 
 
 def _data_bytes() -> int:
-    """What counts for ``RLIMIT_DATA`` of what this process holds."""
+    """Return what counts for ``RLIMIT_DATA`` of what this process holds."""
     status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
     (kilobytes,) = re.findall(r"^VmData:\s+(\d+) kB$", status, re.MULTILINE)
     return int(kilobytes) * 1024
 
 
 def _exhaustion(error: BaseException | None) -> BaseException | None:
-    """What says that memory ran out: an error or what caused it."""
+    """Return what says that memory ran out: an error or what caused it."""
     while error is not None and not _says_so(error):
         error = error.__cause__
     return error
@@ -140,7 +140,7 @@ def _says_so(error: BaseException) -> bool:
 
 
 def _in_one_line(error: BaseException) -> str:
-    """The message of an error, which may be empty, without places in C++ sources."""
+    """Return the message of an error, which may be empty, without places in C++ sources."""
     message = re.sub(r"^\[enforce fail at .*?\] .*?\. ", "", str(error))
     return " ".join(message.split()) or type(error).__name__
 

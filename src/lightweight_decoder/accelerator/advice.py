@@ -138,7 +138,7 @@ def _served(wheel: Wheel, machine: Machine) -> bool:
 
 
 def _driver_for(cuda_version: str | None) -> str:
-    """The oldest driver for a CUDA version, as a phrase."""
+    """Return the oldest driver for a CUDA version, as a phrase."""
     major = (cuda_version or "").partition(".")[0]
     oldest = _OLDEST_DRIVERS.get(major)
     return f"driver {oldest} or newer" if oldest else f"a driver for CUDA {cuda_version}"

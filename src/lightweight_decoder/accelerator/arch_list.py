@@ -22,7 +22,7 @@ _NOT_FOUND = -1
 
 
 def read_arch_list() -> tuple[str, ...]:
-    """The architectures that the installed torch was built for; empty where its file has no list.
+    """Return the architectures that the installed torch was built for; empty where it has no list.
 
     torch's own way to ask, ``torch._C._cuda_getArchFlags()``, reads the same text, but marks this
     process: CUDA then refuses to start in a forked child ("Cannot re-initialize CUDA in forked
@@ -60,7 +60,7 @@ def _keep(note: Path, text: str) -> None:
 
 
 def _scan(library: Path) -> str:
-    """The longest list of architectures in the file."""
+    """Return the longest list of architectures in the file."""
     content = library.read_bytes()
     return max(_lists(content), key=len, default=b"").decode()
 

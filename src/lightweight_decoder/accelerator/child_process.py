@@ -150,7 +150,7 @@ def _read_tail(pipe: IO[bytes], errors: list[bytes]) -> None:
 
 
 def _parse(line: bytes) -> Message | None:
-    """The record in a line, or None for anything else."""
+    """Return the record in a line, or None for anything else."""
     try:
         message = json.loads(line)
     except (ValueError, RecursionError):

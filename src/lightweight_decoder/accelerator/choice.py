@@ -36,7 +36,7 @@ class Refusal:
 
 
 def choose_cpu(request: Request, surveys: Sequence[Survey]) -> Choice:
-    """The CPU, as asked for (no surveys) or as the last resort."""
+    """Return the CPU, as asked for (no surveys) or as the last resort."""
     wanted = request.accelerator == "cpu"
     precision, changed = choose_precision(request.precision, "cpu")
     refusals = [choose_gpu(request, survey) for survey in surveys]
@@ -59,7 +59,7 @@ def choose_cpu(request: Request, surveys: Sequence[Survey]) -> Choice:
 
 
 def choose_gpu(request: Request, survey: Survey) -> Choice | Refusal:
-    """The devices of one backend that give what was asked, or why there are none."""
+    """Return the devices of one backend that give what was asked, or why there are none."""
     if not survey.reports:
         return Refusal(survey.absent)
     reports = _indexed(survey.reports) if request.mode == "force" else survey.reports
@@ -88,13 +88,13 @@ def choose_gpu(request: Request, survey: Survey) -> Choice | Refusal:
 
 
 def describe(report: DeviceReport) -> str:
-    """A device and what is wrong with it, in one sentence."""
+    """Return a device and what is wrong with it, in one sentence."""
     place = report.backend if report.index is None else f"{report.backend}:{report.index}"
     return f"{f'{report.name} ({place})' if report.name else place}: {report.reason}"
 
 
 def advice_for(reports: Iterable[DeviceReport]) -> tuple[str, ...]:
-    """The advice on all devices, each piece once."""
+    """Return the advice on all devices, each piece once."""
     return tuple(dict.fromkeys(report.advice for report in reports if report.advice))
 
 
@@ -109,7 +109,7 @@ def _indexed(reports: Sequence[DeviceReport]) -> Sequence[DeviceReport]:
 def _choose_devices(
     request: Request, reports: Sequence[DeviceReport]
 ) -> tuple[list[DeviceReport], list[str]]:
-    """The devices to use, and what stands against giving all that was asked."""
+    """Return the devices to use, and what stands against giving all that was asked."""
     force = request.mode == "force"
     if request.selected is not None:
         return _choose_named(request.selected, reports, force=force)
@@ -125,7 +125,7 @@ def _choose_devices(
 def _choose_named(
     names: Sequence[int | str], reports: Sequence[DeviceReport], *, force: bool
 ) -> tuple[list[DeviceReport], list[str]]:
-    """The devices that were named, in the order they were named."""
+    """Return the devices that were named, in the order they were named."""
     chosen: list[DeviceReport] = []
     missing: list[str] = []
     for name in names:

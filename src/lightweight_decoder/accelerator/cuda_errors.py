@@ -201,7 +201,7 @@ ERROR_KINDS: tuple[ErrorKind, ...] = (
 
 
 def classify(text: str, *, code: int | None = None) -> ErrorKind | None:
-    """The kind of error a text or a number stands for; None if neither is known.
+    """Return the kind of error a text or a number stands for; None if neither is known.
 
     Args:
         text: Type name and message of an exception, or what a dying process printed.

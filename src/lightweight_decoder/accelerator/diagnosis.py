@@ -25,7 +25,7 @@ _QUOTE_CHARACTERS = 200
 
 
 def identify(message: dict[str, Any], machine: Machine, backend: Backend) -> DeviceReport:
-    """A report with a device's identity and no verdict yet.
+    """Return a report with a device's identity and no verdict yet.
 
     Raises:
         KeyError, TypeError, ValueError: If the record is not what a probe writes.
@@ -47,7 +47,7 @@ def identify(message: dict[str, Any], machine: Machine, backend: Backend) -> Dev
 
 
 def judge_report(report: DeviceReport, machine: Machine) -> Verdict:
-    """What the static rules say about a device."""
+    """Return what the static rules say about a device."""
     return judge(
         machine.arch_list,
         capability=report.capability,
@@ -92,7 +92,7 @@ def _worked(report: DeviceReport, done: dict[str, Any]) -> DeviceReport:
 
 
 def _failed(report: DeviceReport, error: dict[str, Any], machine: Machine) -> DeviceReport:
-    """The child caught an exception."""
+    """Return the child caught an exception."""
     text = f"{error.get('type')}: {error.get('text')}"
     kind = classify(text)
     if kind is not None:
@@ -104,7 +104,7 @@ def _failed(report: DeviceReport, error: dict[str, Any], machine: Machine) -> De
 def _silent(
     report: DeviceReport, outcome: ChildOutcome, stage: str, machine: Machine
 ) -> DeviceReport:
-    """The child ended, or had to be ended, without an answer."""
+    """Return the child ended, or had to be ended, without an answer."""
     if outcome.ended == "time":
         return replace(
             report,
@@ -127,7 +127,7 @@ def _silent(
 
 
 def explain(report: DeviceReport, kind: ErrorKind, machine: Machine) -> DeviceReport:
-    """A report with the verdict, reason and advice of a known kind of error."""
+    """Return a report with the verdict, reason and advice of a known kind of error."""
     reason, advice = kind.reason, kind.advice
     if kind.verdict == "no_kernels":
         reason, advice = _explain_no_kernels(report, kind, machine)
@@ -157,7 +157,7 @@ def _explain_no_kernels(report: DeviceReport, kind: ErrorKind, machine: Machine)
 
 
 def quote(text: str) -> str:
-    """The first line of an error, short, and without anything that looks like a path."""
+    """Return the first line of an error, short, and without anything that looks like a path."""
     line = text.strip().partition("\n")[0]
     line = re.sub(r"(?:[A-Za-z]:)?(?:[\\/][^\s'\":,;()]+)+", "<path>", line)
     return line[:_QUOTE_CHARACTERS]
@@ -171,10 +171,10 @@ def _signal_name(number: int) -> str:
 
 
 def _text(value: object) -> str | None:
-    """A text of bounded length, or None for anything else."""
+    """Return a text of bounded length, or None for anything else."""
     return value[:_QUOTE_CHARACTERS] if isinstance(value, str) else None
 
 
 def _number(value: object) -> int | None:
-    """A whole number, or None for anything else."""
+    """Return a whole number, or None for anything else."""
     return value if isinstance(value, int) and not isinstance(value, bool) else None

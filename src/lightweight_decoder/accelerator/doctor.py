@@ -136,7 +136,7 @@ def examine(
 
 
 def _facts(machine: Machine) -> dict[str, Any]:
-    """What a reader of a bug report asks for first."""
+    """Return what a reader of a bug report asks for first."""
     known = asdict(machine)
     return {
         **{name: known[name] for name in _MACHINE_FACTS},
@@ -150,7 +150,7 @@ def _facts(machine: Machine) -> dict[str, Any]:
 
 
 def _print_table(console: Console, found: Examination) -> None:
-    """The facts, a row for each device, and the plan."""
+    """Return the facts, a row for each device, and the plan."""
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
@@ -186,7 +186,7 @@ def _label(report: DeviceReport) -> str:
 
 
 def _summary(plan: AcceleratorPlan) -> str:
-    """A plan in one line."""
+    """Return a plan in one line."""
     verdicts = {"none": "nothing probed", "probe": f"probed in {plan.probe_ms:.0f} ms"}
     line = (
         f"{plan.accelerator}, devices {plan.devices}, precision {plan.precision}"

@@ -58,7 +58,7 @@ class KernelFailure:
     advice: str
 
     def __str__(self) -> str:
-        """The whole story in one line."""
+        """Return the whole story in one line."""
         return (
             f"a kernel of {self.library} failed in {self.operation}: {self.reason}"
             f" ({self.message}). {self.advice}"
@@ -66,7 +66,7 @@ class KernelFailure:
 
 
 def recognize_kernel_failure(error: BaseException) -> KernelFailure | None:
-    """What failed, if an exception (or one behind it) says that a device lacks a kernel.
+    """Return what failed, if an exception (or one behind it) says that a device lacks a kernel.
 
     Args:
         error: Any exception, as caught.
@@ -98,7 +98,7 @@ def recognize_kernel_failure(error: BaseException) -> KernelFailure | None:
 
 
 def plan_after(failure: KernelFailure, plan: AcceleratorPlan) -> AcceleratorPlan:
-    """The plan to go on with after a kernel failure: the CPU, if the plan may fall back.
+    """Return the plan to go on with after a kernel failure: the CPU, if the plan may fall back.
 
     Args:
         failure: From :func:`recognize_kernel_failure`.
@@ -126,7 +126,7 @@ def plan_after(failure: KernelFailure, plan: AcceleratorPlan) -> AcceleratorPlan
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An exception and those behind it, each once."""
+    """Return an exception and those behind it, each once."""
     seen: set[int] = set()
     current: BaseException | None = error
     while current is not None and id(current) not in seen:
@@ -136,7 +136,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _where(error: BaseException) -> tuple[str, str]:
-    """The operation an exception was raised in, and the package that it belongs to."""
+    """Return the operation an exception was raised in, and the package that it belongs to."""
     frames = list(traceback.walk_tb(error.__traceback__))
     if not frames:
         return "an unknown operation", "torch"
@@ -154,7 +154,7 @@ def _where(error: BaseException) -> tuple[str, str]:
 
 
 def _custom_operator(frame: FrameType) -> str | None:
-    """The name of an operator that an extension registered with torch, if a frame calls one."""
+    """Return the name of an extension's operator, if a frame calls one."""
     if frame.f_globals.get("__name__") != "torch._ops":
         return None
     called = frame.f_locals.get("self")

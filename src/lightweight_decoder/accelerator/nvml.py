@@ -40,7 +40,7 @@ class _NvmlError(Exception):
 
 
 def list_gpus() -> tuple[NvmlGpu, ...]:
-    """The machine's GPUs in PCI order; empty if NVML is missing, fails or does not answer."""
+    """Return the GPUs in PCI order; empty if NVML is missing, fails or does not answer."""
     found: list[NvmlGpu] = []
     thread = threading.Thread(target=_collect, args=(found,), daemon=True)
     thread.start()
@@ -64,7 +64,7 @@ def _collect(found: list[NvmlGpu]) -> None:
 
 
 def _describe(nvml: ctypes.CDLL, index: int) -> NvmlGpu:
-    """The facts of one GPU."""
+    """Return the facts of one GPU."""
     handle, memory = ctypes.c_void_p(), _Memory()
     uuid, name = (ctypes.create_string_buffer(_TEXT_BYTES) for _ in range(2))
     _check(nvml.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(handle)))

@@ -76,7 +76,7 @@ class DeviceReport:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> DeviceReport:
-        """The report that :meth:`to_dict` described.
+        """Return the report that :meth:`to_dict` described.
 
         Raises:
             KeyError, TypeError, ValueError: If a field is missing, unknown or of another kind.
@@ -157,7 +157,7 @@ class AcceleratorPlan:
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    """The same values with tuples turned into lists, all the way down."""
+    """Return the same values with tuples turned into lists, all the way down."""
 
     def plain(value: object) -> object:
         if isinstance(value, dict):

@@ -23,7 +23,7 @@ _CPU_BF16 = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
 def choose_precision(
     asked: str, backend: Backend, reports: Sequence[DeviceReport] = ()
 ) -> tuple[str, str]:
-    """The precision to run with, and why it differs from the one asked for (empty if it does not).
+    """Return the precision to run with, and why it is not the one asked for (empty if it is).
 
     Args:
         asked: One of :data:`~lightweight_decoder.accelerator.request.PRECISIONS`.

@@ -73,7 +73,7 @@ class _Prober:
     program: Path
 
     def probe(self, environment: dict[str, str]) -> tuple[DeviceReport, ...]:
-        """Reports on every device that an environment shows."""
+        """Report on every device that an environment shows."""
         devices: dict[int, DeviceReport] = {}
         workers: dict[int, Future[ChildOutcome]] = {}
         with ThreadPoolExecutor(_MOST_CHILDREN) as pool:
@@ -108,7 +108,7 @@ class _Prober:
         )
 
     def probe_one_by_one(self) -> tuple[DeviceReport, ...]:
-        """Reports on GPUs that are each shown alone, the usable ones first and numbered."""
+        """Report on GPUs that are each shown alone, the usable ones first and numbered."""
 
         def alone(gpu: Gpu) -> DeviceReport:
             prober = replace(self, machine=replace(self.machine, gpus=(gpu,)))
@@ -122,14 +122,14 @@ class _Prober:
         return (*(replace(one, index=index) for index, one in enumerate(usable)), *failed)
 
     def _command(self, index: int, *, announcing: bool = False) -> list[str]:
-        """A child's command line; isolated mode keeps files beside it from shadowing modules."""
+        """Return a child's command line; isolated, so that no file beside it shadows a module."""
         paths = json.dumps([path for path in sys.path if path])
         options = [self.backend, str(index), str(int(announcing)), paths]
         return [sys.executable, "-I", str(self.program), *options]
 
 
 def _environment() -> dict[str, str]:
-    """This process's environment, without what makes torch count devices instead of asking them."""
+    """Return this environment without what makes torch count devices instead of asking them."""
     environment = dict(os.environ)
     # Set by Lightning: with it, is_available() is True whatever the state of the driver.
     environment.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
@@ -153,7 +153,7 @@ def _may_hide_healthy_ones(reports: tuple[DeviceReport, ...], machine: Machine) 
 def _introduced(
     message: dict[str, Any], machine: Machine, backend: GpuBackend
 ) -> DeviceReport | None:
-    """The device that a record introduces; None for other records and for nonsense."""
+    """Return the device that a record introduces; None for other records and for nonsense."""
     if message["kind"] != "device":
         return None
     try:

@@ -74,7 +74,7 @@ def leave(channel: TextIO) -> None:
 
 
 def start(backend: str) -> int:
-    """Number of devices of an initialized backend."""
+    """Return the number of devices of an initialized backend."""
     import torch
 
     if backend == "mps":
@@ -95,7 +95,7 @@ def announce(backend: str, count: int, channel: TextIO) -> None:
 
 
 def identity(backend: str, index: int) -> dict[str, Any]:
-    """What the driver says about a device, without creating a context on it."""
+    """Return what the driver says about a device, without creating a context on it."""
     import torch
 
     record: dict[str, Any] = {"kind": "device", "index": index}
@@ -143,14 +143,14 @@ def works(step: Step, device: str) -> bool:
 
 
 def numbers(device: str, *shape: int) -> Tensor:
-    """The same random numbers on every device."""
+    """Return the same random numbers on every device."""
     import torch
 
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0)).to(device)
 
 
 def fill(device: str) -> Tensor:
-    """A constant."""
+    """Return a constant."""
     import torch
 
     return torch.full((64, 64), 3.0, device=device)
@@ -165,7 +165,7 @@ def elementwise(device: str) -> Tensor:
 
 
 def matmul(device: str) -> Tensor:
-    """A matrix product, which another library computes."""
+    """Return a matrix product, which another library computes."""
     values = numbers(device, 128, 128)
     return values @ values
 
@@ -178,7 +178,7 @@ def gather(device: str) -> Tensor:
 
 
 def attention(device: str) -> Tensor:
-    """What a text encoder runs most."""
+    """Return what a text encoder runs most."""
     import torch
 
     values = numbers(device, 2, 4, 16, 32)
@@ -186,7 +186,7 @@ def attention(device: str) -> Tensor:
 
 
 def backward(device: str) -> Tensor:
-    """The gradient of a softmax through a normalization."""
+    """Return the gradient of a softmax through a normalization."""
     import torch
 
     values = numbers(device, 64, 64).requires_grad_()
@@ -196,7 +196,7 @@ def backward(device: str) -> Tensor:
 
 
 def top_k(device: str) -> Tensor:
-    """The largest values and where they are."""
+    """Return the largest values and where they are."""
     import torch
 
     values, columns = torch.topk(numbers(device, 64, 500), 10)
@@ -212,7 +212,7 @@ def sort(device: str) -> Tensor:
 
 
 def adamw(device: str) -> Tensor:
-    """A weight after one step of the optimizer."""
+    """Return a weight after one step of the optimizer."""
     import torch
 
     # The function under torch.optim.AdamW: the class costs seconds, as it imports the compiler.
@@ -229,21 +229,21 @@ def adamw(device: str) -> Tensor:
 
 
 def fp16(device: str) -> Tensor:
-    """A product of float16 matrices."""
+    """Return a product of float16 matrices."""
     import torch
 
     return half_product(torch.float16, device)
 
 
 def bf16(device: str) -> Tensor:
-    """A product of bfloat16 matrices."""
+    """Return a product of bfloat16 matrices."""
     import torch
 
     return half_product(torch.bfloat16, device)
 
 
 def half_product(dtype: torch.dtype, device: str) -> Tensor:
-    """A product of rounded matrices; the CPU, as the reference, multiplies in float32."""
+    """Return a product of rounded matrices; the CPU, as the reference, multiplies in float32."""
     values = numbers("cpu", 128, 128).to(dtype).to(device)
     if device == "cpu":
         values = values.float()
@@ -269,7 +269,7 @@ def native(precision: str, backend: str) -> bool:
 
 
 def other_precisions(backend: str) -> dict[str, bool]:
-    """What follows from the device's generation: TF32 and FP8."""
+    """Return what follows from the device's generation: TF32 and FP8."""
     import torch
 
     if backend == "mps":

@@ -115,7 +115,7 @@ def _require_one_of(key: str, value: str, allowed: Sequence[str]) -> None:
 
 
 def _parse_devices(devices: Devices) -> tuple[int | None, tuple[int | str, ...] | None]:
-    """A count (None for all) or particular devices, in the forms that Lightning accepts."""
+    """Return a count (None for all) or particular devices, in the forms that Lightning accepts."""
     if isinstance(devices, str):
         text = devices.strip()
         if text in {"auto", "-1"}:
@@ -145,7 +145,7 @@ def _count(number: int, devices: Devices) -> int:
 
 
 def _one_device(element: int | str, devices: Devices) -> int | str:
-    """An index, or a UUID as nvidia-smi -L prints it."""
+    """Return an index, or a UUID as nvidia-smi -L prints it."""
     if isinstance(element, str) and element.startswith(("GPU-", "MIG-")):
         return element
     if not isinstance(element, bool) and str(element).strip().isdecimal():

@@ -87,7 +87,7 @@ def decide(
     look: Callable[[], Machine] = look_at_machine,
     probe: Probe = probe_devices,
 ) -> tuple[AcceleratorPlan, bool]:
-    """The plan for a request, and whether a person should be warned of what it says.
+    """Return the plan for a request, and whether a person should be warned of what it says.
 
     Raises:
         AcceleratorError: If what was asked for cannot be used and may not be replaced.
@@ -115,7 +115,7 @@ def forget_verdicts(*, look: Callable[[], Machine] = look_at_machine) -> None:
 
 
 def _backends(request: Request, machine: Machine) -> Sequence[GpuBackend]:
-    """The backends to try; a build without MPS need not be asked for it by name."""
+    """Return the backends to try; a build without MPS need not be asked for it by name."""
     if request.accelerator == "mps":
         return ("mps",)
     if request.accelerator == "cuda" or not machine.mps_built:
@@ -129,7 +129,7 @@ def _first_choice(
     look_into: Callable[[GpuBackend], Survey],
     surveys: list[Survey],
 ) -> Choice:
-    """The first backend that gives what was asked, at last the CPU; surveys are left in a list.
+    """Return first backend that gives what was asked, at last the CPU; leave surveys in a list.
 
     Raises:
         AcceleratorError: If no backend does and the CPU will not do.
@@ -159,7 +159,7 @@ def _first_choice(
 def _plan(
     request: Request, choice: Choice, surveys: Sequence[Survey], began: float
 ) -> AcceleratorPlan:
-    """The record of a choice and of how it came about."""
+    """Return the record of a choice and of how it came about."""
     sources = [found.source for found in surveys if found.source != "none"]
     return AcceleratorPlan(
         asked=request.asked,
@@ -180,7 +180,7 @@ def _plan(
 
 
 def _leaving_out(surveys: Sequence[Survey]) -> dict[str, str]:
-    """What shows CUDA the numbered GPUs only, if there are others that it fails over."""
+    """Return what shows CUDA the numbered GPUs only, if there are others that it fails over."""
     reports = surveys[-1].reports
     numbered = [str(report.uuid) for report in reports if report.index is not None]
     failed = any(report.index is None and report.verdict != "hidden" for report in reports)

@@ -216,12 +216,12 @@ def _judge_amd(entries: list[str], gcn_arch: str) -> Verdict:
 
 
 def _opposite(feature: str) -> str:
-    """The other setting of a feature: ``xnack+`` for ``xnack-``."""
+    """Return the other setting of a feature: ``xnack+`` for ``xnack-``."""
     return feature[:-1] + ("-" if feature.endswith("+") else "+")
 
 
 def _no_kernels(entries: list[str], device: str) -> Verdict:
-    """The answer when no entry fits."""
+    """Return the answer when no entry fits."""
     listed = " ".join(entries)
     reason = f"the build has kernels for {listed}, none of which run on {device}"
     return Verdict("no", reason, cause="kernels")

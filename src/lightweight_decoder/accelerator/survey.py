@@ -79,7 +79,7 @@ def survey(
 
 
 def _cached(key: str, backend: GpuBackend) -> Survey | None:
-    """The survey of an earlier run, if it is still true."""
+    """Return the survey of an earlier run, if it is still true."""
     reports = verdict_cache.load(key)
     if reports is None or not _still_true(reports):
         return None
@@ -87,7 +87,7 @@ def _cached(key: str, backend: GpuBackend) -> Survey | None:
 
 
 def _probed(machine: Machine, backend: GpuBackend, probe: Probe) -> Survey:
-    """A survey by running kernels."""
+    """Return a survey by running kernels."""
     began = time.monotonic()
     reports = probe(machine, backend)
     probe_ms = round((time.monotonic() - began) * 1000, 1)
@@ -95,7 +95,7 @@ def _probed(machine: Machine, backend: GpuBackend, probe: Probe) -> Survey:
 
 
 def machine_key(machine: Machine, backend: GpuBackend) -> str:
-    """The cache key of a machine's verdicts."""
+    """Return the cache key of a machine's verdicts."""
     return verdict_cache.machine_key(machine, backend, PROBE_VERSION)
 
 
@@ -113,7 +113,7 @@ def _still_true(reports: tuple[DeviceReport, ...]) -> bool:
 
 
 def _without_probe(machine: Machine, backend: GpuBackend) -> Survey | None:
-    """A verdict that needs no process: nothing built, nothing there, or everything hidden."""
+    """Return verdict that needs no process: nothing built, nothing there, or everything hidden."""
     if backend == "mps":
         return (
             None
@@ -147,7 +147,7 @@ def _unreachable(machine: Machine) -> Survey | None:
 
 
 def _not_built(machine: Machine) -> Survey:
-    """The build is for CPUs (or Intel GPUs) only."""
+    """Return the build is for CPUs (or Intel GPUs) only."""
     if machine.xpu_built:
         return Survey(
             "cuda",

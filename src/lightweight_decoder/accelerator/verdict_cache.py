@@ -46,13 +46,13 @@ _LAUNCH_VARIABLES = (
 
 
 def machine_key(machine: Machine, backend: str, probe_version: int) -> str:
-    """A digest of everything a verdict depends on that can be read without a device."""
+    """Return a digest of everything a verdict depends on that can be read without a device."""
     facts = {**asdict(machine), "backend": backend, "probe_version": probe_version}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def cache_directory() -> Path:
-    """The folder of the cache; it need not exist."""
+    """Return the folder of the cache; it need not exist."""
     override = os.environ.get(DIRECTORY_VARIABLE)
     if override:
         return Path(override)
@@ -62,7 +62,7 @@ def cache_directory() -> Path:
 
 
 def _folder() -> Path:
-    """The cache's folder, or a temporary one of this user where that cannot be written."""
+    """Return the cache's folder, or a temporary one of this user where that cannot be written."""
     wanted = cache_directory()
     user = os.getuid() if hasattr(os, "getuid") else 0
     for folder in (wanted, Path(tempfile.gettempdir()) / f"lightweight-decoder-{user}"):
@@ -76,7 +76,7 @@ def _folder() -> Path:
 
 
 def load(key: str, *, not_before: float = 0.0) -> tuple[DeviceReport, ...] | None:
-    """Stored reports, or None if there are none that can be used.
+    """Return stored reports, or None if there are none that can be used.
 
     Args:
         key: Under which they were stored.
@@ -135,7 +135,7 @@ def hand_down(key: str, reports: Sequence[DeviceReport]) -> None:
 
 
 def handed_down(key: str) -> tuple[DeviceReport, ...] | None:
-    """Reports that a parent process left in the environment, if they are about the same machine."""
+    """Report that a parent process left in the environment, if they are about the same machine."""
     text = os.environ.get(HANDED_DOWN_VARIABLE)
     if not text:
         return None
@@ -148,7 +148,7 @@ def handed_down(key: str) -> tuple[DeviceReport, ...] | None:
 
 
 def launch_key(key: str) -> str | None:
-    """A key that all ranks of one launch on this node share; None outside of a launch."""
+    """Return a key that all ranks of one launch on this node share; None outside of a launch."""
     if not {"LOCAL_RANK", "SLURM_LOCALID"} & os.environ.keys():
         return None
     facts = [key, str(os.getppid()), *(os.environ.get(name, "") for name in _LAUNCH_VARIABLES)]
@@ -165,7 +165,7 @@ def store_launch(key: str, reports: Sequence[DeviceReport]) -> None:
 
 
 def load_launch(key: str) -> tuple[DeviceReport, ...] | None:
-    """Reports that another rank stored since this one started; older ones are another launch's."""
+    """Report that another rank stored since this one started; older ones are another launch's."""
     return load(key, not_before=_started_at())
 
 
@@ -203,7 +203,7 @@ def _encode(key: str, reports: Sequence[DeviceReport]) -> dict[str, Any]:
 
 
 def _decode(record: dict[str, Any], key: str) -> tuple[DeviceReport, ...]:
-    """The reports in a record.
+    """Return the reports in a record.
 
     Raises:
         KeyError, TypeError, ValueError: If it is damaged, or of another format or machine.

@@ -86,5 +86,5 @@ def _nothing(setting: str, why: str) -> Visibility:
 
 
 def _first_repeated(elements: Sequence[object]) -> object | None:
-    """The first element that stands in the list twice."""
+    """Return the first element that stands in the list twice."""
     return next((item for place, item in enumerate(elements) if item in elements[:place]), None)

@@ -89,7 +89,7 @@ def open_texts(
     metadata_columns: Sequence[str] = (),
     keep_unusable: bool = False,
 ) -> TextStream:
-    """Opens the texts of a table, or the lines of any other file, with their metadata columns.
+    """Open the texts of a table, or the lines of any other file, with their metadata columns.
 
     Both are streamed. A table is read twice: first to count its rows and check all of them, so that
     a bad one shows before hours of encoding. A metadata column in which every value is a number is
@@ -118,7 +118,7 @@ def open_texts(
 
 
 def encoded_rows(texts: TextStream, encoder: Encoder) -> Iterator[BankRows]:
-    """Yields blocks of texts with the vectors that the encoder makes of them."""
+    """Yield blocks of texts with the vectors that the encoder makes of them."""
     while (some := texts.take(_TEXTS_AT_ONCE)).texts:
         yield BankRows(some.texts, encoder.encode(some.texts), some.metadata)
 
@@ -126,7 +126,7 @@ def encoded_rows(texts: TextStream, encoder: Encoder) -> Iterator[BankRows]:
 def encoded_sample(
     texts: TextStream, encoder: Encoder, *, num_rows: int = SAMPLE_ROWS
 ) -> Iterator[FloatArray]:
-    """Yields vectors of texts drawn from all over the file, at random; only these are encoded."""
+    """Yield vectors of texts drawn from all over the file, at random; only these are encoded."""
     size = min(num_rows, texts.num_rows)
     drawn = np.sort(np.random.default_rng(0).choice(texts.num_rows, size, replace=False))
     first_row = 0
@@ -140,7 +140,7 @@ def encoded_sample(
 def rows_with_vectors(
     texts: TextStream, vectors: EmbeddingReader, *, keep_unusable: bool = False
 ) -> Iterator[BankRows]:
-    """Yields blocks of texts with the vectors of another file, row by row.
+    """Yield blocks of texts with the vectors of another file, row by row.
 
     Raises:
         InputDataError: The files have different numbers of rows, or the vectors are damaged.
@@ -159,7 +159,7 @@ def rows_with_vectors(
 def rows_of_embeddings(
     vectors: EmbeddingReader, *, keep_unusable: bool = False
 ) -> Iterator[BankRows]:
-    """Yields blocks of vectors with the texts that stand beside them in their own file.
+    """Yield blocks of vectors with the texts that stand beside them in their own file.
 
     Raises:
         InputDataError: The file has no texts, or is damaged.
@@ -179,7 +179,7 @@ def rows_of_embeddings(
 def vectors_of_embeddings(
     vectors: EmbeddingReader, *, keep_unusable: bool = False
 ) -> Iterator[FloatArray]:
-    """Yields blocks of vectors alone, for a sample of them.
+    """Yield blocks of vectors alone, for a sample of them.
 
     Raises:
         InputDataError: The file is damaged.
@@ -188,12 +188,12 @@ def vectors_of_embeddings(
 
 
 def _blocks(vectors: EmbeddingReader, *, keep_unusable: bool) -> Iterator[EmbeddingBlock]:
-    """The vectors, block by block."""
+    """Return the vectors, block by block."""
     return vectors.blocks(_VECTORS_AT_ONCE, on_bad_row="keep" if keep_unusable else "raise")
 
 
 def _kind_of(column: list[str], widest: _Kind) -> _Kind:
-    """The first of int, float and str that takes all values, none before that of earlier rows."""
+    """Return first of int, float and str that takes all values, never an earlier one than before."""
     for kind in _KINDS[_KINDS.index(widest) :]:
         try:
             for value in column:
@@ -207,7 +207,7 @@ def _kind_of(column: list[str], widest: _Kind) -> _Kind:
 def _different_lengths(
     texts: TextStream, vectors: EmbeddingReader, found: object
 ) -> InputDataError:
-    """The error for texts and vectors that do not belong together."""
+    """Return the error for texts and vectors that do not belong together."""
     return InputDataError(
         "texts and vectors differ in number",
         where=vectors.path,

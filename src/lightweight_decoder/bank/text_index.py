@@ -41,7 +41,7 @@ class TextIndex:
         return self._count
 
     def add(self, texts: Sequence[str]) -> Numbered:
-        """Number b texts; the ids, (b,), of new ones go on from the highest."""
+        """Return the number b texts; the ids, (b,), of new ones go on from the highest."""
         first, last = self._count, self._count + len(texts)
         self._reserve(last)
         self._hashes[0][first:last] = np.fromiter(map(hash, texts), np.int64, len(texts))

@@ -36,7 +36,7 @@ class OperatingPoints:
     coverages: tuple[float, ...]
 
     def for_precision(self, target: float) -> float:
-        """The lowest threshold from which on at least ``target`` of the answers were right.
+        """Return the lowest threshold from which on at least ``target`` of the answers were right.
 
         Raises:
             ConfigError: ``target`` is outside (0, 1], or no threshold reached it.
@@ -54,7 +54,7 @@ class OperatingPoints:
         return self.thresholds[int(reached[0])]
 
     def for_coverage(self, target: float) -> float:
-        """The highest threshold from which on at least ``target`` of the queries were answered.
+        """Return highest threshold from which on at least ``target`` of the queries were answered.
 
         Raises:
             ConfigError: ``target`` is outside (0, 1].
@@ -69,7 +69,7 @@ class OperatingPoints:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> OperatingPoints:
-        """The record that ``to_dict`` gave.
+        """Return the record that ``to_dict`` gave.
 
         Raises:
             CheckpointError: It is not such a record.
@@ -126,7 +126,7 @@ def _check_share(where: str, share: float) -> None:
 
 
 def _damaged(found: object) -> CheckpointError:
-    """The error for saved operating points that cannot be read."""
+    """Return the error for saved operating points that cannot be read."""
     return CheckpointError(
         "the operating points cannot be read",
         where="calibration",

@@ -28,7 +28,7 @@ def write_answers(
     abstain_below: float = 0.0,
     show_progress: bool = True,
 ) -> int:
-    """Decodes a file of embeddings into a file of JSON lines, block by block; returns their number.
+    """Decode a file of embeddings into a file of JSON lines, block by block; returns their number.
 
     A line has ``query`` (row, from 0), ``text`` (the first phrase, null where the decoder
     abstained), ``phrases``, ``values``, ``kind`` and ``confidence`` (null where the decoder is not
@@ -59,7 +59,7 @@ def write_answers(
 
 
 def answer_table(decoded: Decoded, *, title: str) -> Table:
-    """Returns the phrases found for the first query, best first, for a terminal."""
+    """Return the phrases found for the first query, best first, for a terminal."""
     table = Table(title=title, min_width=60)
     table.add_column("", justify="right")
     table.add_column("phrase")

@@ -70,7 +70,7 @@ class Calibration:
     operating_points: OperatingPoints | None = None
 
     def confidence(self, values: FloatArray, similarity: FloatArray | None = None) -> FloatArray:
-        """The probability that each query's first phrase is right.
+        """Return the probability that each query's first phrase is right.
 
         Args:
             values: (q, k) float32 ranking values, best first, of the kind this was fitted on. Of
@@ -118,7 +118,7 @@ class Calibration:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Calibration:
-        """The record that ``to_dict`` gave.
+        """Return the record that ``to_dict`` gave.
 
         Raises:
             CheckpointError: A field is missing, unknown, of the wrong kind, or not finite.
@@ -308,7 +308,7 @@ def _spread(values: Float64Array) -> float:
 def _isotonic_knots(
     log_odds: Float64Array, right: BoolArray, importance: Float64Array
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """The bends of the isotonic regression of ``right`` on ``log_odds``."""
+    """Return the bends of the isotonic regression of ``right`` on ``log_odds``."""
     from sklearn.isotonic import IsotonicRegression  # noqa: PLC0415 - only fitting pays for it
 
     regression = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip")
@@ -317,7 +317,7 @@ def _isotonic_knots(
 
 
 def _floats(numbers: Any) -> tuple[float, ...]:  # noqa: ANN401  # a list from a file, or an array
-    """A tuple of plain floats."""
+    """Return a tuple of plain floats."""
     return tuple(float(number) for number in numbers)
 
 
@@ -366,7 +366,7 @@ def _check_right(right: BoolArray, num_queries: int) -> None:
 
 
 def _damaged(summary: str, expected: object, found: object) -> CheckpointError:
-    """The error for a saved calibration that cannot be read."""
+    """Return the error for a saved calibration that cannot be read."""
     return CheckpointError(
         summary,
         where="calibration",

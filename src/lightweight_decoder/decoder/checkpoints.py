@@ -20,7 +20,7 @@ CHECKPOINT_VERSION = 2
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Returns a checkpoint's content, with a decoder's recipe of this version in it.
+    """Return a checkpoint's content, with a decoder's recipe of this version in it.
 
     Raises:
         CheckpointError: It is missing, damaged, of another version, or holds no decoder.
@@ -55,7 +55,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def reporting_misfits(path: str | Path) -> Iterator[None]:
-    """Turns what a checkpoint with missing or altered parts raises into our error.
+    """Turn what a checkpoint with missing or altered parts raises into our error.
 
     Raises:
         CheckpointError: Something inside did not fit.
@@ -73,7 +73,7 @@ def reporting_misfits(path: str | Path) -> Iterator[None]:
 
 
 def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
-    """Writes a checkpoint; a failed write leaves what was there before.
+    """Write a checkpoint; a failed write leaves what was there before.
 
     Raises:
         CheckpointError: It cannot be written.
@@ -83,7 +83,7 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
 
 
 def bank_path(path: str | Path, trained_with: str) -> Path:
-    """Returns where the bank of a checkpoint was during training.
+    """Return where the bank of a checkpoint was during training.
 
     Raises:
         CheckpointError: It is there no longer.
@@ -101,7 +101,7 @@ def bank_path(path: str | Path, trained_with: str) -> Path:
 
 
 def weights_of(checkpoint: dict[str, Any], part: str) -> dict[str, Tensor]:
-    """Returns the weights of one learned part, by the names that the part itself gives them."""
+    """Return the weights of one learned part, by the names that the part itself gives them."""
     prefix = f"{part}."
     return {
         name.removeprefix(prefix): weight

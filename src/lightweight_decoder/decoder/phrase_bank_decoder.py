@@ -97,7 +97,7 @@ class PhraseBankDecoder:
         return self.bank.input_dim if self.query_dim == self.bank.dim else self.query_dim
 
     def preprocess(self, embeddings: Tensor) -> Tensor:
-        """Returns embeddings (q, input_dim) float32 as queries (q, query_dim).
+        """Return embeddings (q, input_dim) float32 as queries (q, query_dim).
 
         The bank's preprocessing is for vectors of the kind that it was built from; those of another
         width are left to the adapter.
@@ -111,7 +111,7 @@ class PhraseBankDecoder:
         return torch.from_numpy(processed).to(embeddings.device)
 
     def to(self, device: str | torch.device) -> PhraseBankDecoder:
-        """Moves to ``device``, for queries that live there; a search that was given stays.
+        """Move to ``device``, for queries that live there; a search that was given stays.
 
         Returns:
             The decoder itself.
@@ -132,7 +132,7 @@ class PhraseBankDecoder:
         abstain_below: float = 0.0,
         preprocessed: bool = False,
     ) -> Decoded:
-        """Returns the ``top_k`` best phrases for each embedding.
+        """Return the ``top_k`` best phrases for each embedding.
 
         Args:
             embeddings: (input_dim,) or (q, input_dim), numpy or torch, any float type, any length
@@ -171,7 +171,7 @@ class PhraseBankDecoder:
     def candidates(
         self, queries: Tensor, k: int, *, exclude_vectors: Tensor | None = None
     ) -> Candidates:
-        """Returns the k best phrases for each query, adapted, searched for and reranked.
+        """Return the k best phrases for each query, adapted, searched for and reranked.
 
         Args:
             queries: (q, query_dim) float32, finite and not zero.
@@ -196,7 +196,7 @@ class PhraseBankDecoder:
         return first_columns(found, k)
 
     def adapt(self, queries: Tensor) -> Tensor:
-        """Returns queries (q, query_dim) moved into the bank's space (q, d)."""
+        """Return queries (q, query_dim) moved into the bank's space (q, d)."""
         if self.adapter is None:
             return queries
         adapted: Tensor = self.adapter(queries)
@@ -217,7 +217,7 @@ class PhraseBankDecoder:
         found: Candidates | None = None,
         exclude_vectors: Tensor | None = None,
     ) -> Tensor:
-        """Returns the rank (q, m) int64 of every right phrase among all phrases of the bank.
+        """Return the rank (q, m) int64 of every right phrase among all phrases of the bank.
 
         Ranks count from 1 and are exact however far down the phrase is; 0 where ``targets`` is
         ``NO_ID`` or every vector of the phrase is excluded.
@@ -245,7 +245,7 @@ class PhraseBankDecoder:
     def similarities(
         self, queries: Tensor, found: Candidates, *, exclude_vectors: Tensor | None = None
     ) -> Tensor:
-        """Returns two cosines (q, 2) float32 that tell whether any phrase answers a query.
+        """Return two cosines (q, 2) float32 that tell whether any phrase answers a query.
 
         The first is with the nearest of the candidates' vectors, the second with all vectors of the
         first candidate taken together. The query is taken as it came, where it has the bank's
@@ -268,7 +268,7 @@ class PhraseBankDecoder:
     def confidence(
         self, queries: Tensor, found: Candidates, *, exclude_vectors: Tensor | None = None
     ) -> FloatArray | None:
-        """Returns the probability (q,) that each first phrase is right; None if not calibrated.
+        """Return the probability (q,) that each first phrase is right; None if not calibrated.
 
         Args:
             queries: (q, query_dim) float32.
@@ -282,7 +282,7 @@ class PhraseBankDecoder:
         return self.calibration.confidence(read.values.cpu().numpy(), similarity.cpu().numpy())
 
     def recipe(self) -> dict[str, Any]:
-        """Returns what ``from_checkpoint`` needs besides the weights, as plain values."""
+        """Return what ``from_checkpoint`` needs besides the weights, as plain values."""
         return {
             "version": CHECKPOINT_VERSION,
             "bank": {"path": str(self.bank.path.absolute()), "fingerprint": self.bank.fingerprint},
@@ -301,7 +301,7 @@ class PhraseBankDecoder:
         device: str | torch.device = "cpu",
         cached_queries: int = 0,
     ) -> PhraseBankDecoder:
-        """Returns the decoder that a training run saved, ready to decode.
+        """Return the decoder that a training run saved, ready to decode.
 
         Args:
             path: A checkpoint written by training. It is never unpickled.
@@ -348,7 +348,7 @@ class PhraseBankDecoder:
         )
 
     def _queries(self, embeddings: npt.ArrayLike | Tensor, *, preprocessed: bool) -> Tensor:
-        """The embeddings as checked (q, query_dim) float32 on the decoder's device."""
+        """Return the embeddings as checked (q, query_dim) float32 on the decoder's device."""
         queries = _as_tensor(embeddings).to(device=self.device, dtype=torch.float32)
         shape, width = queries.shape, self.query_dim if preprocessed else self.input_dim
         if queries.ndim == 1:
@@ -363,7 +363,7 @@ class PhraseBankDecoder:
         return unit_rows(queries if preprocessed else self.preprocess(queries))
 
     def _decode_batch(self, queries: Tensor, top_k: int, abstain_below: float) -> Decoded:
-        """Decodes one batch of checked queries."""
+        """Decode one batch of checked queries."""
         wanted = max(top_k, self.calibration.num_candidates if self.calibration else 0)
         found = self.candidates(queries, wanted)
         confidence = self.confidence(queries, found)
@@ -381,7 +381,7 @@ class PhraseBankDecoder:
 
 
 def _as_tensor(embeddings: npt.ArrayLike | Tensor) -> Tensor:
-    """A tensor; float32 where it was an array (of any layout and byte order) or a list."""
+    """Return a tensor; float32 where it was an array (of any layout and byte order) or a list."""
     if isinstance(embeddings, Tensor):
         return embeddings.detach()
     try:
@@ -392,7 +392,7 @@ def _as_tensor(embeddings: npt.ArrayLike | Tensor) -> Tensor:
 
 
 def _calibration(fields: dict[str, Any]) -> Calibration:
-    """A saved calibration; plain search does without SciPy, which takes 0.1 s and 20 MB."""
+    """Return a saved calibration; plain search does without SciPy, which takes 0.1 s and 20 MB."""
     from lightweight_decoder.decoder.calibration import Calibration  # noqa: PLC0415
 
     return Calibration.from_dict(fields)

@@ -63,7 +63,7 @@ def predict(
     seen: IntArray | None = None,
     show_progress: bool = False,
 ) -> pa.Table:
-    """Returns the predictions table of a split, its queries out of the bank last.
+    """Return the predictions table of a split, its queries out of the bank last.
 
     Args:
         decoder: What is evaluated.
@@ -92,7 +92,7 @@ def predict(
 
 
 def plain_search(decoder: PhraseBankDecoder) -> PhraseBankDecoder | None:
-    """Returns the decoder without what it learned, itself if that is nothing.
+    """Return the decoder without what it learned, itself if that is nothing.
 
     None where it decodes queries of another width than the bank, which plain search cannot read.
     """
@@ -104,7 +104,7 @@ def plain_search(decoder: PhraseBankDecoder) -> PhraseBankDecoder | None:
 
 
 def answer_queries(decoder: PhraseBankDecoder, split: Split, *, top_k: int) -> Iterator[Answers]:
-    """Yields what a decoder says to the queries of a split, batch by batch, in their order.
+    """Yield what a decoder says to the queries of a split, batch by batch, in their order.
 
     Each query is searched for once: the candidates found serve answers, confidence and ranks. Only
     right phrases that are not among them are looked for in the whole bank.
@@ -153,7 +153,7 @@ def speed_metrics(
 
 
 def size_metrics(decoder: PhraseBankDecoder) -> dict[str, float]:
-    """Returns ``model_bytes`` (what was learned), ``bank_bytes`` and ``peak_memory_bytes``.
+    """Return ``model_bytes`` (what was learned), ``bank_bytes`` and ``peak_memory_bytes``.
 
     The last is of this process so far; on a CUDA device ``peak_gpu_memory_bytes`` is there too.
     """
@@ -173,7 +173,7 @@ def size_metrics(decoder: PhraseBankDecoder) -> dict[str, float]:
 def phrase_metadata(
     bank: PhraseBank, phrase_ids: IntArray, *, seen: IntArray | None = None
 ) -> dict[str, list[Any]]:
-    """Returns what the bank knows of phrases: name to q values, None for ``NO_ID``.
+    """Return what the bank knows of phrases: name to q values, None for ``NO_ID``.
 
     Args:
         bank: The bank.
@@ -204,7 +204,7 @@ def _answer_all(
     top_k: int,
     advance: Callable[[int], None],
 ) -> Answers:
-    """What a decoder says to all queries of some splits."""
+    """Return what a decoder says to all queries of some splits."""
     batches = []
     for part in parts:
         for batch in answer_queries(decoder, part, top_k=top_k):
@@ -229,7 +229,7 @@ def _table(
     abstain_below: float,
     seen: IntArray | None,
 ) -> pa.Table:
-    """The predictions table of what was answered."""
+    """Return the predictions table of what was answered."""
     width = max(1, *(part.targets.shape[1] for part in parts))
     targets = np.concatenate([_widened(part.targets, width, NO_ID) for part in parts])
     no_texts: list[str | None] = [None]
@@ -255,18 +255,18 @@ def _table(
 
 
 def _widened(ids: IntArray, width: int, filling: int) -> IntArray:
-    """The rows filled up to a width."""
+    """Return the rows filled up to a width."""
     missing = width - ids.shape[1]
     return np.pad(ids, ((0, 0), (0, missing)), constant_values=filling)
 
 
 def _lists(ranks: IntArray) -> list[list[int]]:
-    """The ranks of each query without their filling."""
+    """Return the ranks of each query without their filling."""
     return [row[row > 0].tolist() for row in ranks]
 
 
 def _texts(bank: PhraseBank, phrase_ids: IntArray) -> list[list[str]]:
-    """The texts of each row of phrases without their filling."""
+    """Return the texts of each row of phrases without their filling."""
     return [
         [text for text, phrase in zip(texts, row, strict=True) if phrase != NO_ID]
         for texts, row in zip(bank.texts(phrase_ids), phrase_ids, strict=True)

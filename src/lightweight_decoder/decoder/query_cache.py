@@ -94,7 +94,7 @@ class QueryCache:
         *,
         parts: Iterable[object] = (),
     ) -> Decoded:
-        """Returns the answers for all queries, searching for each new one once.
+        """Return the answers for all queries, searching for each new one once.
 
         Args:
             queries: (q, query_dim), on any device.
@@ -124,7 +124,7 @@ class QueryCache:
                 self._state = state
 
     def _kept_of(self, keys: Iterable[Hashable]) -> dict[Hashable, Decoded]:
-        """The answers that are kept already."""
+        """Return the answers that are kept already."""
         with self._lock:
             return {key: self._kept[key] for key in keys if key in self._kept}
 
@@ -145,7 +145,7 @@ class QueryCache:
 
 
 def _state(part: object) -> list[tuple[object, ...]]:
-    """What differs where a part was replaced or changed; a tensor counts changes in place."""
+    """Return what differs where a part was replaced or changed; a tensor counts changes in place."""
     if not isinstance(part, Module):
         return [(part,)]
     weights = chain(part.parameters(), part.buffers())
@@ -161,7 +161,7 @@ def _is_same(state: tuple[object, ...], other: tuple[object, ...]) -> bool:
 
 
 def concatenate(batches: Sequence[Decoded]) -> Decoded:
-    """Returns one answer out of the answers of several batches, one at least; arrays are copied."""
+    """Return one answer out of the answers of several batches, one at least; arrays are copied."""
     first = batches[0]
     confidence = None
     if first.confidence is not None:

@@ -16,7 +16,7 @@ _COLORS = {"better": "green", "worse": "red", "unclear": "dim"}
 
 
 def metric_table(metrics: Mapping[str, float], *, split: str = "test") -> Table:
-    """The rows of ``metric_rows`` for a terminal; changes that are no luck are colored."""
+    """Return the rows of ``metric_rows`` for a terminal; changes that are no luck are colored."""
     num_queries = metrics[f"{split}/decoder/num_queries"]
     table = Table(title=f"{split}: {num_queries:,.0f} queries with a right phrase in the bank")
     table.add_column("metric")
@@ -35,7 +35,7 @@ def metric_table(metrics: Mapping[str, float], *, split: str = "test") -> Table:
 
 
 def metric_rows(metrics: Mapping[str, float], *, split: str = "test") -> list[dict[str, str]]:
-    """What people read of each metric of either system, in the order of ``METRICS``.
+    """Return what people read of each metric of either system, in the order of ``METRICS``.
 
     Args:
         metrics: As ``summarize_predictions`` gives them.
@@ -69,7 +69,7 @@ def metric_rows(metrics: Mapping[str, float], *, split: str = "test") -> list[di
 def _metric_row(
     metrics: Mapping[str, float], split: str, key: str, info: MetricInfo
 ) -> dict[str, str]:
-    """What the page says of one metric."""
+    """Return what the page says of one metric."""
     baseline, decoder = (_Cell.read(metrics, f"{split}/{s}/{key}") for s in ("baseline", "decoder"))
     difference = _Cell.read(metrics, f"{split}/difference/{key}")
     p_value = metrics.get(f"{split}/difference/{key}/p_value")
@@ -115,7 +115,7 @@ class _Cell(NamedTuple):
 
 
 def _number(value: float | None, info: MetricInfo, *, sign: str = "") -> str:
-    """A figure as people read it; nothing where there is none."""
+    """Return a figure as people read it; nothing where there is none."""
     if value is None:
         return ""
     if info.percent:
@@ -128,7 +128,7 @@ def _number(value: float | None, info: MetricInfo, *, sign: str = "") -> str:
 
 
 def _interval(cell: _Cell, info: MetricInfo, *, sign: str = "") -> str:
-    """The interval of a figure as people read it; nothing where there is none."""
+    """Return the interval of a figure as people read it; nothing where there is none."""
     if cell.low is None or cell.high is None:
         return ""
     low, high = (_number(end, info, sign=sign) for end in (cell.low, cell.high))

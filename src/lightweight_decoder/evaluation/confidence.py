@@ -136,7 +136,7 @@ def fpr_at_tpr(values: AnyFloatArray, positive: BoolArray, *, tpr: float = 0.95)
 def risk_coverage_curve(
     values: AnyFloatArray, right: BoolArray
 ) -> tuple[Float64Array, Float64Array]:
-    """Selective risk where only the most confident queries are answered.
+    """Return selective risk where only the most confident queries are answered.
 
     Queries of equal value count with their mean error, so their order carries nothing.
 

@@ -28,7 +28,7 @@ class Drawing(NamedTuple):
 def draw_figures(
     predictions: pa.Table, latencies_ms: npt.NDArray[np.floating] | None = None
 ) -> list[Drawing]:
-    """The figures that there is something to draw for.
+    """Return the figures that there is something to draw for.
 
     Args:
         predictions: See ``evaluation.predictions``; queries out of the bank are left out.

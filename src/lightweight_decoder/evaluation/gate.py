@@ -103,7 +103,7 @@ def _is_compared(name: str) -> bool:
 
 
 def _info(name: str) -> MetricInfo:
-    """What is known of a metric that is compared."""
+    """Return what is known of a metric that is compared."""
     info = metric_info(name)
     if info is None:
         raise InputDataError("not a metric of ours", found=name)
@@ -145,7 +145,7 @@ def _check_counts(now: Mapping[str, float], before: Mapping[str, float], where: 
 def _change(
     name: str, before: float, now: float, tolerance: float, paired: PairedDifference | None
 ) -> MetricChange:
-    """The change of one metric."""
+    """Return the change of one metric."""
     info = _info(name)
     loss = before - now if info.higher_is_better else now - before
     if info.relative:
@@ -156,7 +156,7 @@ def _change(
 def _paired_differences(
     now: pa.Table, before: pa.Table, where: object, seed: int
 ) -> dict[str, PairedDifference]:
-    """The paired test of every metric that both tables have, by metric with its k."""
+    """Return the paired test of every metric that both tables have, by metric with its k."""
     check_predictions(now)
     check_predictions(before, where=where)
     for name in ("query", "targets", "in_bank"):

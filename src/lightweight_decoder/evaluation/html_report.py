@@ -61,7 +61,7 @@ def write_report(
     latencies_ms: npt.NDArray[np.floating] | None = None,
     max_examples: int = 10_000,
 ) -> None:
-    """Writes ``report.html``; a failed write leaves no file behind.
+    """Write ``report.html``; a failed write leaves no file behind.
 
     Args:
         path: The file to write.
@@ -100,7 +100,7 @@ def render_report(
     latencies_ms: npt.NDArray[np.floating] | None = None,
     max_examples: int = 10_000,
 ) -> str:
-    """The page as text; arguments and errors are those of ``write_report``."""
+    """Return the page as text; arguments and errors are those of ``write_report``."""
     check_predictions(predictions)
     if f"{split}/decoder/num_queries" not in metrics:
         raise InputDataError(
@@ -139,7 +139,7 @@ def render_report(
 
 
 def _level_note(metrics: Mapping[str, float], split: str) -> str:
-    """What the figures are over, and what the intervals and p are."""
+    """Return what the figures are over, and what the intervals and p are."""
     inside = metrics[f"{split}/decoder/num_queries"]
     outside = metrics.get(f"{split}/decoder/num_out_of_bank", 0)
     note = f"Over {inside:,.0f} queries with a right phrase in the bank"
@@ -155,7 +155,7 @@ def _level_note(metrics: Mapping[str, float], split: str) -> str:
 def _drawings(
     predictions: pa.Table, latencies_ms: npt.NDArray[np.floating] | None
 ) -> list[dict[str, str]]:
-    """The figures as the page shows them."""
+    """Return the figures as the page shows them."""
     return [
         {"title": each.title, "note": each.note, "svg": _svg(each.figure, each.title)}
         for each in draw_figures(predictions, latencies_ms)
@@ -163,7 +163,7 @@ def _drawings(
 
 
 def _svg(figure: Figure, title: str) -> Markup:
-    """The figure as an SVG element whose colors follow the page; its texts are ours alone."""
+    """Return figure as an SVG element whose colors follow the page; its texts are ours alone."""
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
         file = StringIO()
         figure.savefig(file, format="svg", metadata=dict.fromkeys(_SVG_METADATA))
@@ -182,7 +182,7 @@ def _shown_examples(predictions: pa.Table, max_examples: int) -> pa.Table:
 
 
 def _examples(predictions: pa.Table) -> list[list[Any]]:
-    """A row for each query, values rounded to keep the page small."""
+    """Return a row for each query, values rounded to keep the page small."""
     rows = []
     for row in predictions.select(_EXAMPLE_COLUMNS).to_pylist():
         row["phrases"] = row["phrases"][:_PHRASES_SHOWN]

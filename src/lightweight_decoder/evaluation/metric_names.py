@@ -88,12 +88,12 @@ METRICS = {
 
 
 def metric_key(name: str) -> str:
-    """The metric in a full name, with its cutoff: ``recall@10`` of ``test/decoder/recall@10``."""
+    """Return metric in a full name, with its cutoff: ``recall@10`` of ``test/decoder/recall@10``."""
     return name.rpartition("/")[2]
 
 
 def metric_info(name: str) -> MetricInfo | None:
-    """What is known of a metric, by full name or key; None for a name that is not one of ours."""
+    """Return what is known of a metric, by full name or key; None for a name not ours."""
     kind, _, k = metric_key(name).partition("@")
     info = METRICS.get(kind)
     if info is None:

@@ -17,7 +17,7 @@ METRICS_NAME = "metrics.json"
 
 
 def write_metrics(metrics: Mapping[str, float], run_dir: Path) -> Path:
-    """Writes ``metrics.json`` in ``run_dir``, sorted by name, and returns its path.
+    """Write ``metrics.json`` in ``run_dir``, sorted by name, and returns its path.
 
     Raises:
         InputDataError: The file cannot be written; what was there before is still there.
@@ -30,7 +30,7 @@ def write_metrics(metrics: Mapping[str, float], run_dir: Path) -> Path:
 
 
 def read_metrics(path: Path) -> dict[str, float]:
-    """Reads a file that ``write_metrics`` wrote.
+    """Read a file that ``write_metrics`` wrote.
 
     Raises:
         InputDataError: It is missing, or holds anything but names and finite numbers.
@@ -53,7 +53,7 @@ def read_metrics(path: Path) -> dict[str, float]:
 
 
 def _no_metrics(path: Path, found: object) -> InputDataError:
-    """The error for another file than metrics.json."""
+    """Return the error for another file than metrics.json."""
     return InputDataError(
         "the file holds no metrics",
         where=path,

@@ -115,7 +115,7 @@ def plot_reliability(
 
 
 def plot_risk_coverage(systems: Mapping[str, tuple[AnyFloatArray, BoolArray]]) -> Figure:
-    """Selective risk over coverage, one line for each system.
+    """Return selective risk over coverage, one line for each system.
 
     Args:
         systems: Name to (q,) values, higher is surer, and (q,) bool of what was right.
@@ -190,5 +190,5 @@ def _legend(axes: Axes, place: Literal["best", "lower right"] = "best") -> None:
 
 
 def _colors(count: int) -> list[str]:
-    """The last system strong, those before it muted."""
+    """Return the last system strong, those before it muted."""
     return [*([MUTED] * (count - 1)), STRONG]

@@ -73,7 +73,7 @@ def build_predictions(
     confidence: FloatArray | None = None,
     metadata: Mapping[str, Sequence[Any] | npt.NDArray[Any]] | None = None,
 ) -> pa.Table:
-    """A checked predictions table from plain arrays; see ``SCHEMA`` for what each column means.
+    """Return checked predictions table from plain arrays; see ``SCHEMA`` for what each column means.
 
     Args:
         query: (q,) int64.
@@ -122,7 +122,7 @@ def build_predictions(
 
 
 def write_predictions(predictions: pa.Table, path: Path) -> None:
-    """Checks and writes a predictions table as Parquet; a failed write leaves no file behind.
+    """Check and writes a predictions table as Parquet; a failed write leaves no file behind.
 
     Raises:
         InputDataError: The table is not one of predictions, or the file cannot be written.
@@ -133,7 +133,7 @@ def write_predictions(predictions: pa.Table, path: Path) -> None:
 
 
 def read_predictions(path: Path) -> pa.Table:
-    """Reads and checks a predictions table.
+    """Read and checks a predictions table.
 
     Raises:
         InputDataError: The file is missing, is not Parquet, or is not a table of predictions.
@@ -218,7 +218,7 @@ def metadata_columns(predictions: pa.Table) -> list[str]:
 
 
 def _column(name: str, values: Any, kind: pa.DataType | None, length: int) -> pa.Array:  # noqa: ANN401
-    """An Arrow column; nulls where there is nothing."""
+    """Return an Arrow column; nulls where there is nothing."""
     if values is None:
         return pa.nulls(length, kind)
     if len(values) != length:

@@ -128,7 +128,7 @@ def ranking_values(
     map_at: Sequence[int] = (),
     ndcg_at: Sequence[int] = (),
 ) -> dict[str, Float64Array]:
-    """The (q,) float64 values in [0, 1] whose means ``ranking_metrics`` gives, by the same names.
+    """Return (q,) float64 values in [0, 1] whose means ``ranking_metrics`` gives, by the same names.
 
     These are what a bootstrap resamples. Arguments and errors are those of ``ranking_metrics``.
     """

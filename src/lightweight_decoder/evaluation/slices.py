@@ -144,12 +144,12 @@ def _group_numbers(
 
 
 def _range(low: float, high: float) -> str:
-    """A range as people read it; one number where both ends are."""
+    """Return a range as people read it; one number where both ends are."""
     return _number(low) if low == high else f"{_number(low)} to {_number(high)}"
 
 
 def _number(value: float) -> str:
-    """A number short enough for a label."""
+    """Return a number short enough for a label."""
     return f"{value:,}" if isinstance(value, int | np.integer) else f"{value:.3g}"
 
 

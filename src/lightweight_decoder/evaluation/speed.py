@@ -68,7 +68,7 @@ def queries_per_s(
 
 
 def peak_memory_bytes() -> int:
-    """The most memory that this process has held at once so far, mapped files included."""
+    """Return the most memory that this process has held at once so far, mapped files included."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
 

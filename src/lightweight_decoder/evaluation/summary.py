@@ -107,7 +107,7 @@ def systems(predictions: pa.Table) -> tuple[System, ...]:
 
 
 def query_values(predictions: pa.Table, system: System) -> dict[str, Float64Array]:
-    """The (q,) float64 values of each metric that is a mean over queries, for one system.
+    """Return the (q,) float64 values of each metric that is a mean over queries, for one system.
 
     These are what bootstrap and paired tests draw from.
 
@@ -230,7 +230,7 @@ def _out_of_bank_figures(predictions: pa.Table) -> dict[str, float]:
 
 
 def _sureness(values: FloatArray, right: npt.NDArray[np.bool_]) -> dict[str, float]:
-    """What a ranking value that is no probability can be measured by."""
+    """Return what a ranking value that is no probability can be measured by."""
     figures = {"aurc": aurc(values, right)}
     if right.any() and not right.all():
         figures["auroc_right"] = auroc(values, right)

@@ -58,7 +58,7 @@ _RECORD = TypeAdapter(SweepJob)
 
 
 def write_job(job: SweepJob, folder: Path) -> None:
-    """Writes ``folder/job.json``, whole or not at all.
+    """Write ``folder/job.json``, whole or not at all.
 
     Raises:
         InputDataError: The file cannot be written.
@@ -68,7 +68,7 @@ def write_job(job: SweepJob, folder: Path) -> None:
 
 
 def read_job(folder: Path) -> SweepJob | None:
-    """The job that wrote ``folder/job.json``; None where there is no such file.
+    """Return the job that wrote ``folder/job.json``; None where there is no such file.
 
     Raises:
         InputDataError: The file is no record of a job.
@@ -88,7 +88,7 @@ def read_job(folder: Path) -> SweepJob | None:
 
 
 def read_jobs(sweep_dir: Path) -> dict[Path, SweepJob]:
-    """The jobs whose folders are in ``sweep_dir``, by folder, in the order of their numbers.
+    """Return the jobs whose folders are in ``sweep_dir``, by folder, in the order of their numbers.
 
     Raises:
         InputDataError: A record is damaged.
@@ -99,19 +99,19 @@ def read_jobs(sweep_dir: Path) -> dict[Path, SweepJob]:
 
 
 def best_job(jobs: Collection[SweepJob]) -> SweepJob | None:
-    """The job with the highest objective, the first of equals; None where none has one."""
+    """Return the job with the highest objective, the first of equals; None where none has one."""
     rated = [(job.objective, job) for job in jobs if job.objective is not None]
     return max(rated, key=lambda pair: pair[0])[1] if rated else None
 
 
 def swept_parameters(jobs: Collection[SweepJob]) -> list[str]:
-    """The keys that do not have one value in all jobs, in the order of the overrides."""
+    """Return the keys that do not have one value in all jobs, in the order of the overrides."""
     keys = dict.fromkeys(key for job in jobs for key in job.settings)
     return [key for key in keys if len({job.settings.get(key) for job in jobs}) > 1]
 
 
 def write_sweep_table(sweep_dir: Path) -> Path:
-    """Writes ``sweep_dir/sweep.csv``, a row for each job, and returns its path.
+    """Write ``sweep_dir/sweep.csv``, a row for each job, and returns its path.
 
     Columns: number, status, objective, error, overrides, each swept parameter, and each figure of
     the jobs' ``metrics.json``; empty where a job has none.
@@ -133,7 +133,7 @@ def write_sweep_table(sweep_dir: Path) -> Path:
 
 
 def plot_sweep(jobs: Collection[SweepJob]) -> Figure:
-    """The objective over the jobs, with the best so far, and below it over each swept parameter.
+    """Return objective over the jobs, with the best so far, and below it over each swept parameter.
 
     Jobs without an objective are left out. A parameter is drawn on a logarithmic axis where its
     values are positive and far apart, and as categories where they are no numbers.
@@ -173,7 +173,7 @@ def _plot_parameter(
 
 
 def _row(job: SweepJob, parameters: Sequence[str]) -> dict[str, object]:
-    """A job's own columns."""
+    """Return a job's own columns."""
     return {
         "number": job.number,
         "status": job.status,
@@ -185,7 +185,7 @@ def _row(job: SweepJob, parameters: Sequence[str]) -> dict[str, object]:
 
 
 def _metrics(folder: Path, job: SweepJob) -> dict[str, object]:
-    """A finished job's ``metrics.json``; what an unfinished one left there is not its own."""
+    """Return finished job's ``metrics.json``; what an unfinished one left there is not its own."""
     path = folder / "metrics.json"
     if job.status != "finished" or not path.is_file():
         return {}

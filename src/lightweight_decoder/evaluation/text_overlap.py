@@ -26,7 +26,7 @@ Float64Array = npt.NDArray[np.float64]
 def text_overlap_values(
     decoded: Sequence[str], targets: Sequence[Sequence[str]]
 ) -> dict[str, Float64Array]:
-    """The (q,) float64 values in [0, 1] whose means are the overlap metrics, upper case ignored.
+    """Return (q,) float64 values in [0, 1] whose means are the overlap metrics, upper case ignored.
 
     - ``bleu``: sentence BLEU of sacrebleu, with 13a tokens, n-grams up to the length of the shorter
       text and exponential smoothing.
@@ -69,7 +69,7 @@ def _rouge_l(text: str, target: str) -> float:
 
 
 def _words(text: str) -> list[str]:
-    """Runs of letters and digits, in lower case."""
+    """Run of letters and digits, in lower case."""
     return re.findall(r"[^\W_]+", text.lower())
 
 

@@ -31,7 +31,7 @@ class QueryAdapter(nn.Module):
         nn.init.zeros_(self.residual.bias)
 
     def forward(self, queries: Tensor) -> Tensor:
-        """Returns the adapted queries (q, bank_dim) float32 of unit length.
+        """Return the adapted queries (q, bank_dim) float32 of unit length.
 
         Args:
             queries: (q, query_dim) float32, of any length but zero.
@@ -42,7 +42,7 @@ class QueryAdapter(nn.Module):
 
     @torch.no_grad()
     def fit_projection(self, queries: Tensor, vectors: Tensor, *, ridge: float = 1e-2) -> None:
-        """Starts the projection at the least-squares map from queries to their phrases' vectors.
+        """Start the projection at the least-squares map from queries to their phrases' vectors.
 
         Does nothing where query and bank have the same width. Ridge regression in closed form
         (Hoerl and Kennard, 1970): ``P = V^T Q (Q^T Q + r I)^-1``.

@@ -22,7 +22,7 @@ _SMALLEST_LENGTH = 1e-12
 
 
 def phrase_features(bank: PhraseBank) -> Tensor:
-    """Returns (p, 5) float32, each column of mean 0 and variance 1 over the bank, or all 0.
+    """Return (p, 5) float32, each column of mean 0 and variance 1 over the bank, or all 0.
 
     The columns: log of 1 + the bank's metadata column ``frequency`` (0 where the bank has none),
     log of the length in characters, log of the length in words, whether the text has an upper-case
@@ -45,7 +45,7 @@ def phrase_features(bank: PhraseBank) -> Tensor:
 
 @torch.no_grad()
 def hubness(bank: PhraseBank, queries: Tensor, targets: Tensor, *, neighbors: int = 10) -> Tensor:
-    """Returns how much each phrase attracts queries that are not its own, (p,) float32, mean 0.
+    """Return how much each phrase attracts queries that are not its own, (p,) float32, mean 0.
 
     Some vectors lie near many queries and turn up in their lists without being right. A phrase's
     hubness is the mean cosine of its vectors' ``neighbors`` nearest queries, best vector first,
@@ -77,7 +77,7 @@ def hubness(bank: PhraseBank, queries: Tensor, targets: Tensor, *, neighbors: in
 
 
 def phrase_sums(bank: PhraseBank) -> Tensor | None:
-    """Returns the sum of each phrase's vectors, (p, d) float32; None where each owns only one."""
+    """Return the sum of each phrase's vectors, (p, d) float32; None where each owns only one."""
     if bank.num_vectors == bank.num_phrases:
         return None
     sums = torch.zeros(bank.num_phrases, bank.dim)
@@ -95,7 +95,7 @@ def agreement(
     own_vectors: Tensor | None = None,
     own_counts: Tensor | None = None,
 ) -> Tensor:
-    """Returns each query's cosine with all of a candidate's vectors taken together, (q, k) float32.
+    """Return each query's cosine with all of a candidate's vectors taken together, (q, k) float32.
 
     A phrase's value is that of its best vector; this says what the others think.
 
@@ -124,7 +124,7 @@ def _frequency(bank: PhraseBank) -> FloatArray:
 
 
 def is_right(phrase_ids: Tensor, targets: Tensor) -> Tensor:
-    """Returns which candidates are right, (q, k) bool.
+    """Return which candidates are right, (q, k) bool.
 
     Args:
         phrase_ids: (q, k) int64, or (k,) if the candidates are the same for every query.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def first_columns(found: Candidates, k: int) -> Candidates:
-    """Returns the first k columns."""
+    """Return the first k columns."""
     return replace(
         found,
         phrase_ids=found.phrase_ids[:, :k],
@@ -24,7 +24,7 @@ def first_columns(found: Candidates, k: int) -> Candidates:
 
 
 def some_rows(found: Candidates, rows: slice) -> Candidates:
-    """Returns the candidates of some of the queries."""
+    """Return the candidates of some of the queries."""
     return Candidates(
         phrase_ids=found.phrase_ids[rows],
         vector_ids=found.vector_ids[rows],
@@ -34,7 +34,7 @@ def some_rows(found: Candidates, rows: slice) -> Candidates:
 
 
 def reordered(found: Candidates, logits: Tensor) -> Candidates:
-    """Returns the candidates by falling logit (q, k), ties in the order that they came in."""
+    """Return the candidates by falling logit (q, k), ties in the order that they came in."""
     order = logits.argsort(dim=1, descending=True, stable=True)
     return Candidates(
         phrase_ids=found.phrase_ids.gather(1, order),
@@ -45,7 +45,7 @@ def reordered(found: Candidates, logits: Tensor) -> Candidates:
 
 
 def with_tail(head: Candidates, found: Candidates) -> Candidates:
-    """Returns a reranked head, then the columns of ``found`` behind it, in their order."""
+    """Return a reranked head, then the columns of ``found`` behind it, in their order."""
     k = head.phrase_ids.shape[1]
     behind = found.values[:, k:]
     tail = behind - found.values[:, k - 1 : k] + head.values[:, -1:]

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def listwise_loss(logits: Tensor, right: Tensor, counts: Tensor) -> Tensor:
-    """Returns the mean over queries of -log of the softmax's share that right candidates have.
+    """Return the mean over queries of -log of the softmax's share that right candidates have.
 
     A query may have several right candidates: any of them will do, so their shares are added
     (the marginal likelihood; Cao et al., "Learning to rank: from pairwise approach to listwise

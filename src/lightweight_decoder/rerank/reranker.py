@@ -86,7 +86,7 @@ class ListwiseReranker(nn.Module):
         agreement: Tensor,
         features: Tensor,
     ) -> Tensor:
-        """Returns the candidates' logits (q, k) float32, higher is better, -inf where values are.
+        """Return the candidates' logits (q, k) float32, higher is better, -inf where values are.
 
         Args:
             queries: (q, query_dim) float32, before the adapter.

@@ -42,7 +42,7 @@ class CandidateScorer:
         *,
         exclude_vectors: Tensor | None = None,
     ) -> Tensor:
-        """Returns the reranker's logits (q, k) float32 for candidates of the search.
+        """Return the reranker's logits (q, k) float32 for candidates of the search.
 
         Args:
             reranker: What scores them, where the queries are.
@@ -89,7 +89,7 @@ class CandidateScorer:
     def agreement(
         self, adapted: Tensor, vectors: Tensor, found: Candidates, excluded: Tensor | None
     ) -> Tensor:
-        """Returns what all vectors of each candidate's phrase say together, (q, k) float32.
+        """Return what all vectors of each candidate's phrase say together, (q, k) float32.
 
         Args:
             adapted: (q, d) float32 of unit length.

@@ -153,7 +153,7 @@ def _default_factory(dim: int) -> str:
 
 
 def _knob(index: Any) -> tuple[str | None, tuple[int, ...]]:  # noqa: ANN401 - FAISS has no types
-    """What decides how hard an index looks, and the values to try."""
+    """Return what decides how hard an index looks, and the values to try."""
     faiss = _faiss()
     inner = faiss.downcast_index(index)
     while hasattr(inner, "base_index") or isinstance(inner, faiss.IndexPreTransform):
@@ -166,7 +166,7 @@ def _knob(index: Any) -> tuple[str | None, tuple[int, ...]]:  # noqa: ANN401 - F
 
 
 def _last_line(error: Exception) -> str:
-    """What FAISS says, without the place in its source."""
+    """Return what FAISS says, without the place in its source."""
     return (str(error).strip().splitlines() or [type(error).__name__])[-1]
 
 

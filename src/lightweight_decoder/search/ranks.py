@@ -23,7 +23,7 @@ _BLOCK_BYTES = 16 * 2**20  # of vectors' values; they then stay in the processor
 def phrase_ranks(
     bank: PhraseBank, queries: Tensor, targets: Tensor, *, exclude_vectors: Tensor | None = None
 ) -> Tensor:
-    """Returns the rank (q, m) int64 of every target, on the queries' device.
+    """Return the rank (q, m) int64 of every target, on the queries' device.
 
     A rank counts from 1: one more than the number of phrases whose best cosine is higher, or equal
     with a lower phrase id. Peak extra memory is about 300 MB, or 4 bytes times p for one query if
@@ -74,7 +74,7 @@ def _blocks(
 
 
 def _exclude(values: Tensor, columns: Tensor) -> None:
-    """Sets the values at ``columns`` (q, w) to -inf, where they lie inside the block."""
+    """Set the values at ``columns`` (q, w) to -inf, where they lie inside the block."""
     inside = (columns >= 0) & (columns < values.shape[1])
     rows = torch.arange(len(values), device=values.device)[:, None].expand_as(columns)
     values[rows[inside], columns[inside]] = -torch.inf

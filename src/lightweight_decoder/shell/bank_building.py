@@ -54,7 +54,7 @@ class _Source(NamedTuple):
 
 
 def build_bank(config: DictConfig) -> None:
-    """Builds the bank ``config.output`` and prints what went into it.
+    """Build the bank ``config.output`` and prints what went into it.
 
     Raises:
         LightweightDecoderError: Anything that the configuration or the files it names have wrong.
@@ -74,7 +74,7 @@ def build_bank(config: DictConfig) -> None:
 
 
 def _build(config: DictConfig, steps: list[Step], plan: AcceleratorPlan | None) -> None:
-    """Builds; texts are encoded where there is a plan for that."""
+    """Build; texts are encoded where there is a plan for that."""
     source = _embeddings(config) if plan is None else _encoded(config, plan)
     # float16 vectors lose nothing as they are, and would be twice the size for nothing
     stays_float16 = (config.dtype, source.dtype) == ("auto", "float16") and not steps
@@ -102,7 +102,7 @@ def _build(config: DictConfig, steps: list[Step], plan: AcceleratorPlan | None) 
 
 
 def read_steps(listed: list[object]) -> list[Step]:
-    """Returns the steps that a list such as ``["l2", {"pca": {"dim": 128}}]`` names.
+    """Return the steps that a list such as ``["l2", {"pca": {"dim": 128}}]`` names.
 
     Raises:
         ConfigError: There is no such step or option, or an option cannot have that value.
@@ -142,7 +142,7 @@ def _read_step(item: object, where: str) -> Step:
 
 
 def report_table(report: BuildReport) -> Table:
-    """Returns the counts of a build, for a terminal."""
+    """Return the counts of a build, for a terminal."""
     table = Table("", "rows", min_width=60)
     table.columns[1].justify = "right"
     lines = {
@@ -181,12 +181,12 @@ def _encoded(config: DictConfig, plan: AcceleratorPlan) -> _Source:
 
 
 def _encoded_sample(config: DictConfig, encoder: TextEncoder) -> Iterator[FloatArray]:
-    """The vectors of some texts, which are read once more."""
+    """Return the vectors of some texts, which are read once more."""
     yield from encoded_sample(_texts(config), encoder)
 
 
 def _texts(config: DictConfig) -> TextStream:
-    """The texts of ``config.input``."""
+    """Return the texts of ``config.input``."""
     return open_texts(
         Path(config.input),
         text_column=config.text_column,

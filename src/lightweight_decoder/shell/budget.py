@@ -30,7 +30,7 @@ _ADVICE: Final = {
 def within_budget(
     config: DictConfig, plan: AcceleratorPlan | None, *, work: str
 ) -> AbstractContextManager[None]:
-    """Holds the block to ``config.max_memory_gb``; see ``memory_budget``.
+    """Hold the block to ``config.max_memory_gb``; see ``memory_budget``.
 
     Args:
         config: A command's configuration.

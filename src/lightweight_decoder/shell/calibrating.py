@@ -72,12 +72,12 @@ def _calibrate(config: DictConfig, plan: AcceleratorPlan, options: dict[str, Any
 
 
 def _checkpoint_path(output: Path) -> Path:
-    """The file to write."""
+    """Return the file to write."""
     return output if output.suffix == ".ckpt" else output / _CHECKPOINT_NAME
 
 
 def _read_split(config: DictConfig, decoder: PhraseBankDecoder) -> Split:
-    """The queries with their right phrases, and those that no phrase answers."""
+    """Return the queries with their right phrases, and those that no phrase answers."""
     path = Path(config.targets)
     targets = read_targets(path, decoder.bank, column=config.target_column)
     vectors = read_queries(Path(config.queries), of=(path, len(targets)))
@@ -98,7 +98,7 @@ def _read_split(config: DictConfig, decoder: PhraseBankDecoder) -> Split:
 
 
 def _as_queries(vectors: FloatArray, decoder: PhraseBankDecoder, path: str) -> FloatArray:
-    """The vectors after the bank's preprocessing; refused where the decoder cannot read them."""
+    """Return vectors after the bank's preprocessing; refused where the decoder cannot read them."""
     if vectors.shape[1] != decoder.input_dim:
         raise EmbeddingError(
             "the embeddings have another width than the decoder's queries",
@@ -111,7 +111,7 @@ def _as_queries(vectors: FloatArray, decoder: PhraseBankDecoder, path: str) -> F
 
 
 def _threshold_table(points: OperatingPoints) -> Table:
-    """What abstaining comes to, on the calibration's queries in the bank."""
+    """Return what abstaining comes to, on the calibration's queries in the bank."""
     table = Table(title="abstain below")
     for name in ("threshold", "precision", "coverage"):
         table.add_column(name, justify="right")

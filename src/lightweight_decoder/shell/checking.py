@@ -56,7 +56,7 @@ One name means the same in every command."""
 
 
 def check(config: DictConfig) -> None:
-    """Finds everything that is wrong with a composed configuration, before any work starts.
+    """Find everything that is wrong with a composed configuration, before any work starts.
 
     Raises:
         ConfigError: A value is missing, has the wrong type, or is none of those that exist; the
@@ -102,7 +102,7 @@ def _wrong_part(part: DictConfig, name: str, types: dict[str, TypeAdapter[Any]])
 
 
 def _wrong_value(name: str, value: object, expected: TypeAdapter[Any]) -> Iterator[str]:
-    """A message where the value does not have its type."""
+    """Return a message where the value does not have its type."""
     try:
         expected.validate_python(plain_value(value))
     except ValidationError as error:
@@ -112,5 +112,5 @@ def _wrong_value(name: str, value: object, expected: TypeAdapter[Any]) -> Iterat
 
 @cache
 def _command_types() -> dict[str, TypeAdapter[Any]]:
-    """What checks the values of a command itself."""
+    """Return what checks the values of a command itself."""
     return {name: TypeAdapter(kind) for name, kind in _COMMAND_VALUES.items()}

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 def decode(config: DictConfig) -> None:
-    """Decodes the sentence ``config.text``, or the embeddings ``config.input``.
+    """Decode the sentence ``config.text``, or the embeddings ``config.input``.
 
     Raises:
         LightweightDecoderError: Anything that the configuration or the files it names have wrong.
@@ -45,7 +45,7 @@ def decode(config: DictConfig) -> None:
 
 
 def _decode(config: DictConfig, plan: AcceleratorPlan) -> None:
-    """Decodes what the configuration asks for."""
+    """Decode what the configuration asks for."""
     decoder = open_decoder(config, plan, cached_queries=config.cached_queries)
     limits = {"top_k": config.top_k, "abstain_below": abstain_below(config, decoder)}
     if config.text is not None:

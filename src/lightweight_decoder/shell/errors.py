@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def reported_errors() -> Iterator[None]:
-    """Ends the program with a message, and no traceback, when an error of ours is raised.
+    """End the program with a message, and no traceback, when an error of ours is raised.
 
     So does a file that the system refuses to read or write.
     """

@@ -89,7 +89,7 @@ class Evaluation:
 
 
 def evaluate(config: DictConfig) -> None:
-    """Evaluates the run ``config.run_dir`` and writes metrics, predictions and report.
+    """Evaluate the run ``config.run_dir`` and writes metrics, predictions and report.
 
     Raises:
         RegressionError: A metric fell below the earlier evaluation ``config.against``.
@@ -132,7 +132,7 @@ def evaluate(config: DictConfig) -> None:
 
 
 def find_run(path: Path, *, bank: str | None = None) -> FinishedRun:
-    """Returns what a training run left in its folder.
+    """Return what a training run left in its folder.
 
     Args:
         path: The folder.
@@ -170,7 +170,7 @@ def find_run(path: Path, *, bank: str | None = None) -> FinishedRun:
 
 
 def _read_config(path: Path) -> DictConfig:
-    """The configuration of a run, as it was saved."""
+    """Return the configuration of a run, as it was saved."""
     try:
         config = OmegaConf.load(path)
     except Exception as error:  # the YAML parser raises many types
@@ -185,7 +185,7 @@ def _read_config(path: Path) -> DictConfig:
 def _tracker(
     config: DictConfig, output: Path
 ) -> AbstractContextManager[WandbLogger] | nullcontext[None]:
-    """The W&B run that was asked for, in a folder beside what is written."""
+    """Return the W&B run that was asked for, in a folder beside what is written."""
     if config.logger.wandb is None:
         return nullcontext()
     return open_wandb(output, **arguments(config.logger.wandb))
@@ -194,7 +194,7 @@ def _tracker(
 def _write(
     evaluation: Evaluation, output: Path, run: FinishedRun, plan: AcceleratorPlan
 ) -> list[Path]:
-    """Writes metrics, predictions and report; returns their paths."""
+    """Write metrics, predictions and report; returns their paths."""
     predictions, report = output / PREDICTIONS_NAME, output / REPORT_NAME
     metrics = write_metrics(evaluation.metrics, output)
     write_predictions(evaluation.predictions, predictions)
@@ -241,7 +241,7 @@ def _measure(
 
 
 def _facts(run: FinishedRun, plan: AcceleratorPlan, metrics: dict[str, float]) -> dict[str, str]:
-    """What the report says under its title."""
+    """Return what the report says under its title."""
     figure = {name.removeprefix("test/decoder/"): value for name, value in metrics.items()}
     return {
         "run": str(run.path),
@@ -270,7 +270,7 @@ def _hold_against(
     where: str,
     tolerance: float,
 ) -> None:
-    """The regression gate.
+    """Return the regression gate.
 
     Raises:
         RegressionError: A metric fell by more than the tolerance.

@@ -40,7 +40,7 @@ def sweep(
     n_startup_trials: int,
     seed: int,
 ) -> None:
-    """Runs jobs until the study in ``study.db`` of the sweep folder has ``n_trials``.
+    """Run jobs until the study in ``study.db`` of the sweep folder has ``n_trials``.
 
     Args:
         overrides: As typed; those that are sweeps are what is searched through.
@@ -83,7 +83,7 @@ def sweep(
 
 @contextmanager
 def _alone_in(sweep_dir: Path) -> Iterator[None]:
-    """Keeps a second sweep out, which would do the same jobs; a kill opens the lock."""
+    """Keep a second sweep out, which would do the same jobs; a kill opens the lock."""
     lock = FileLock(sweep_dir / ".lock")
     try:
         lock.acquire(timeout=0)
@@ -107,7 +107,7 @@ def run_batch(
     launcher: Launcher,
     sweep_dir: Path,
 ) -> None:
-    """Runs some jobs and tells the study what their own records say.
+    """Run some jobs and tells the study what their own records say.
 
     The launcher's answers are not used: it has none where a job's process died.
 
@@ -127,19 +127,19 @@ def run_batch(
 
 
 def _jobs(sweep_dir: Path) -> dict[int, SweepJob]:
-    """The jobs that have begun, by number."""
+    """Return the jobs that have begun, by number."""
     return {job.number: job for job in read_jobs(sweep_dir).values()}
 
 
 def _overrides(fixed: tuple[str, ...], params: dict[str, Any]) -> list[str]:
-    """The overrides of a job."""
+    """Return the overrides of a job."""
     return [*fixed, *(f"{key}={value}" for key, value in params.items())]
 
 
 def search_space(
     overrides: Sequence[str],
 ) -> tuple[dict[str, BaseDistribution], tuple[str, ...]]:
-    """The parameters to draw, and the overrides that all jobs share.
+    """Return the parameters to draw, and the overrides that all jobs share.
 
     The last override of a key counts, so the command line comes after a file's search space.
     """
@@ -153,7 +153,7 @@ def search_space(
 
 
 def _distribution(override: Override) -> BaseDistribution:
-    """What ``interval``, ``range`` or a choice means to Optuna."""
+    """Return what ``interval``, ``range`` or a choice means to Optuna."""
     from optuna.distributions import (  # noqa: PLC0415 - a second that only its users should pay
         CategoricalDistribution,
         FloatDistribution,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def resolve(config: DictConfig) -> AcceleratorPlan:
-    """Returns the accelerator that works, out of what ``config.trainer`` asks for."""
+    """Return the accelerator that works, out of what ``config.trainer`` asks for."""
     asked = {key: value for key, value in plain(config.trainer).items() if key in PLANNED}
     return cast("AcceleratorPlan", build(config.accelerator, **asked))
 
@@ -36,7 +36,7 @@ def device_of(plan: AcceleratorPlan) -> str:
 
 
 def build_encoder(config: DictConfig, plan: AcceleratorPlan) -> TextEncoder:
-    """The configured text encoder on the device that works, with the cache of this user."""
+    """Return the configured text encoder on the device that works, with the cache of this user."""
     cache_dir = default_cache_dir() if config.cache else None
     return cast(
         "TextEncoder", build(config.embeddings, device=device_of(plan), cache_dir=cache_dir)
@@ -44,7 +44,7 @@ def build_encoder(config: DictConfig, plan: AcceleratorPlan) -> TextEncoder:
 
 
 def build_datamodule(config: DictConfig, plan: AcceleratorPlan) -> DecoderDataModule:
-    """The configured source, with its bank built, in batches."""
+    """Return the configured source, with its bank built, in batches."""
     encoder = {"encoder": build_encoder(config, plan)} if takes(config.data, "encoder") else {}
     source = build(config.data, **encoder)
     datamodule = cast("DecoderDataModule", build(config.batches, source=source, seed=config.seed))
@@ -55,7 +55,7 @@ def build_datamodule(config: DictConfig, plan: AcceleratorPlan) -> DecoderDataMo
 def build_search(
     config: DictConfig, bank: PhraseBank, plan: AcceleratorPlan
 ) -> SearchBackend | None:
-    """The configured search; None for exact search, which the decoder makes and moves itself."""
+    """Return configured search; None for exact search, which the decoder makes and moves itself."""
     if "search" not in config or find_target(config.search["_target_"]) is ExactSearch:
         return exact_search(bank, config.max_memory_gb, plan)
     device = {"device": device_of(plan)} if takes(config.search, "device") else {}
@@ -82,7 +82,7 @@ def exact_search(
 def open_decoder(
     config: DictConfig, plan: AcceleratorPlan, *, cached_queries: int = 0
 ) -> PhraseBankDecoder:
-    """The decoder of ``config.checkpoint``, or plain search in ``config.bank``.
+    """Return the decoder of ``config.checkpoint``, or plain search in ``config.bank``.
 
     Raises:
         ConfigError: Neither is given.
@@ -114,7 +114,7 @@ def open_decoder(
 
 
 def encoder_of(bank: PhraseBank, config: DictConfig, plan: AcceleratorPlan) -> TextEncoder:
-    """The encoder that made a bank's vectors, the very same, in the precision it had.
+    """Return the encoder that made a bank's vectors, the very same, in the precision it had.
 
     Raises:
         EncoderError: The bank does not name one, or it has changed since.
@@ -147,7 +147,7 @@ def encoder_of(bank: PhraseBank, config: DictConfig, plan: AcceleratorPlan) -> T
 
 
 def abstain_below(config: DictConfig, decoder: PhraseBankDecoder) -> float:
-    """The confidence below which to abstain, by any of the three keys that can say so.
+    """Return the confidence below which to abstain, by any of the three keys that can say so.
 
     Raises:
         ConfigError: More than one is given, the decoder is not calibrated, or no threshold reached

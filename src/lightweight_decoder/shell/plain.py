@@ -9,14 +9,14 @@ from omegaconf import DictConfig, OmegaConf
 
 
 def plain(config: DictConfig | None) -> Any:  # noqa: ANN401 - a container of plain values, or None
-    """A part of the configuration as plain Python, interpolations resolved, paths as text."""
+    """Return part of the configuration as plain Python, interpolations resolved, paths as text."""
     if config is None:
         return None
     return plain_value(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
 
 
 def plain_value(value: Any) -> Any:  # noqa: ANN401 - values of any type
-    """The same value with lists, dictionaries and texts only."""
+    """Return the same value with lists, dictionaries and texts only."""
     if OmegaConf.is_config(value):
         return plain(value)
     if isinstance(value, dict):

@@ -16,16 +16,16 @@ class RunFolder(Callback):
     """Makes the run's folder before Hydra does, which would end in a traceback where it cannot."""
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:  # noqa: ANN401 - Hydra's own
-        """Makes ``hydra.run.dir``; ends the program with a message where that is refused."""
+        """Make ``hydra.run.dir``; ends the program with a message where that is refused."""
         make_folder(Path(config.hydra.run.dir), key="hydra.run.dir")
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:  # noqa: ANN401 - Hydra's own
-        """Makes ``hydra.sweep.dir``; ends the program with a message where that is refused."""
+        """Make ``hydra.sweep.dir``; ends the program with a message where that is refused."""
         make_folder(Path(config.hydra.sweep.dir), key="hydra.sweep.dir")
 
 
 def make_folder(path: Path, *, key: str) -> None:
-    """Makes a folder; ends the program with a message where that is refused.
+    """Make a folder; ends the program with a message where that is refused.
 
     Hydra has not set logging up by then, and turns any exception but this into a warning.
 

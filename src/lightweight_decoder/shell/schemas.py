@@ -75,7 +75,7 @@ _FILLED_IN_HERE: dict[str, frozenset[str]] = {
 
 
 def register_schemas() -> None:
-    """Makes the signatures of everything that can be configured known to Hydra."""
+    """Make the signatures of everything that can be configured known to Hydra."""
     store = ConfigStore.instance()
     for name, target in _SCHEMAS.items():
         excluded = _FILLED_IN_HERE.get(name, frozenset())
@@ -84,7 +84,7 @@ def register_schemas() -> None:
 
 
 def build(config: DictConfig | None, **more: Any) -> Any:  # noqa: ANN401 - whatever is configured
-    """Builds what a part of the configuration describes; None where it is switched off."""
+    """Build what a part of the configuration describes; None where it is switched off."""
     return None if config is None else _known_target(config)(**arguments(config), **more)
 
 
@@ -94,7 +94,7 @@ def takes(config: DictConfig, name: str) -> bool:
 
 
 def arguments(config: DictConfig) -> dict[str, Any]:
-    """A part of the configuration as keyword arguments, converted to the types they should have."""
+    """Return part of the configuration as keyword arguments of the types they should have."""
     types = argument_types(_known_target(config))
     return {
         name: types[name].validate_python(value) if name in types else value
@@ -104,14 +104,14 @@ def arguments(config: DictConfig) -> dict[str, Any]:
 
 
 def find_target(path: object) -> Callable[..., Any] | None:
-    """What a ``_target_`` builds: one of the schemas, never any other code."""
+    """Return what a ``_target_`` builds: one of the schemas, never any other code."""
     targets = {f"{target.__module__}.{target.__qualname__}": target for target in _SCHEMAS.values()}
     return targets.get(str(path))
 
 
 @cache
 def argument_types(target: Callable[..., Any]) -> dict[str, TypeAdapter[Any]]:
-    """What checks each argument, where its annotation can be evaluated outside a type checker."""
+    """Return what checks each argument, where its annotation can be evaluated here."""
     types = {}
     for name, parameter in inspect.signature(target).parameters.items():
         annotation = parameter.annotation
@@ -126,7 +126,7 @@ def argument_types(target: Callable[..., Any]) -> dict[str, TypeAdapter[Any]]:
 
 
 def _known_target(config: DictConfig) -> Callable[..., Any]:
-    """The target of a part that ``check`` has seen."""
+    """Return the target of a part that ``check`` has seen."""
     target = find_target(config["_target_"])
     if target is None:
         message = f"{OmegaConf.to_container(config)} was not checked"

@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 
 def as_job(work: Callable[[DictConfig], float], config: DictConfig) -> float:
-    """Does the work of a command that can be swept; returns what a sweep maximizes.
+    """Do the work of a command that can be swept; returns what a sweep maximizes.
 
     In a sweep, a job that finished before is not done again, and one that fails gives NaN, so that
     the others go on.
@@ -109,7 +109,7 @@ class SweepSummary(Callback):
         )
 
     def on_multirun_end(self, config: DictConfig, **_: object) -> None:
-        """Writes ``sweep.csv`` and ``sweep.png``; prints all jobs and the best one's command."""
+        """Write ``sweep.csv`` and ``sweep.png``; prints all jobs and the best one's command."""
         sweep_dir = Path(config.hydra.sweep.dir)
         jobs = read_jobs(sweep_dir).values()
         table = write_sweep_table(sweep_dir)

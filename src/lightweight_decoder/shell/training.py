@@ -120,7 +120,7 @@ def _train_on(
 
 
 def _plan_after(error: Exception, plan: AcceleratorPlan) -> AcceleratorPlan:
-    """The plan to go on with after a kernel failed in spite of the probe.
+    """Return the plan to go on with after a kernel failed in spite of the probe.
 
     Raises:
         AcceleratorError: The plan does not allow a fallback.
@@ -137,7 +137,7 @@ def _plan_after(error: Exception, plan: AcceleratorPlan) -> AcceleratorPlan:
 def build_module(
     config: DictConfig, datamodule: DecoderDataModule, plan: AcceleratorPlan
 ) -> DecoderModule:
-    """The decoder with its learned parts, ready to be trained."""
+    """Return the decoder with its learned parts, ready to be trained."""
     bank = datamodule.bank
     dims = {"query_dim": datamodule.split("train").queries.shape[1], "bank_dim": bank.dim}
     adapter = build(config.rerank.adapter, **dims)
@@ -155,7 +155,7 @@ def build_module(
 
 
 def _write_run_record(run_dir: Path, config: DictConfig, plan: AcceleratorPlan) -> None:
-    """Writes the resolved configuration and the accelerator plan into the run folder."""
+    """Write the resolved configuration and the accelerator plan into the run folder."""
     OmegaConf.save(OmegaConf.create(plain(config)), run_dir / "config.yaml")
     plan_text = json.dumps(plan.to_dict(), indent=2) + "\n"
     (run_dir / "accelerator.json").write_text(plan_text, encoding="utf-8")

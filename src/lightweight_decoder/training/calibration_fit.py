@@ -79,7 +79,7 @@ def calibrate(
 
 
 def _examples(decoder: PhraseBankDecoder, split: Split, hidden_vectors: IntArray) -> _Examples:
-    """What the decoder says to the queries of a split, some vectors hidden from each."""
+    """Return what the decoder says to the queries of a split, some vectors hidden from each."""
     parts = []
     for rows in torch.split(torch.arange(len(split)), _QUERIES_AT_ONCE):
         queries, targets, hidden = (

@@ -57,16 +57,16 @@ class CandidateMiner:
         self._phrase_ids = self._vector_ids = torch.empty(0, 0, dtype=torch.int64)
 
     def is_asked_for(self, phrase_ids: Tensor) -> Tensor:
-        """Returns whether some training query asks for each phrase; bool, shaped as given."""
+        """Return whether some training query asks for each phrase; bool, shaped as given."""
         return self._asked_for[phrase_ids.cpu()].to(phrase_ids.device) & (phrase_ids != NO_ID)
 
     def owners(self, vector_ids: Tensor) -> Tensor:
-        """Returns the phrase of each vector; int64, shaped as given."""
+        """Return the phrase of each vector; int64, shaped as given."""
         return self._owners[vector_ids.cpu()].to(vector_ids.device)
 
     @torch.no_grad()
     def mine(self, *, seed: int) -> None:
-        """Searches for a random ``num_mined`` of the training queries with the current adapter.
+        """Search for a random ``num_mined`` of the training queries with the current adapter.
 
         A query never finds a vector that was made from itself. Also refreshes the reranker's
         hubness.
@@ -96,7 +96,7 @@ class CandidateMiner:
         return self._decoder.search.search(adapted, self._num_listed, exclude_vectors=own_vectors)
 
     def candidates(self, batch: Batch, adapted: Tensor) -> tuple[Tensor, Candidates]:
-        """Returns which queries of a batch were mined (b', ) int64, and their candidates (b', k).
+        """Return which queries of a batch were mined (b', ) int64, and their candidates (b', k).
 
         Values and order are those of the queries as they are adapted now.
         """
@@ -118,7 +118,7 @@ class CandidateMiner:
         return mined, found
 
     def shared_negatives(self, batch: Batch, num_sampled: int, num_hard: int) -> Tensor:
-        """Returns vectors (r,) int64 to compare a batch with: its right ones, sampled, and mined.
+        """Return vectors (r,) int64 to compare a batch with: its right ones, sampled, and mined.
 
         All of them belong to phrases that some training query asks for.
 

@@ -120,7 +120,7 @@ class DecoderModule(L.LightningModule):
         }
 
     def setup(self, stage: str) -> None:  # noqa: ARG002 - Lightning's signature
-        """Moves the decoder to the Trainer's device."""
+        """Move the decoder to the Trainer's device."""
         device = self.trainer.strategy.root_device
         self.decoder.to(device)
         self.baseline = PhraseBankDecoder(
@@ -128,7 +128,7 @@ class DecoderModule(L.LightningModule):
         )
 
     def on_fit_start(self) -> None:
-        """Reads the training queries, which mining needs all at once."""
+        """Read the training queries, which mining needs all at once."""
         split = self._datamodule.split("train")
         self._miner = CandidateMiner(
             self.decoder,
@@ -144,7 +144,7 @@ class DecoderModule(L.LightningModule):
             self.adapter.fit_projection(torch.from_numpy(split.queries), vectors)
 
     def on_train_epoch_start(self) -> None:
-        """Starts the epoch's random numbers, and mines with the adapter as it is now."""
+        """Start the epoch's random numbers, and mines with the adapter as it is now."""
         epoch_seed = self.hparams["seed"] * 1_000_003 + self.current_epoch
         torch.manual_seed(epoch_seed)
         self.eval()
@@ -152,7 +152,7 @@ class DecoderModule(L.LightningModule):
         self.train()
 
     def training_step(self, batch: Batch) -> Tensor:
-        """Returns the sum of the adapter's and the reranker's loss."""
+        """Return the sum of the adapter's and the reranker's loss."""
         loss = torch.zeros((), device=self.device)
         adapted = self.decoder.adapt(batch.queries)
         if self.adapter is not None:
@@ -167,7 +167,7 @@ class DecoderModule(L.LightningModule):
         return loss
 
     def _adapter_loss(self, batch: Batch, adapted: Tensor) -> Tensor:
-        """The listwise loss over the batch's right vectors, sampled ones, and mined ones."""
+        """Return the listwise loss over the batch's right vectors, sampled ones, and mined ones."""
         vector_ids = self.miner.shared_negatives(
             batch, self.hparams["num_negatives"], self.hparams["num_hard_negatives"]
         )
@@ -178,7 +178,7 @@ class DecoderModule(L.LightningModule):
         return listwise_loss(logits, right, torch.ones_like(right))
 
     def _reranker_loss(self, reranker: ListwiseReranker, batch: Batch, adapted: Tensor) -> Tensor:
-        """The listwise loss over the candidates that were mined for the batch's queries."""
+        """Return the listwise loss over the candidates that were mined for the batch's queries."""
         mined, found = self.miner.candidates(batch, adapted)
         logits = self.decoder.scorer.logits(
             reranker,
@@ -202,16 +202,16 @@ class DecoderModule(L.LightningModule):
         self._rank_baseline(batch)
 
     def on_validation_epoch_end(self) -> None:
-        """Logs ``val/decoder/…``, and the first time ``val/baseline/…``, which never changes."""
+        """Log ``val/decoder/…``, and the first time ``val/baseline/…``, which never changes."""
         self._log_metrics("val")
         self._baseline_is_known = not self.trainer.sanity_checking
 
     def on_test_epoch_end(self) -> None:
-        """Logs ``test/baseline/…`` (where query and bank have one width) and ``test/decoder/…``."""
+        """Log ``test/baseline/…`` (where query and bank have one width) and ``test/decoder/…``."""
         self._log_metrics("test")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds what ``PhraseBankDecoder.from_checkpoint`` needs, and where the run was."""
+        """Add what ``PhraseBankDecoder.from_checkpoint`` needs, and where the run was."""
         checkpoint["decoder"] = self.decoder.recipe()
         checkpoint["accelerator_plan"] = self.accelerator_plan
 
@@ -228,7 +228,7 @@ class DecoderModule(L.LightningModule):
         return datamodule
 
     def _rank(self, batch: Batch, system: System) -> None:
-        """Keeps query ids and best ranks of a batch, (b, 2)."""
+        """Keep query ids and best ranks of a batch, (b, 2)."""
         decoder = self.decoder if system == "decoder" else self.baseline
         ranks = decoder.ranks(batch.queries, batch.targets, exclude_vectors=batch.own_vectors)
         best = ranks.masked_fill(ranks == 0, torch.iinfo(ranks.dtype).max).amin(dim=1)
@@ -236,12 +236,12 @@ class DecoderModule(L.LightningModule):
         self._ranks[system].append(torch.stack([batch.query_ids, best], dim=1))
 
     def _rank_baseline(self, batch: Batch) -> None:
-        """The same with plain search, where query and bank have one width."""
+        """Return the same with plain search, where query and bank have one width."""
         if batch.queries.shape[1] == self.decoder.bank.dim:
             self._rank(batch, "baseline")
 
     def _log_metrics(self, split: str) -> None:
-        """Logs the metrics of all queries, each counted once however it was sampled."""
+        """Log the metrics of all queries, each counted once however it was sampled."""
         for system, batches in self._ranks.items():
             if not batches:
                 continue
@@ -260,15 +260,15 @@ class DecoderModule(L.LightningModule):
 
 
 def _scalars(part: nn.Module | None) -> list[nn.Parameter]:
-    """The part's scales and shares, which have a longer way to go than single weights."""
+    """Return the part's scales and shares, which have a longer way to go than single weights."""
     return [parameter for parameter in _parameters(part) if parameter.ndim == 0]
 
 
 def _matrices(part: nn.Module | None) -> list[nn.Parameter]:
-    """The part's other parameters."""
+    """Return the part's other parameters."""
     return [parameter for parameter in _parameters(part) if parameter.ndim > 0]
 
 
 def _parameters(part: nn.Module | None) -> list[nn.Parameter]:
-    """The part's parameters, none where it is switched off."""
+    """Return the part's parameters, none where it is switched off."""
     return [] if part is None else list(part.parameters())

@@ -62,7 +62,7 @@ class TrainingMonitor(Callback):
         self._last_event_s = None
 
     def on_train_batch_start(self, *_: object) -> None:
-        """Counts the time since the last step as waiting."""
+        """Count the time since the last step as waiting."""
         self._window.wait_s += self._since_last_event()
 
     def on_train_batch_end(
@@ -73,7 +73,7 @@ class TrainingMonitor(Callback):
         batch: Batch,
         batch_idx: int,  # noqa: ARG002
     ) -> None:
-        """Counts the step; logs and judges all of them at the Trainer's logging interval."""
+        """Count the step; logs and judges all of them at the Trainer's logging interval."""
         self._window.step_s += self._since_last_event()
         self._window.num_steps += 1
         self._window.num_samples += len(batch.queries)
@@ -97,7 +97,7 @@ class TrainingMonitor(Callback):
         trainer: L.Trainer,
         pl_module: L.LightningModule,  # noqa: ARG002 - Lightning's signature
     ) -> None:
-        """Compares the decoder with plain search, which is validated once."""
+        """Compare the decoder with plain search, which is validated once."""
         metrics = trainer.callback_metrics
         if "val/baseline/mrr" in metrics:
             self._baseline = float(metrics["val/baseline/mrr"])
@@ -117,14 +117,14 @@ class TrainingMonitor(Callback):
         return 0.0 if last is None else now - last
 
     def _memory_bytes(self, device: torch.device) -> dict[str, int]:
-        """What the process holds, and what it holds on its GPU."""
+        """Return what the process holds, and what it holds on its GPU."""
         found = {"process": int(self._process.memory_info().rss)}
         if device.type == "cuda":
             found["gpu"] = torch.cuda.memory_reserved(device)
         return found
 
     def _gpu_utilization(self, device: torch.device) -> dict[str, float]:
-        """The driver's figure, as long as it gives one."""
+        """Return the driver's figure, as long as it gives one."""
         if device.type != "cuda" or not self._driver_answers:
             return {}
         try:
@@ -203,7 +203,7 @@ class _Growth:
         return (self._last_bytes or 0) - self.lowest_bytes
 
     def add(self, held_bytes: int) -> None:
-        """Takes one more measurement."""
+        """Take one more measurement."""
         if self._last_bytes is not None and held_bytes > self._last_bytes:
             self.num_rises += 1
         else:

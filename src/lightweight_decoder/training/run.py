@@ -46,7 +46,7 @@ class ResumableCheckpoint(ModelCheckpoint):
         self._resumed_from = resumed_from
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes over the best checkpoint of the run that is resumed."""
+        """Take over the best checkpoint of the run that is resumed."""
         if self._resumed_from is not None and self.dirpath is not None:
             best = self._resumed_from.parent / Path(state_dict["best_model_path"]).name
             kept = Path(self.dirpath) / best.name
@@ -71,7 +71,7 @@ def build_trainer(
     ckpt_path: str | Path | None = None,
     **options: Any,  # noqa: ANN401 - Lightning's own
 ) -> L.Trainer:
-    """Returns a Trainer that keeps ``best.ckpt`` and ``last.ckpt`` in ``run_dir/checkpoints``.
+    """Return a Trainer that keeps ``best.ckpt`` and ``last.ckpt`` in ``run_dir/checkpoints``.
 
     Args:
         run_dir: The run's folder.
@@ -139,7 +139,7 @@ def _finish_checkpoint(
     datamodule: DecoderDataModule,
     calibration_options: Mapping[str, Any],
 ) -> None:
-    """Loads the best weights, calibrates, and adds the calibration to their checkpoint."""
+    """Load the best weights, calibrates, and adds the calibration to their checkpoint."""
     path = Path(trainer.checkpoint_callback.best_model_path)  # type: ignore[union-attr]
     if not path.is_file():  # a dry run keeps none
         return
@@ -157,7 +157,7 @@ def _finish_checkpoint(
 
 
 def comparison_table(metrics: dict[str, float], *, split: str = "test") -> Table:
-    """Returns a table of baseline against decoder, a row per metric.
+    """Return a table of baseline against decoder, a row per metric.
 
     Args:
         metrics: By names such as ``test/baseline/recall@1`` and ``test/decoder/recall@1``.
@@ -178,12 +178,12 @@ def comparison_table(metrics: dict[str, float], *, split: str = "test") -> Table
 
 
 def _figure(value: float | None) -> str:
-    """A metric as people read it: ranks whole, shares with four digits."""
+    """Return a metric as people read it: ranks whole, shares with four digits."""
     if value is None:
         return "-"
     return f"{value:,.0f}" if value > 1 else f"{value:.4f}"
 
 
 def _change(baseline: float | None, decoder: float) -> str:
-    """The relative change in percent."""
+    """Return the relative change in percent."""
     return f"{decoder / baseline - 1:+.1%}" if baseline else "-"

@@ -84,7 +84,7 @@ class SweepStudy:
         return {first + i: trial.params for i, trial in enumerate(given)}
 
     def tell(self, number: int, objective: float | None) -> None:
-        """Ends a job.
+        """End a job.
 
         Args:
             number: The job's.
@@ -100,7 +100,7 @@ class SweepStudy:
         return self._study.get_trials(deepcopy=False)
 
     def _draw(self, number: int) -> FrozenTrial:
-        """A job that is about to run, drawn from what is known now."""
+        """Return a job that is about to run, drawn from what is known now."""
         seed = int(np.random.SeedSequence([self._seed, number]).generate_state(1)[0])
         sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=self._n_startup_trials)
         memory = optuna.create_study(direction="maximize", sampler=sampler)
@@ -111,7 +111,7 @@ class SweepStudy:
         )
 
     def _check_same(self, path: Path, typed: list[str]) -> None:
-        """Writes down what was typed, or compares it with what was typed before."""
+        """Write down what was typed, or compares it with what was typed before."""
         known: list[str] = self._study.user_attrs.get("typed", typed)
         if set(known) != set(typed):
             raise ConfigError(

@@ -22,7 +22,7 @@ _INIT_TIMEOUT_S = 20
 
 
 def csv_logger(run_dir: Path) -> CSVLogger:
-    """Returns a logger that writes ``run_dir/csv/metrics.csv``."""
+    """Return a logger that writes ``run_dir/csv/metrics.csv``."""
     return CSVLogger(save_dir=run_dir, name="", version="csv")
 
 
@@ -35,7 +35,7 @@ def open_wandb(
     group: str | None = None,
     tags: tuple[str, ...] = (),
 ) -> Iterator[WandbLogger]:
-    """Opens one W&B run for as long as the context lasts; a run that raises is marked failed.
+    """Open one W&B run for as long as the context lasts; a run that raises is marked failed.
 
     Never asks anything. Without a login, and with ``WANDB_MODE`` unset, the run is written to disk
     and the command that uploads it is logged at the end. So it is where the server cannot be
@@ -61,7 +61,7 @@ def open_wandb(
 
 @contextmanager
 def open_trackers(run_dir: Path, wandb_options: dict[str, object] | None) -> Iterator[list[Logger]]:
-    """Opens the CSV logger and, where there are options for it, a W&B run."""
+    """Open the CSV logger and, where there are options for it, a W&B run."""
     trackers: list[Logger] = [csv_logger(run_dir)]
     if wandb_options is None:
         yield trackers
@@ -71,7 +71,7 @@ def open_trackers(run_dir: Path, wandb_options: dict[str, object] | None) -> Ite
 
 
 def _start(**options: Any) -> wandb.Run:  # noqa: ANN401 - W&B's own
-    """Starts a run online where that is possible, else offline."""
+    """Start a run online where that is possible, else offline."""
     import wandb  # noqa: PLC0415 - half a second that only its users should pay
 
     quiet = wandb.Settings(silent=True, init_timeout=_INIT_TIMEOUT_S)

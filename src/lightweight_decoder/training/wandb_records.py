@@ -33,7 +33,7 @@ _DOTS_PER_INCH = 120
 def log_training(
     run: wandb.Run, metrics: Mapping[str, float], *, bank: PhraseBank, checkpoint: Path
 ) -> None:
-    """Puts a training run's metrics into the summary, and logs bank and checkpoint.
+    """Put a training run's metrics into the summary, and logs bank and checkpoint.
 
     Args:
         run: An open run.
@@ -57,7 +57,7 @@ def log_evaluation(
     checkpoint: Path,
     files: Sequence[Path],
 ) -> None:
-    """Puts an evaluation's metrics into the summary, and logs examples, figures and artifacts.
+    """Put an evaluation's metrics into the summary, and logs examples, figures and artifacts.
 
     Args:
         run: An open run.
@@ -98,7 +98,7 @@ def _take_in(run: wandb.Run, artifact: wandb.Artifact) -> None:
 
 
 def _bank_artifact(bank: PhraseBank) -> wandb.Artifact:
-    """The bank's manifest, and where its files are: they may be gigabytes."""
+    """Return the bank's manifest, and where its files are: they may be gigabytes."""
     import wandb  # noqa: PLC0415 - as above
 
     artifact = wandb.Artifact(
@@ -112,7 +112,7 @@ def _bank_artifact(bank: PhraseBank) -> wandb.Artifact:
 
 
 def _checkpoint_artifact(checkpoint: Path, bank: PhraseBank) -> wandb.Artifact:
-    """The checkpoint, by its content: training and evaluation mean the same one."""
+    """Return the checkpoint, by its content: training and evaluation mean the same one."""
     import wandb  # noqa: PLC0415 - as above
 
     artifact = wandb.Artifact(
@@ -123,18 +123,18 @@ def _checkpoint_artifact(checkpoint: Path, bank: PhraseBank) -> wandb.Artifact:
 
 
 def _bank_name(bank: PhraseBank) -> str:
-    """The name of a bank's artifact."""
+    """Return the name of a bank's artifact."""
     return f"bank-{bank.fingerprint[:12]}"
 
 
 def _digest(path: Path) -> str:
-    """The first digits of a file's sha256."""
+    """Return the first digits of a file's sha256."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:12]
 
 
 def _example_table(predictions: pa.Table) -> wandb.Table:
-    """Queries with what they were decoded to."""
+    """Return queries with what they were decoded to."""
     import wandb  # noqa: PLC0415 - as above
 
     count = min(len(predictions), _MAX_EXAMPLES)
@@ -156,7 +156,7 @@ def _pairs(rows: pa.Table, *names: str) -> list[tuple[Any, ...]]:
 
 
 def _image(figure: Figure) -> Any:  # noqa: ANN401 - Pillow's image
-    """The figure on white, as pixels."""
+    """Return the figure on white, as pixels."""
     from PIL import Image  # noqa: PLC0415 - only for W&B
 
     file = BytesIO()

@@ -126,7 +126,7 @@ class HeapTexts:
         )
 
     def _damage(self, problem: str, row: int, *, expected: str, found: str) -> InputDataError:
-        """The error for a row whose reference cannot be right."""
+        """Return the error for a row whose reference cannot be right."""
         return InputDataError(
             problem,
             where=self._path,

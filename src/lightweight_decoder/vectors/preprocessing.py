@@ -359,7 +359,7 @@ def _dims(steps: Sequence[Step], input_dim: int) -> list[int]:
 
 
 def _transformed(step: Step, learned: Mapping[str, FloatArray], sample: FloatArray) -> FloatArray:
-    """The sample after a step, computed in blocks."""
+    """Return the sample after a step, computed in blocks."""
     transformed = np.empty((len(sample), step.output_dim(sample.shape[1])), dtype=np.float32)
     for rows in _row_blocks(len(sample)):
         transformed[rows] = step.apply(sample[rows], learned)

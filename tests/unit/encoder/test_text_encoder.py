@@ -190,7 +190,7 @@ def test_progress_is_shown_for_long_work_only(make_encoder, capsys):
 def test_importing_and_constructing_is_light(tmp_path):
     code = (
         "import sys; from pathlib import Path;"
-        "from lightweight_decoder.embeddings import TextEncoder;"
+        "from lightweight_decoder.encoder import TextEncoder;"
         f"TextEncoder(cache_dir=Path({str(tmp_path)!r})).fingerprint;"
         "heavy = {'sentence_transformers', 'transformers', 'lightning', 'hydra'};"
         "print(*heavy.intersection(sys.modules))"
