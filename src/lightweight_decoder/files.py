@@ -23,7 +23,7 @@ def whole_file(
     error: type[LightweightDecoderError] = InputDataError,
     advice: str = "Free some space or name another folder.",
 ) -> Iterator[Path]:
-    """Return temporary file beside ``path`` to write to, put in its place once everything is written.
+    """Yield a temporary file beside ``path``, put in its place once everything is written.
 
     Args:
         path: The file to make or to replace.

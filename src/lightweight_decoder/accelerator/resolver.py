@@ -129,7 +129,7 @@ def _first_choice(
     look_into: Callable[[GpuBackend], Survey],
     surveys: list[Survey],
 ) -> Choice:
-    """Return first backend that gives what was asked, at last the CPU; leave surveys in a list.
+    """Return the first backend that gives what was asked, at last the CPU; list its surveys.
 
     Raises:
         AcceleratorError: If no backend does and the CPU will not do.

@@ -113,7 +113,7 @@ def _still_true(reports: tuple[DeviceReport, ...]) -> bool:
 
 
 def _without_probe(machine: Machine, backend: GpuBackend) -> Survey | None:
-    """Return verdict that needs no process: nothing built, nothing there, or everything hidden."""
+    """Return a verdict that needs no process: nothing built, there or visible."""
     if backend == "mps":
         return (
             None

@@ -193,7 +193,7 @@ def _blocks(vectors: EmbeddingReader, *, keep_unusable: bool) -> Iterator[Embedd
 
 
 def _kind_of(column: list[str], widest: _Kind) -> _Kind:
-    """Return first of int, float and str that takes all values, never an earlier one than before."""
+    """Return the first of int, float and str that takes all values, or a later one if it was."""
     for kind in _KINDS[_KINDS.index(widest) :]:
         try:
             for value in column:

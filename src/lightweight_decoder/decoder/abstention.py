@@ -54,7 +54,7 @@ class OperatingPoints:
         return self.thresholds[int(reached[0])]
 
     def for_coverage(self, target: float) -> float:
-        """Return highest threshold from which on at least ``target`` of the queries were answered.
+        """Return the highest threshold that answered at least ``target`` of the queries.
 
         Raises:
             ConfigError: ``target`` is outside (0, 1].

@@ -145,7 +145,7 @@ class QueryCache:
 
 
 def _state(part: object) -> list[tuple[object, ...]]:
-    """Return what differs where a part was replaced or changed; a tensor counts changes in place."""
+    """Return what differs where a part was replaced or changed; tensors count changes in place."""
     if not isinstance(part, Module):
         return [(part,)]
     weights = chain(part.parameters(), part.buffers())

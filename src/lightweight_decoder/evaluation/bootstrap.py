@@ -163,7 +163,7 @@ def _draws(num_queries: int, num_resamples: int, seed: int) -> Iterator[npt.NDAr
 
 
 def _interval(resampled: Float64Array, level: float) -> Interval:
-    """Return percentile interval; without interpolation, so that infinite medians stay whole."""
+    """Return the percentile interval; no interpolation, so that infinite medians stay whole."""
     tails = [(1 - level) / 2, (1 + level) / 2]
     low, high = np.quantile(resampled, tails, method="inverted_cdf")
     return Interval(float(low), float(high))

@@ -163,7 +163,7 @@ def _drawings(
 
 
 def _svg(figure: Figure, title: str) -> Markup:
-    """Return figure as an SVG element whose colors follow the page; its texts are ours alone."""
+    """Return the figure as an SVG element whose colors follow the page."""
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
         file = StringIO()
         figure.savefig(file, format="svg", metadata=dict.fromkeys(_SVG_METADATA))

@@ -88,7 +88,7 @@ METRICS = {
 
 
 def metric_key(name: str) -> str:
-    """Return metric in a full name, with its cutoff: ``recall@10`` of ``test/decoder/recall@10``."""
+    """Return a full name's metric with its cutoff: ``recall@10`` of ``test/decoder/recall@10``."""
     return name.rpartition("/")[2]
 
 

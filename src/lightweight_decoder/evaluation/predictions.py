@@ -73,7 +73,7 @@ def build_predictions(
     confidence: FloatArray | None = None,
     metadata: Mapping[str, Sequence[Any] | npt.NDArray[Any]] | None = None,
 ) -> pa.Table:
-    """Return checked predictions table from plain arrays; see ``SCHEMA`` for what each column means.
+    """Return a checked table of predictions from plain arrays; ``SCHEMA`` has its columns.
 
     Args:
         query: (q,) int64.

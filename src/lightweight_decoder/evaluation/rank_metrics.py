@@ -128,7 +128,7 @@ def ranking_values(
     map_at: Sequence[int] = (),
     ndcg_at: Sequence[int] = (),
 ) -> dict[str, Float64Array]:
-    """Return (q,) float64 values in [0, 1] whose means ``ranking_metrics`` gives, by the same names.
+    """Return values (q,) float64 in [0, 1] whose means ``ranking_metrics`` gives, by name.
 
     These are what a bootstrap resamples. Arguments and errors are those of ``ranking_metrics``.
     """

@@ -133,7 +133,7 @@ def write_sweep_table(sweep_dir: Path) -> Path:
 
 
 def plot_sweep(jobs: Collection[SweepJob]) -> Figure:
-    """Return objective over the jobs, with the best so far, and below it over each swept parameter.
+    """Return the objective over the jobs, best so far, and below it over each swept parameter.
 
     Jobs without an objective are left out. A parameter is drawn on a logarithmic axis where its
     values are positive and far apart, and as categories where they are no numbers.
@@ -185,7 +185,7 @@ def _row(job: SweepJob, parameters: Sequence[str]) -> dict[str, object]:
 
 
 def _metrics(folder: Path, job: SweepJob) -> dict[str, object]:
-    """Return finished job's ``metrics.json``; what an unfinished one left there is not its own."""
+    """Return a finished job's ``metrics.json``; an unfinished one's is not its own."""
     path = folder / "metrics.json"
     if job.status != "finished" or not path.is_file():
         return {}

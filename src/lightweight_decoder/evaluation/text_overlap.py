@@ -26,7 +26,7 @@ Float64Array = npt.NDArray[np.float64]
 def text_overlap_values(
     decoded: Sequence[str], targets: Sequence[Sequence[str]]
 ) -> dict[str, Float64Array]:
-    """Return (q,) float64 values in [0, 1] whose means are the overlap metrics, upper case ignored.
+    """Return values (q,) float64 in [0, 1] whose means are the overlap metrics, case ignored.
 
     - ``bleu``: sentence BLEU of sacrebleu, with 13a tokens, n-grams up to the length of the shorter
       text and exponential smoothing.

@@ -98,7 +98,7 @@ def _read_split(config: DictConfig, decoder: PhraseBankDecoder) -> Split:
 
 
 def _as_queries(vectors: FloatArray, decoder: PhraseBankDecoder, path: str) -> FloatArray:
-    """Return vectors after the bank's preprocessing; refused where the decoder cannot read them."""
+    """Return the vectors after the bank's preprocessing; refuse what the decoder cannot read."""
     if vectors.shape[1] != decoder.input_dim:
         raise EmbeddingError(
             "the embeddings have another width than the decoder's queries",

@@ -55,7 +55,7 @@ def build_datamodule(config: DictConfig, plan: AcceleratorPlan) -> DecoderDataMo
 def build_search(
     config: DictConfig, bank: PhraseBank, plan: AcceleratorPlan
 ) -> SearchBackend | None:
-    """Return configured search; None for exact search, which the decoder makes and moves itself."""
+    """Return the configured search; None for exact search, which the decoder makes itself."""
     if "search" not in config or find_target(config.search["_target_"]) is ExactSearch:
         return exact_search(bank, config.max_memory_gb, plan)
     device = {"device": device_of(plan)} if takes(config.search, "device") else {}

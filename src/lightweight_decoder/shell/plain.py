@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 
 def plain(config: DictConfig | None) -> Any:  # noqa: ANN401 - a container of plain values, or None
-    """Return part of the configuration as plain Python, interpolations resolved, paths as text."""
+    """Return a part of the configuration as plain Python, interpolations resolved."""
     if config is None:
         return None
     return plain_value(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))

@@ -94,7 +94,7 @@ def takes(config: DictConfig, name: str) -> bool:
 
 
 def arguments(config: DictConfig) -> dict[str, Any]:
-    """Return part of the configuration as keyword arguments of the types they should have."""
+    """Return a part of the configuration as keyword arguments of the types they should have."""
     types = argument_types(_known_target(config))
     return {
         name: types[name].validate_python(value) if name in types else value
