@@ -11,7 +11,6 @@ from torch import Tensor
 
 from lightweight_decoder.bank import unit_rows
 from lightweight_decoder.datatypes import NO_ID, Candidates, Decoded
-from lightweight_decoder.decoder.bank_encoder import encoder_of
 from lightweight_decoder.decoder.checkpoints import (
     CHECKPOINT_VERSION,
     read_checkpoint,
@@ -206,8 +205,7 @@ class PhraseBankDecoder:
             ConfigError: As of ``decode``.
         """
         if encoder is None:
-            self._encoder = self._encoder or encoder_of(self.bank, device=str(self.device))
-            encoder = self._encoder
+            encoder = self._encoder = self._encoder or self._bank_encoder()
         queries = encoder.encode([texts] if isinstance(texts, str) else texts)
         return self.decode(queries, top_k=top_k, abstain_below=abstain_below)
 
@@ -397,6 +395,13 @@ class PhraseBankDecoder:
             device=device,
             cached_queries=cached_queries,
         )
+
+    def _bank_encoder(self) -> Encoder:
+        """Return the encoder that the bank names."""
+        # decoding vectors does without what an encoder needs
+        from lightweight_decoder.decoder.bank_encoder import encoder_of  # noqa: PLC0415
+
+        return encoder_of(self.bank, device=str(self.device))
 
     def _queries(self, embeddings: npt.ArrayLike | Tensor, *, preprocessed: bool) -> Tensor:
         """Return the embeddings as checked (q, query_dim) float32 on the decoder's device."""

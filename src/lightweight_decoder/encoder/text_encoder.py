@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
-from lightweight_decoder.accelerator.precision import cpu_has_bf16
 from lightweight_decoder.encoder.embedding_cache import EmbeddingCache, default_cache_dir
 from lightweight_decoder.encoder.model_files import locate_model, model_fingerprint
 from lightweight_decoder.errors import ConfigError, EncoderError
@@ -328,7 +327,9 @@ def _round_linear_layers(model: Any) -> None:  # noqa: ANN401, as above
 
 def _has_bfloat16(device: str) -> bool:
     """Say whether a device computes in bfloat16 itself: emulated, it is slower than float32."""
-    import torch  # noqa: PLC0415, only the choice by device needs it
+    import torch  # noqa: PLC0415, only the choice by device needs them
+
+    from lightweight_decoder.accelerator.precision import cpu_has_bf16  # noqa: PLC0415
 
     kind = torch.device(device).type
     if kind == "cuda":

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from lightweight_decoder.accelerator import precision
 from lightweight_decoder.encoder import TextEncoder, text_encoder
 from lightweight_decoder.encoder.model_files import model_fingerprint
 from lightweight_decoder.errors import ConfigError, EncoderError
@@ -130,9 +131,20 @@ def test_the_precision_that_is_asked_for_stays(asked, device):
 
 @pytest.mark.parametrize(("native", "chosen"), [(True, "bfloat16"), (False, "float32")])
 def test_auto_follows_the_processor(native, chosen, monkeypatch):
-    monkeypatch.setattr(text_encoder, "cpu_has_bf16", lambda: native)
+    monkeypatch.setattr(precision, "cpu_has_bf16", lambda: native)
     assert TextEncoder(precision="auto").precision == chosen
     assert TextEncoder(precision="auto", device="mps").precision == "float32"
+
+
+def test_it_shows_what_it_is_without_loading_anything():
+    encoder = TextEncoder(model="some/model", device="cuda:1", precision="auto")
+    assert repr(encoder) == "TextEncoder('some/model', device='cuda:1', precision='auto')"
+
+
+def test_the_cache_is_the_users_own_unless_another_is_named(make_encoder, monkeypatch, tmp_path):
+    monkeypatch.setenv("LIGHTWEIGHT_DECODER_CACHE", str(tmp_path / "users"))
+    make_encoder(cache_dir="auto").encode(TEXTS)
+    assert list((tmp_path / "users" / "embeddings").glob("*.sqlite"))
 
 
 @pytest.mark.parametrize(("native", "chosen"), [(True, "bfloat16"), (False, "float32")])
