@@ -1,9 +1,7 @@
-"""How long answers take, and what memory the process has used."""
+"""How long answers take."""
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -65,12 +63,6 @@ def queries_per_s(
     start = time.perf_counter()
     answer(batch)
     return batch_size / (time.perf_counter() - start)
-
-
-def peak_memory_bytes() -> int:
-    """Return the most memory that this process has held at once so far, mapped files included."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def _query(queries: FloatArray, row: int) -> FloatArray:
