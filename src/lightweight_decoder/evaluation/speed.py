@@ -84,9 +84,8 @@ def latency_metrics(latencies_ms: npt.NDArray[np.floating]) -> dict[str, float]:
         InputDataError: There are no latencies, or they are not all finite and above 0.
     """
     if latencies_ms.size == 0 or not (np.isfinite(latencies_ms) & (latencies_ms > 0)).all():
-        raise InputDataError(
-            "latencies cannot be summarized", expected="one or more finite milliseconds above 0"
-        )
+        expected = "one or more finite milliseconds above 0"
+        raise InputDataError("latencies cannot be summarized", expected=expected)
     shares = (50, 95, 99)
     percentiles = np.percentile(latencies_ms, shares)
     return {f"latency_p{p}_ms": float(ms) for p, ms in zip(shares, percentiles, strict=True)}
