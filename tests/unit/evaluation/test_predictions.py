@@ -143,7 +143,7 @@ def test_a_file_that_is_not_parquet_is_refused(tmp_path):
 
     with pytest.raises(InputDataError, match=r"predictions.parquet: cannot be read"):
         read_predictions(path)
-    with pytest.raises(InputDataError, match=rr"missing.parquet: cannot be read: .*found no such file"):
+    with pytest.raises(InputDataError, match=r"missing.parquet: .*found no such file"):
         read_predictions(tmp_path / "missing.parquet")
 
 
