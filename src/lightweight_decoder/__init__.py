@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from lightweight_decoder.bank import PhraseBank
     from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
 
+__version__ = "0.1.0"
+
 __all__ = ["PhraseBank", "PhraseBankDecoder", "resolve_accelerator"]
 
 _HOMES = {
