@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +25,7 @@ from lightweight_decoder.evaluation.sweep_summary import (
     write_sweep_table,
 )
 from lightweight_decoder.files import whole_file
+from lightweight_decoder.shell.command_line import command_as_typed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -125,7 +125,7 @@ class SweepSummary(Callback):
         logger.info("%s: %d jobs", table, len(jobs))
         best = best_job(jobs)
         if best is not None:
-            command = shlex.join(["python", sys.argv[0], *best.overrides])
+            command = shlex.join([*command_as_typed("train"), *best.overrides])
             logger.info("Best job %d, %.4f:\n%s", best.number, best.objective, command)
 
 
