@@ -82,22 +82,21 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
         torch.save(checkpoint, partial)
 
 
-def bank_path(path: str | Path, trained_with: str) -> Path:
+def bank_path(path: str | Path, trained_with: str | None) -> Path:
     """Return where the bank of a checkpoint was during training.
 
     Raises:
-        CheckpointError: It is there no longer.
+        CheckpointError: It is there no longer, or was in memory.
     """
-    bank = Path(trained_with)
-    if not bank.is_dir():
-        raise CheckpointError(
-            "the bank it was trained with has moved",
-            where=path,
-            expected=bank,
-            found="no such folder",
+    if trained_with is None or not Path(trained_with).is_dir():
+        raise CheckpointError.unexpected(
+            path,
+            trained_with or "a bank that was in memory",
+            "no such folder",
+            summary="the bank it was trained with has moved",
             advice="Name the bank's new place with bank=DIR.",
         )
-    return bank
+    return Path(trained_with)
 
 
 def weights_of(checkpoint: dict[str, Any], part: str) -> dict[str, Tensor]:

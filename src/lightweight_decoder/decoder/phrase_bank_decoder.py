@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightweight_decoder.bank import PhraseBank, unit_rows
+from lightweight_decoder.bank import PhraseBank
 from lightweight_decoder.datatypes import NO_ID, Candidates, Decoded
 from lightweight_decoder.decoder.checkpoints import (
     CHECKPOINT_VERSION,
@@ -30,6 +30,7 @@ from lightweight_decoder.rerank import (
 )
 from lightweight_decoder.search import ExactSearch, phrase_ranks
 from lightweight_decoder.search.listed_products import products_with
+from lightweight_decoder.vectors.directions import to_float32, unit_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -285,7 +286,10 @@ class PhraseBankDecoder:
         """Return what ``from_checkpoint`` needs besides the weights, as plain values."""
         return {
             "version": CHECKPOINT_VERSION,
-            "bank": {"path": str(self.bank.path.absolute()), "fingerprint": self.bank.fingerprint},
+            "bank": {
+                "path": None if self.bank.path is None else str(self.bank.path),
+                "fingerprint": self.bank.fingerprint,
+            },
             "adapter": None if self.adapter is None else self.adapter.hyperparameters,
             "reranker": None if self.reranker is None else self.reranker.hyperparameters,
             "calibration": None if self.calibration is None else self.calibration.to_dict(),
@@ -383,10 +387,11 @@ class PhraseBankDecoder:
 def _as_tensor(embeddings: npt.ArrayLike | Tensor) -> Tensor:
     """Return a tensor; float32 where it was an array (of any layout and byte order) or a list."""
     if isinstance(embeddings, Tensor):
-        return embeddings.detach()
+        if embeddings.dtype != torch.float64:
+            return embeddings.detach()
+        embeddings = embeddings.detach().cpu().numpy()
     try:
-        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, is refused
-            return torch.from_numpy(np.array(embeddings, dtype=np.float32))
+        return torch.from_numpy(to_float32(np.asarray(embeddings)))
     except (TypeError, ValueError) as error:
         raise EmbeddingError("the embeddings are not an array of numbers", found=error) from error
 

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, cast, get_args
 
 from lightweight_decoder.bank import PhraseBank
 from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
-from lightweight_decoder.encoder import Precision, TextEncoder, default_cache_dir
+from lightweight_decoder.encoder import Precision, TextEncoder
 from lightweight_decoder.errors import ConfigError, EncoderError
+from lightweight_decoder.files import user_cache_dir
 from lightweight_decoder.memory import GIB
 from lightweight_decoder.search import ExactSearch
 from lightweight_decoder.search.exact import BLOCKS_HELD, DEFAULT_BLOCK_BYTES, DEFAULT_COPY_BYTES
@@ -37,7 +38,7 @@ def device_of(plan: AcceleratorPlan) -> str:
 
 def build_encoder(config: DictConfig, plan: AcceleratorPlan) -> TextEncoder:
     """Return the configured text encoder on the device that works, with the cache of this user."""
-    cache_dir = default_cache_dir() if config.cache else None
+    cache_dir = user_cache_dir() if config.cache else None
     return cast(
         "TextEncoder", build(config.embeddings, device=device_of(plan), cache_dir=cache_dir)
     )
@@ -131,7 +132,7 @@ def encoder_of(bank: PhraseBank, config: DictConfig, plan: AcceleratorPlan) -> T
         encoder = TextEncoder(
             model=info.name,
             device=device_of(plan),
-            cache_dir=default_cache_dir() if config.cache else None,
+            cache_dir=user_cache_dir() if config.cache else None,
             precision=precision,
         )
         if encoder.fingerprint == info.fingerprint:

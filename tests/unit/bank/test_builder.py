@@ -59,9 +59,9 @@ def test_parents_are_made_and_nothing_else_is_left(tmp_path):
 
 
 def test_vectors_of_any_magnitude_are_scaled(tmp_path):
-    vectors = np.array([[3e38, 3e38], [1e-40, 0], [3, -4]])
-    bank = build_bank(tmp_path / "bank", [BankRows(["a", "b", "c"], vectors)])
-    expected = [[0.5**0.5, 0.5**0.5], [1, 0], [0.6, -0.8]]
+    vectors = np.array([[3e38, 3e38], [1e-40, 0], [3, -4], [3e200, 4e200], [-5e-320, 0]])
+    bank = build_bank(tmp_path / "bank", [BankRows(list("abcde"), vectors)])
+    expected = [[0.5**0.5, 0.5**0.5], [1, 0], [0.6, -0.8], [0.6, 0.8], [-1, 0]]
     np.testing.assert_allclose(bank.vectors, expected, rtol=1e-6)
 
 
@@ -91,7 +91,6 @@ def test_any_texts_are_kept_in_order(tmp_path, texts):
         ([np.nan, 1], "nan in column 0"),
         ([1, -np.inf], "-inf in column 1"),
         ([0, 0], "only zeros"),
-        ([1, 1e300], "inf in column 1"),
     ],
 )
 def test_a_vector_without_direction_is_refused_by_its_row(tmp_path, values, found):
@@ -219,8 +218,8 @@ def test_a_full_disk_is_reported_by_file_and_leaves_nothing(tmp_path, monkeypatc
         pytest.skip("needs a device that is always full")
     open_path = Path.open
 
-    def open_full(path, *args):
-        return open_path(Path("/dev/full") if path.name == name else path, *args)
+    def open_full(path, *args, **options):
+        return open_path(Path("/dev/full") if path.name == name else path, *args, **options)
 
     monkeypatch.setattr(Path, "open", open_full)
     rows = [BankRows([f"phrase {i}" for i in range(3000)], ones(3000, 30))]
