@@ -62,17 +62,18 @@ def placed_when_finished(output: Path, *, overwrite: bool) -> Iterator[Path]:
 
 def _take(partial: Path) -> FileLock:
     """Make a folder and lock it, so that no other process writes into it."""
+    lock = FileLock(partial / _LOCK_NAME)
     while True:
         partial.mkdir(exist_ok=True)
-        lock = FileLock(partial / _LOCK_NAME)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            _log.warning("waiting for another process, which is building into %s", partial)
-            lock.acquire()
-        if (partial / _LOCK_NAME).exists():
-            return lock
-        lock.release()  # who had it put the folder in its place
+        with contextlib.suppress(FileNotFoundError):  # who had it put the folder in its place
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                _log.warning("waiting for another process, which is building into %s", partial)
+                lock.acquire()
+            if (partial / _LOCK_NAME).exists():
+                return lock
+            lock.release()
 
 
 def _empty(partial: Path) -> None:
