@@ -1,6 +1,6 @@
 """Texts to vectors: the text encoder and its cache."""
 
-from lightweight_decoder.encoder.embedding_cache import EmbeddingCache, default_cache_dir
+from lightweight_decoder.encoder.embedding_cache import EmbeddingCache
 from lightweight_decoder.encoder.encoder import Encoder
 from lightweight_decoder.encoder.text_encoder import DEFAULT_MODEL, EncoderPrecision, TextEncoder
 
@@ -10,5 +10,4 @@ __all__ = [
     "Encoder",
     "EncoderPrecision",
     "TextEncoder",
-    "default_cache_dir",
 ]

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
-from lightweight_decoder.encoder.embedding_cache import EmbeddingCache, default_cache_dir
+from lightweight_decoder.encoder.embedding_cache import EmbeddingCache
 from lightweight_decoder.encoder.model_files import locate_model, model_fingerprint
 from lightweight_decoder.errors import ConfigError, EncoderError
+from lightweight_decoder.files import user_cache_dir
 from lightweight_decoder.progress import report_progress
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class TextEncoder:
         device: Where the model runs, any device of torch; nothing else is ever chosen.
         batch_size: The most texts in a batch; None: 64, and 256 in bfloat16 on the CPU. There a
             batch also has at most 512 tokens, in bfloat16 1,024.
-        cache_dir: Folder of the cache; ``auto``: the user's own (``default_cache_dir``); None:
+        cache_dir: Folder of the cache; ``auto``: the user's own (``user_cache_dir``); None:
             nothing is kept.
         show_progress: Show texts, texts/s and the time left while more than a few are encoded.
         normalize: Scale vectors to unit length.
@@ -109,7 +110,7 @@ class TextEncoder:
         self._device = device
         self._batch_size = batch_size
         if cache_dir == "auto":
-            cache_dir = default_cache_dir()
+            cache_dir = user_cache_dir()
         self._cache_dir = None if cache_dir is None else Path(cache_dir)
         self._show_progress = show_progress
         self._normalize = normalize
