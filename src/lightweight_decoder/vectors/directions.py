@@ -103,7 +103,9 @@ def refuse_directionless(
     for place in np.flatnonzero(~has_direction(vectors))[:1]:
         columns = np.flatnonzero(~np.isfinite(vectors[place]))
         found = "only zeros"
-        if columns.size:
+        if np.isnan(vectors[place]).all():
+            found = "nothing (null): no number in any column"
+        elif columns.size:
             found = f"{vectors[place, columns[0]]} in column {columns[0]}"
         raise error.unexpected(
             where,
