@@ -22,6 +22,7 @@ from lightweight_decoder.bank.phrase_files import (
     rows_with_vectors,
     vectors_of_embeddings,
 )
+from lightweight_decoder.display import cell
 from lightweight_decoder.errors import ConfigError
 from lightweight_decoder.shell.budget import within_budget
 from lightweight_decoder.shell.checking import check
@@ -152,7 +153,7 @@ def report_table(report: BuildReport) -> Table:
         **{f"dropped: {reason}": count for reason, count in report.dropped.items()},
     }
     for name, count in lines.items():
-        table.add_row(name, f"{count:,}")
+        table.add_row(cell(name), f"{count:,}")
     return table
 
 

@@ -25,7 +25,11 @@ from lightweight_decoder.errors import CheckpointError, ConfigError, RegressionE
 from lightweight_decoder.evaluation.comparison import compare_metrics, metric_table
 from lightweight_decoder.evaluation.html_report import render_report
 from lightweight_decoder.evaluation.metrics_file import read_metrics, write_metrics
-from lightweight_decoder.evaluation.predictions import read_predictions, write_predictions
+from lightweight_decoder.evaluation.predictions import (
+    mark_training_texts,
+    read_predictions,
+    write_predictions,
+)
 from lightweight_decoder.evaluation.summary import summarize_predictions
 from lightweight_decoder.files import whole_file
 from lightweight_decoder.shell.budget import within_budget
@@ -204,7 +208,7 @@ def _write(
         latencies_ms=evaluation.latencies_ms,
     )
     with whole_file(report) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
     return [metrics, predictions, report]
 
 
@@ -215,7 +219,8 @@ def _measure(
     top_k = config.top_k
     threshold = abstain_below(config, decoder)
     datamodule = build_datamodule(run.config, plan)
-    asked_for = np.unique(datamodule.split("train").targets)
+    train = datamodule.split("train")
+    asked_for = np.unique(train.targets)
     test = datamodule.split("test")
     predictions = predict(
         decoder,
@@ -225,6 +230,7 @@ def _measure(
         seen=asked_for[asked_for != NO_ID],
         show_progress=True,
     )
+    predictions = mark_training_texts(predictions, train.texts)
     speed, latencies_ms = speed_metrics(decoder, test.queries, top_k=top_k)
     figures = {"decoder": speed}
     searched = plain_search(decoder)
