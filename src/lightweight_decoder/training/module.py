@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import lightning as L  # noqa: N812 - the name everyone uses
@@ -17,6 +18,8 @@ from lightweight_decoder.rerank import is_right, listwise_loss
 from lightweight_decoder.training.mining import CandidateMiner
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from lightweight_decoder.rerank import ListwiseReranker
     from lightweight_decoder.training.sources.datamodule import Batch, DecoderDataModule
 
@@ -36,6 +39,9 @@ class DecoderModule(L.LightningModule):
     wrong, and a decoder that believes it fails on every phrase it was not trained on.
 
     Every epoch draws from its own seed, so a resumed run repeats an uninterrupted one.
+
+    A Trainer's precision is that of the learned layers. Queries, search values, losses and ranks
+    are float32 in each, and the test is of the decoder in float32, which is how it is used later.
 
     Args:
         decoder: What is trained, in place.
@@ -68,14 +74,9 @@ class DecoderModule(L.LightningModule):
     ) -> None:
         super().__init__()
         if lr <= 0:
-            raise ConfigError("out of range", where="training.lr", expected="above 0", found=lr)
+            raise ConfigError.unexpected("training.lr", "above 0", lr)
         if num_negatives < 1:
-            raise ConfigError(
-                "out of range",
-                where="training.num_negatives",
-                expected="at least 1",
-                found=num_negatives,
-            )
+            raise ConfigError.unexpected("training.num_negatives", "at least 1", num_negatives)
         self.save_hyperparameters(ignore=["decoder"])
         self.decoder = decoder
         self.accelerator_plan: dict[str, Any] = {}
@@ -144,7 +145,7 @@ class DecoderModule(L.LightningModule):
             self.adapter.fit_projection(torch.from_numpy(split.queries), vectors)
 
     def on_train_epoch_start(self) -> None:
-        """Start the epoch's random numbers, and mines with the adapter as it is now."""
+        """Start the epoch's random numbers, and mine with the adapter as it is now."""
         epoch_seed = self.hparams["seed"] * 1_000_003 + self.current_epoch
         torch.manual_seed(epoch_seed)
         self.eval()
@@ -153,17 +154,22 @@ class DecoderModule(L.LightningModule):
 
     def training_step(self, batch: Batch) -> Tensor:
         """Return the sum of the adapter's and the reranker's loss."""
-        loss = torch.zeros((), device=self.device)
         adapted = self.decoder.adapt(batch.queries)
+        losses: dict[str, Tensor] = {}
         if self.adapter is not None:
-            adapter_loss = self._adapter_loss(batch, adapted)
-            self.log("train/adapter_loss", adapter_loss, on_step=False, on_epoch=True)
-            loss = loss + adapter_loss
+            losses["adapter_loss"] = self._adapter_loss(batch, adapted)
         if self.reranker is not None:
-            reranker_loss = self._reranker_loss(self.reranker, batch, adapted.detach())
-            self.log("train/reranker_loss", reranker_loss, on_step=False, on_epoch=True)
-            loss = loss + reranker_loss
-        self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True)
+            losses["reranker_loss"] = self._reranker_loss(self.reranker, batch, adapted.detach())
+        loss = torch.stack(list(losses.values())).sum()
+        for name, value in {**losses, "loss": loss}.items():
+            self.log(
+                f"train/{name}",
+                value,
+                on_step=False,
+                on_epoch=True,
+                prog_bar=name == "loss",
+                batch_size=len(batch),
+            )
         return loss
 
     def _adapter_loss(self, batch: Batch, adapted: Tensor) -> Tensor:
@@ -172,14 +178,15 @@ class DecoderModule(L.LightningModule):
             batch, self.hparams["num_negatives"], self.hparams["num_hard_negatives"]
         )
         vectors = self.decoder.bank.gather(vector_ids)
-        logits = self.log_scale.exp() * (adapted @ vectors.T)
+        logits = self.log_scale.exp() * (adapted @ vectors.T).float()
         logits = logits.masked_fill(is_right(vector_ids, batch.own_vectors), -torch.inf)
         right = is_right(self.miner.owners(vector_ids), batch.targets)
         return listwise_loss(logits, right, torch.ones_like(right))
 
     def _reranker_loss(self, reranker: ListwiseReranker, batch: Batch, adapted: Tensor) -> Tensor:
         """Return the listwise loss over the candidates that were mined for the batch's queries."""
-        mined, found = self.miner.candidates(batch, adapted)
+        with _float32(self.device):
+            mined, found = self.miner.candidates(batch, adapted)
         logits = self.decoder.scorer.logits(
             reranker,
             batch.queries[mined],
@@ -195,6 +202,10 @@ class DecoderModule(L.LightningModule):
         self._rank(batch, "decoder")
         if not self._baseline_is_known:
             self._rank_baseline(batch)
+
+    def on_test_start(self) -> None:
+        """Test the decoder that was saved, which is in float32 wherever it is used."""
+        self.float()
 
     def test_step(self, batch: Batch) -> None:
         """Ranks the right phrases with the decoder, and with plain search."""
@@ -230,7 +241,8 @@ class DecoderModule(L.LightningModule):
     def _rank(self, batch: Batch, system: System) -> None:
         """Keep query ids and best ranks of a batch, (b, 2)."""
         decoder = self.decoder if system == "decoder" else self.baseline
-        ranks = decoder.ranks(batch.queries, batch.targets, exclude_vectors=batch.own_vectors)
+        with _float32(self.device):
+            ranks = decoder.ranks(batch.queries, batch.targets, exclude_vectors=batch.own_vectors)
         best = ranks.masked_fill(ranks == 0, torch.iinfo(ranks.dtype).max).amin(dim=1)
         best = best.masked_fill((ranks == 0).all(dim=1), 0)
         self._ranks[system].append(torch.stack([batch.query_ids, best], dim=1))
@@ -257,6 +269,18 @@ class DecoderModule(L.LightningModule):
                     sync_dist=True,  # every rank has the same value already
                 )
             batches.clear()
+
+
+@contextmanager
+def _float32(device: torch.device) -> Iterator[None]:
+    """Search in float32, whatever autocast or default dtype the Trainer's precision has set."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def _scalars(part: nn.Module | None) -> list[nn.Parameter]:

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 import lightning as L  # noqa: N812 - the name everyone uses
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar
-from rich.table import Table
 
+from lightweight_decoder.decoder.calibration_fit import fit_calibration
 from lightweight_decoder.decoder.checkpoints import write_checkpoint
-from lightweight_decoder.errors import CheckpointError, InputDataError
-from lightweight_decoder.training.calibration_fit import calibrate
+from lightweight_decoder.errors import CheckpointError, ConfigError, InputDataError
 from lightweight_decoder.training.monitoring import TrainingMonitor
 
 if TYPE_CHECKING:
@@ -28,6 +27,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MONITORED = "val/decoder/mrr"
+
+_PRECISIONS = ("32-true", "64-true", "bf16-mixed", "bf16-true", "16-mixed")
+"""AdamW divides by the root of averages that float16 rounds to 0, so 16-true cannot train; and the
+layers of transformer-engine are not ours."""
 
 
 class ResumableCheckpoint(ModelCheckpoint):
@@ -73,13 +76,22 @@ def build_trainer(
 ) -> L.Trainer:
     """Return a Trainer that keeps ``best.ckpt`` and ``last.ckpt`` in ``run_dir/checkpoints``.
 
+    Needs no data, so that what is wrong with its arguments shows before anything is loaded.
+
     Args:
         run_dir: The run's folder.
         trackers: Where metrics are logged.
         ckpt_path: The checkpoint that the run will go on from.
         patience: Validations without a better ``val/decoder/mrr`` before training stops.
         options: Arguments of ``lightning.Trainer``.
+
+    Raises:
+        ConfigError: Training cannot run in the precision.
     """
+    if options.get("precision", "32-true") not in _PRECISIONS:
+        raise ConfigError.unexpected(
+            "trainer.precision", f"one of {', '.join(_PRECISIONS)}", options["precision"]
+        )
     callbacks: list[Callback] = [
         ResumableCheckpoint(
             resumed_from=None if ckpt_path is None else Path(ckpt_path).absolute(),
@@ -108,24 +120,21 @@ def fit_and_test(
     ckpt_path: str | Path | None = None,
     calibration_options: Mapping[str, Any] | None = None,
 ) -> dict[str, float]:
-    """Trains, tests with the weights of the best validation, and returns the test's metrics.
+    """Train, test with the weights of the best validation, and return the test's metrics.
 
     Args:
         trainer: From ``build_trainer``.
         module: The decoder to train; one without learned parts is tested as it is.
         datamodule: Its data.
         ckpt_path: A checkpoint of an interrupted run to go on from.
-        calibration_options: Arguments of ``calibrate``.
+        calibration_options: Arguments of ``fit_calibration``.
 
     Raises:
         CheckpointError: ``ckpt_path`` does not exist.
     """
     if ckpt_path is not None and not Path(ckpt_path).is_file():
-        raise CheckpointError(
-            "there is no such checkpoint",
-            where=ckpt_path,
-            advice="Checkpoints are in the folder 'checkpoints' of a run: outputs/…/last.ckpt",
-        )
+        advice = "Checkpoints are in the folder 'checkpoints' of a run: outputs/…/last.ckpt"
+        raise CheckpointError.missing(ckpt_path, "a checkpoint", advice=advice)
     if module.is_trainable:
         trainer.fit(module, datamodule, ckpt_path=ckpt_path, weights_only=True)
         _finish_checkpoint(trainer, module, datamodule, calibration_options or {})
@@ -139,51 +148,27 @@ def _finish_checkpoint(
     datamodule: DecoderDataModule,
     calibration_options: Mapping[str, Any],
 ) -> None:
-    """Load the best weights, calibrates, and adds the calibration to their checkpoint."""
+    """Load the best weights, calibrate, and add the calibration to their checkpoint."""
     path = Path(trainer.checkpoint_callback.best_model_path)  # type: ignore[union-attr]
     if not path.is_file():  # a dry run keeps none
         return
     checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     module.load_state_dict(checkpoint["state_dict"])
-    module.eval()
+    module.eval().float()
     module.decoder.to(module.decoder.device)  # Lightning left its parts on the CPU
+    split = datamodule.split("calib")
     try:
-        calibrate(module.decoder, datamodule.split("calib"), **calibration_options)
+        fit_calibration(
+            module.decoder,
+            split.queries,
+            split.targets,
+            own_vectors=split.own_vectors,
+            out_of_bank=None if split.out_of_bank is None else split.out_of_bank.queries,
+            preprocessed=True,
+            **calibration_options,
+        )
     except InputDataError as error:
         logger.warning("Not calibrated, so answers carry no confidence: %s", error)
     if trainer.is_global_zero:
         write_checkpoint(checkpoint | {"decoder": module.decoder.recipe()}, path)
     trainer.strategy.barrier()
-
-
-def comparison_table(metrics: dict[str, float], *, split: str = "test") -> Table:
-    """Return a table of baseline against decoder, a row per metric.
-
-    Args:
-        metrics: By names such as ``test/baseline/recall@1`` and ``test/decoder/recall@1``.
-        split: The first part of the names.
-    """
-    queries = int(metrics[f"{split}/decoder/num_queries"])
-    table = Table(title=f"{split}: {queries:,} queries")
-    table.add_column("metric")
-    for column in ("plain search", "decoder", "change"):
-        table.add_column(column, justify="right")
-    prefix = f"{split}/decoder/"
-    for name in (name.removeprefix(prefix) for name in metrics if name.startswith(prefix)):
-        if name == "num_queries":
-            continue
-        decoder, baseline = metrics[prefix + name], metrics.get(f"{split}/baseline/{name}")
-        table.add_row(name, _figure(baseline), _figure(decoder), _change(baseline, decoder))
-    return table
-
-
-def _figure(value: float | None) -> str:
-    """Return a metric as people read it: ranks whole, shares with four digits."""
-    if value is None:
-        return "-"
-    return f"{value:,.0f}" if value > 1 else f"{value:.4f}"
-
-
-def _change(baseline: float | None, decoder: float) -> str:
-    """Return the relative change in percent."""
-    return f"{decoder / baseline - 1:+.1%}" if baseline else "-"

@@ -32,11 +32,12 @@ class TurnedVectors:
     def prepare(self):
         pass
 
+    @property
     def bank(self):
         return PhraseBank.open(self._path)
 
     def split(self, name):
-        bank, size = self.bank(), SIZES[name]
+        bank, size = self.bank, SIZES[name]
         random = np.random.default_rng(list(SIZES).index(name) + 1)
         asked = np.flatnonzero(bank.owners >= NEVER_ASKED_FOR)
         rows = random.choice(asked, size)
@@ -74,7 +75,7 @@ def make_decoder(bank, *, query_dim=16):
 class Run:
     """A trainer, its module and its data, made the same way every time."""
 
-    def __init__(self, folder, bank, *, query_dim=16, max_epochs=MAX_EPOCHS, trackers=(), seed=0):
+    def __init__(self, folder, bank, *, query_dim=16, trackers=(), seed=0, **trainer):
         self.folder = folder
         self.decoder = make_decoder(bank, query_dim=query_dim)
         self.module = DecoderModule(
@@ -83,16 +84,15 @@ class Run:
         self.data = DecoderDataModule(
             TurnedVectors(bank, query_dim=query_dim), batch_size=32, seed=seed
         )
-        self.trainer = build_trainer(
-            folder,
-            trackers=trackers,
-            accelerator="cpu",
-            devices=1,
-            max_epochs=max_epochs,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            log_every_n_steps=1,
-        )
+        usual = {
+            "accelerator": "cpu",
+            "devices": 1,
+            "max_epochs": MAX_EPOCHS,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "log_every_n_steps": 1,
+        }
+        self.trainer = build_trainer(folder, trackers=trackers, **usual | trainer)
 
     @property
     def best(self):
