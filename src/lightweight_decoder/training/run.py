@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,6 +93,8 @@ def build_trainer(
         raise ConfigError.unexpected(
             "trainer.precision", f"one of {', '.join(_PRECISIONS)}", options["precision"]
         )
+    # Which accelerator is used the resolver has said, which tracker pays nobody has asked.
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     callbacks: list[Callback] = [
         ResumableCheckpoint(
             resumed_from=None if ckpt_path is None else Path(ckpt_path).absolute(),
@@ -135,10 +138,12 @@ def fit_and_test(
     if ckpt_path is not None and not Path(ckpt_path).is_file():
         advice = "Checkpoints are in the folder 'checkpoints' of a run: outputs/…/last.ckpt"
         raise CheckpointError.missing(ckpt_path, "a checkpoint", advice=advice)
-    if module.is_trainable:
-        trainer.fit(module, datamodule, ckpt_path=ckpt_path, weights_only=True)
-        _finish_checkpoint(trainer, module, datamodule, calibration_options or {})
-    trainer.test(module, datamodule, verbose=False)
+    with warnings.catch_warnings():  # Lightning 2.6 uses a class that torch is about to remove
+        warnings.filterwarnings("ignore", message="`isinstance.treespec, LeafSpec.` is deprecated")
+        if module.is_trainable:
+            trainer.fit(module, datamodule, ckpt_path=ckpt_path, weights_only=True)
+            _finish_checkpoint(trainer, module, datamodule, calibration_options or {})
+        trainer.test(module, datamodule, verbose=False)
     return {name: float(value) for name, value in trainer.callback_metrics.items()}
 
 

@@ -23,8 +23,6 @@ from lightweight_decoder.training.sources.datamodule import Batch
 from lightweight_decoder.training.tracking import open_trackers
 
 pytestmark = [
-    # Lightning 2.6 still uses a class that torch 2.13 is about to remove.
-    pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated"),
     pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers"),
     pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
 ]

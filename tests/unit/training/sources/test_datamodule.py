@@ -22,9 +22,6 @@ from lightweight_decoder.training.sources.labelled_text import LabelledText
 from lightweight_decoder.training.sources.pairs import Pairs
 from lightweight_decoder.training.sources.reverse_dictionary import ReverseDictionary
 
-# Lightning 2.6 still uses a class that torch 2.13 is about to remove.
-pytestmark = pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated")
-
 SIZES = {"train": 23, "val": 7, "calib": 6, "test": 5}
 
 
