@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from lightweight_decoder.datatypes import NO_ID
-from lightweight_decoder.decoder.checkpoints import bank_path, read_checkpoint, reporting_misfits
+from lightweight_decoder.decoder.checkpoints import read_checkpoint
 from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
 from lightweight_decoder.decoder.prediction import (
     plain_search,
@@ -159,10 +159,8 @@ def find_run(path: Path, *, bank: str | None = None) -> FinishedRun:
             found="no such file",
             advice="Let the training finish: python train.py ckpt_path=RUN/checkpoints/last.ckpt",
         )
-    recipe = read_checkpoint(checkpoint)["decoder"]
-    with reporting_misfits(checkpoint):
-        trained_with = recipe["bank"]["path"]
-    place = Path(bank) if bank is not None else bank_path(checkpoint, trained_with)
+    saved = read_checkpoint(checkpoint)
+    place = Path(bank) if bank is not None else saved.find_bank()
     config = _read_config(config_path)
     OmegaConf.update(config, "data.bank", str(place.absolute()), force_add=True)
     check(config)

@@ -61,6 +61,17 @@ def test_gives_the_phrases_of_highest_cosine(tiny_bank, decoder, queries):
     assert not answer.abstained.any()
 
 
+def test_it_shows_what_it_is_made_of(tiny_bank, learned, queries):
+    assert repr(PhraseBankDecoder(tiny_bank)) == (
+        f"PhraseBankDecoder({tiny_bank!r}, search=ExactSearch, device=cpu, not calibrated)"
+    )
+    assert repr(calibrated(learned, queries)) == (
+        f"PhraseBankDecoder({tiny_bank!r}, adapter=QueryAdapter, reranker=ListwiseReranker, "
+        "search=ExactSearch, device=cpu, Calibration(temperature, reads 8 values and "
+        "2 similarities of a query))"
+    )
+
+
 def read_only(rows):
     rows = rows.numpy().copy()
     rows.flags.writeable = False

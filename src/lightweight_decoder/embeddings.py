@@ -1,0 +1,6 @@
+"""The names that version 0.1 had here; they live in ``encoder`` and ``vectors`` now."""
+
+from lightweight_decoder.encoder import TextEncoder, default_cache_dir
+from lightweight_decoder.vectors import open_embeddings
+
+__all__ = ["TextEncoder", "default_cache_dir", "open_embeddings"]
