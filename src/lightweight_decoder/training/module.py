@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import lightning as L  # noqa: N812 - the name everyone uses
 import numpy as np
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
@@ -65,18 +66,29 @@ class DecoderModule(L.LightningModule):
         *,
         decoder: PhraseBankDecoder,
         lr: float = 1e-3,
-        weight_decay: float = 0.01,  # noqa: ARG002 - kept in hparams
+        weight_decay: float = 0.01,
         num_negatives: int = 1_024,
-        num_hard_negatives: int = 4,  # noqa: ARG002 - kept in hparams
-        num_listed: int = 64,  # noqa: ARG002 - kept in hparams
-        num_mined: int = 32_768,  # noqa: ARG002 - kept in hparams
+        num_hard_negatives: int = 4,
+        num_listed: int = 64,
+        num_mined: int = 32_768,
         seed: int = 0,  # noqa: ARG002 - kept in hparams
     ) -> None:
         super().__init__()
-        if lr <= 0:
-            raise ConfigError.unexpected("training.lr", "above 0", lr)
-        if num_negatives < 1:
-            raise ConfigError.unexpected("training.num_negatives", "at least 1", num_negatives)
+        if not 0 < lr < math.inf:
+            raise ConfigError.unexpected("training.lr", "above 0, finite", lr)
+        if not 0 <= weight_decay < math.inf:
+            raise ConfigError.unexpected(
+                "training.weight_decay", "at least 0, finite", weight_decay
+            )
+        least = {
+            "num_negatives": (num_negatives, 1),
+            "num_hard_negatives": (num_hard_negatives, 0),
+            "num_listed": (num_listed, 1),
+            "num_mined": (num_mined, 1),
+        }
+        for name, (number, lowest) in least.items():
+            if number < lowest:
+                raise ConfigError.unexpected(f"training.{name}", f"at least {lowest}", number)
         self.save_hyperparameters(ignore=["decoder"])
         self.decoder = decoder
         self.accelerator_plan: dict[str, Any] = {}
@@ -110,10 +122,13 @@ class DecoderModule(L.LightningModule):
         optimizer = torch.optim.AdamW(
             [group for group in groups if group["params"]], lr=self.hparams["lr"]
         )
-        num_steps = int(self.trainer.estimated_stepping_batches)
+        num_steps = self.trainer.estimated_stepping_batches
+        has_end = math.isfinite(num_steps)
+        # Without a last step it rises over a tenth of the first epoch, and stays.
+        known_steps = num_steps if has_end else len(self._datamodule.train_dataloader())
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer,
-            lambda step: min((step + 1) / (_WARMUP_SHARE * num_steps), 1 - step / num_steps),
+            lambda step: min((step + 1) / (_WARMUP_SHARE * known_steps), 1 - step / num_steps),
         )
         return {
             "optimizer": optimizer,
@@ -143,6 +158,10 @@ class DecoderModule(L.LightningModule):
             rows = torch.from_numpy(self.decoder.bank.vector_ids_of(first_targets.numpy())[:, 0])
             vectors = self.decoder.bank.gather(rows[:, None])[:, 0]
             self.adapter.fit_projection(torch.from_numpy(split.queries), vectors)
+
+    def on_fit_end(self) -> None:
+        """Forget that plain search was validated: what comes is measured as a whole."""
+        self._baseline_is_known = False
 
     def on_train_epoch_start(self) -> None:
         """Start the epoch's random numbers, and mine with the adapter as it is now."""
@@ -202,6 +221,11 @@ class DecoderModule(L.LightningModule):
         self._rank(batch, "decoder")
         if not self._baseline_is_known:
             self._rank_baseline(batch)
+
+    def on_validation_start(self) -> None:
+        """Measure in float32 after training."""
+        if self.trainer.state.fn == TrainerFn.VALIDATING:
+            self.on_test_start()
 
     def on_test_start(self) -> None:
         """Test the decoder that was saved, which is in float32 wherever it is used."""

@@ -23,7 +23,8 @@ NEVER_ASKED_FOR = 20  # the bank's first phrases, for which no query asks
 class TurnedVectors:
     """Queries are bank vectors turned by a matrix, with noise; every third one's own is hidden."""
 
-    def __init__(self, bank, *, query_dim=16):
+    def __init__(self, bank, *, query_dim=16, without=None):
+        self._sizes = {name: 0 if name == without else size for name, size in SIZES.items()}
         self._path = bank.path
         random = np.random.default_rng(0)
         self._turn = np.eye(16)[:, :query_dim] if query_dim < 16 else np.eye(16, query_dim)
@@ -37,7 +38,7 @@ class TurnedVectors:
         return PhraseBank.open(self._path)
 
     def split(self, name):
-        bank, size = self.bank, SIZES[name]
+        bank, size = self.bank, self._sizes[name]
         random = np.random.default_rng(list(SIZES).index(name) + 1)
         asked = np.flatnonzero(bank.owners >= NEVER_ASKED_FOR)
         rows = random.choice(asked, size)
@@ -75,14 +76,14 @@ def make_decoder(bank, *, query_dim=16):
 class Run:
     """A trainer, its module and its data, made the same way every time."""
 
-    def __init__(self, folder, bank, *, query_dim=16, trackers=(), seed=0, **trainer):
+    def __init__(self, folder, bank, *, query_dim=16, without=None, trackers=(), seed=0, **trainer):
         self.folder = folder
         self.decoder = make_decoder(bank, query_dim=query_dim)
         self.module = DecoderModule(
             decoder=self.decoder, lr=5e-3, num_negatives=64, num_mined=120, seed=seed
         )
         self.data = DecoderDataModule(
-            TurnedVectors(bank, query_dim=query_dim), batch_size=32, seed=seed
+            TurnedVectors(bank, query_dim=query_dim, without=without), batch_size=32, seed=seed
         )
         usual = {
             "accelerator": "cpu",

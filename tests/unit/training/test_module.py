@@ -191,12 +191,6 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(make_run, tmp_path, query_
         assert torch.equal(one, other)
 
 
-def test_resuming_from_nothing_is_refused(make_run, tmp_path):
-    run = make_run(tmp_path)
-    with pytest.raises(CheckpointError, match=r"none\.ckpt: is missing"):
-        fit_and_test(run.trainer, run.module, run.data, ckpt_path=tmp_path / "none.ckpt")
-
-
 def test_a_checkpoint_gives_the_decoder_that_was_trained(trained):
     torch.load(trained.best, weights_only=True)
     queries = trained.data.split("test").queries

@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from lightweight_decoder.accelerator.request import PRECISIONS
+from lightweight_decoder.accelerator.precision import PRECISIONS
 from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
-from lightweight_decoder.errors import ConfigError
-from lightweight_decoder.training.run import build_trainer, fit_and_test
+from lightweight_decoder.training.run import fit_and_test
 
 DTYPES = {
     "32-true": torch.float32,
@@ -86,7 +85,5 @@ def test_the_test_is_of_the_decoder_that_was_saved(trained):
     )
 
 
-@pytest.mark.parametrize("precision", sorted(set(PRECISIONS) - set(DTYPES)))
-def test_a_precision_that_cannot_train_is_refused_before_anything_is_loaded(tmp_path, precision):
-    with pytest.raises(ConfigError, match=rf"trainer\.precision: .*16-mixed, found {precision}"):
-        build_trainer(tmp_path, trackers=(), precision=precision)
+def test_every_precision_that_the_resolver_grants_is_trained_here():
+    assert set(DTYPES) == set(PRECISIONS)

@@ -124,7 +124,7 @@ class DecoderDataModule(LightningDataModule):
         seed: Decides the order of training queries.
 
     Raises:
-        ConfigError: If a size is below 1.
+        ConfigError: A size is below 1, or a number below 0.
     """
 
     def __init__(
@@ -137,9 +137,10 @@ class DecoderDataModule(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        for name, size in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
-            if size < 1:
-                raise ConfigError.unexpected(f"batches.{name}", "at least 1", size)
+        least = {"batch_size": 1, "eval_batch_size": 1, "num_workers": 0}
+        for name, number in zip(least, (batch_size, eval_batch_size, num_workers), strict=True):
+            if number < least[name]:
+                raise ConfigError.unexpected(f"batches.{name}", f"at least {least[name]}", number)
         self.source = source
         self._batch_size = batch_size
         self._eval_batch_size = eval_batch_size
