@@ -80,7 +80,7 @@ def phrase_sums(bank: PhraseBank) -> Tensor | None:
     """Return the sum of each phrase's vectors, (p, d) float32; None where each owns only one."""
     if bank.num_vectors == bank.num_phrases:
         return None
-    sums = torch.zeros(bank.num_phrases, bank.dim)
+    sums = torch.zeros(bank.num_phrases, bank.dim, dtype=torch.float32)
     for first in range(0, bank.num_vectors, _BLOCK_VECTORS):
         rows = slice(first, first + _BLOCK_VECTORS)
         vectors = torch.from_numpy(bank.vectors[rows]).float()

@@ -17,11 +17,11 @@ from pydantic import TypeAdapter
 from pydantic.errors import PydanticUserError
 
 from lightweight_decoder.accelerator import resolve_accelerator
+from lightweight_decoder.decoder.calibration_fit import fit_calibration
 from lightweight_decoder.encoder import TextEncoder
 from lightweight_decoder.rerank import ListwiseReranker, QueryAdapter
 from lightweight_decoder.search import AutoSearch, ExactSearch, FaissSearch, HnswSearch
 from lightweight_decoder.shell.plain import plain
-from lightweight_decoder.training.calibration_fit import calibrate
 from lightweight_decoder.training.module import DecoderModule
 from lightweight_decoder.training.sources.datamodule import DecoderDataModule
 from lightweight_decoder.training.sources.denoise import Denoise
@@ -47,7 +47,7 @@ _SCHEMAS: dict[str, Callable[..., object]] = {
     "query_adapter": QueryAdapter,
     "listwise_reranker": ListwiseReranker,
     "decoder_module": DecoderModule,
-    "calibration": calibrate,
+    "calibration": fit_calibration,
     "accelerator": resolve_accelerator,
     "trainer": L.Trainer,
     "wandb": open_wandb,
@@ -67,7 +67,9 @@ _FILLED_IN_HERE: dict[str, frozenset[str]] = {
     "query_adapter": frozenset({"query_dim", "bank_dim"}),
     "listwise_reranker": frozenset({"query_dim", "bank_dim", "num_phrases"}),
     "decoder_module": frozenset({"decoder", "seed"}),
-    "calibration": frozenset({"decoder", "split"}),
+    "calibration": frozenset(
+        {"decoder", "queries", "targets", "out_of_bank", "own_vectors", "preprocessed"}
+    ),
     "accelerator": PLANNED | {"look", "probe"},
     "trainer": frozenset({"callbacks", "default_root_dir", "logger"}),
     "wandb": frozenset({"run_dir"}),
