@@ -299,7 +299,7 @@ def test_calibration_hides_own_vectors(trained):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"lr": 0}, r"training\.lr: .*expected above 0, found 0"),
+        ({"lr": 0}, r"training\.lr: .*expected above 0, finite, found 0"),
         ({"num_negatives": 0}, r"training\.num_negatives: .*expected at least 1"),
     ],
 )
