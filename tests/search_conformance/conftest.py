@@ -52,14 +52,21 @@ BACKENDS = {
 }
 
 
-@pytest.fixture(
-    params=[
-        pytest.param(name, marks=pytest.mark.gpu if name.endswith("cuda") else ())
-        for name in BACKENDS
-    ]
-)
+def marked(names):
+    """Say which backends need a GPU."""
+    gpu = pytest.mark.gpu
+    return [pytest.param(name, marks=gpu if name.endswith("cuda") else ()) for name in names]
+
+
+@pytest.fixture(params=marked(BACKENDS))
 def make_backend(request):
     """Make a backend over a table."""
+    return BACKENDS[request.param]
+
+
+@pytest.fixture(params=marked(["exact", "faiss-comparing-everything", "exact-cuda"]))
+def make_one_of_its_kind(request):
+    """Make one of those that check queries in their own way: block sizes cannot change that."""
     return BACKENDS[request.param]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 
@@ -22,9 +23,9 @@ from lightweight_decoder.search import (
     AutoSearch,
     ExactSearch,
     FaissSearch,
-    HnswSearch,
 )
 from lightweight_decoder.search.approximate import Setting
+from lightweight_decoder.search.faiss_search import GRAPH_FACTORY
 from lightweight_decoder.search.tuning import sample_queries, tune
 
 NUM_VECTORS = 2_000
@@ -46,10 +47,10 @@ def bank(tmp_path):
     return bank_at(tmp_path / "bank")
 
 
-@pytest.fixture(params=[FaissSearch, HnswSearch])
+@pytest.fixture(params=[None, GRAPH_FACTORY], ids=["codes", "graph"])
 def backend(request):
     pytest.importorskip("faiss")
-    return request.param
+    return functools.partial(FaissSearch, factory=request.param)
 
 
 def recall(search, bank, queries, k, exclude=None):
@@ -104,7 +105,7 @@ def test_one_query_is_answered_as_in_a_batch(bank, backend):
 def test_an_index_that_was_kept_is_opened_and_not_built_again(bank, backend, monkeypatch):
     queries = unit(1, 50, DIM)
     first = backend(bank, target_recall=0.9).search(queries, 5)
-    monkeypatch.setattr("lightweight_decoder.search.building._make", None)
+    monkeypatch.setattr("lightweight_decoder.search.kept_indexes._make", None)
     assert (
         backend(bank, target_recall=0.9).search(queries, 5).phrase_ids.tolist()
         == first.phrase_ids.tolist()
@@ -120,7 +121,7 @@ def test_an_index_that_was_kept_is_opened_and_not_built_again(bank, backend, mon
 @pytest.mark.slow
 def test_another_target_is_tuned_for_without_building(bank, backend, monkeypatch, tmp_path):
     backend(bank, target_recall=0.5)
-    monkeypatch.setattr("lightweight_decoder.search.building.writing", None)
+    monkeypatch.setattr("lightweight_decoder.search.faiss_search.FaissLibrary.build", None)
     backend(bank, target_recall=0.95)
     (record,) = (tmp_path / "bank.search").glob("*.json")
     kept = json.loads(record.read_text())
@@ -172,15 +173,15 @@ def test_a_missing_library_is_named(bank, monkeypatch, backend):
 
 
 @pytest.mark.slow
-def test_a_graph_is_made_as_asked(bank, tmp_path):
+def test_a_graph_is_made_with_care_and_kept_under_the_name_that_it_always_had(bank, tmp_path):
     faiss = pytest.importorskip("faiss")
-    HnswSearch(bank, connectivity=7, expansion=33, target_recall=0.9)
-    (path,) = (tmp_path / "bank.search").glob("*.faiss")
+    FaissSearch(bank, factory=GRAPH_FACTORY, target_recall=0.9)
+    path = tmp_path / "bank.search" / "HNSW32-SQ8-200.faiss"
     graph = faiss.read_index(str(path))
-    assert graph.hnsw.nb_neighbors(1) == 7
-    assert graph.hnsw.efConstruction == 33
-    HnswSearch(bank, connectivity=7, expansion=34, target_recall=0.9)
-    assert len(list((tmp_path / "bank.search").glob("*.faiss"))) == 2
+    assert graph.hnsw.nb_neighbors(1) == 32
+    assert graph.hnsw.efConstruction == 200
+    record = json.loads(path.with_name(f"{path.name}.json").read_text())
+    assert record["description"] == "faiss HNSW32,SQ8 200"
 
 
 def test_a_factory_that_faiss_does_not_know_is_refused(bank):
@@ -236,16 +237,16 @@ def test_samples_are_unit_rows_that_are_not_in_the_bank():
 def test_auto_takes_the_fastest_and_says_why(bank, monkeypatch, caplog, with_graph, slowest_first):
     pytest.importorskip("faiss")
     if with_graph:
-        HnswSearch(bank, target_recall=0.8)
+        FaissSearch(bank, factory=GRAPH_FACTORY, target_recall=0.8)
     times = iter([3.0, 2.0, 1.0] if slowest_first else [1.0, 2.0, 3.0])
     monkeypatch.setattr("lightweight_decoder.search.auto.seconds_of", lambda *_: next(times))
     with caplog.at_level("INFO"):
         search = AutoSearch(bank, batch_size=8, target_recall=0.9)
-    fastest = "HnswSearch" if with_graph else "FaissSearch"
-    picked = fastest if slowest_first else "ExactSearch"
-    assert type(search.picked).__name__ == picked
-    assert f"search=auto picked {picked}" in caplog.text
-    assert ("by HnswSearch" in caplog.text) == with_graph
+    fastest = f"FaissSearch({GRAPH_FACTORY if with_graph else 'PQ8x4fs_64'!r})"
+    picked = fastest if slowest_first else f"ExactSearch({NUM_VECTORS} x {DIM})"
+    assert repr(search.picked) == picked
+    assert f"search=auto picked {picked}: 8 queries take" in caplog.text
+    assert (f"by FaissSearch({GRAPH_FACTORY!r})" in caplog.text) == with_graph
     queries = unit(1, 5, DIM)
     found = search.search(queries, 3)
     torch.testing.assert_close(found.values, search.picked.search(queries, 3).values)

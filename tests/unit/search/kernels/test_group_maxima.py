@@ -5,6 +5,7 @@ On a GPU these run with ``-m gpu``; ``test_triton_interpreter.py`` runs them on 
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import os
 
@@ -14,9 +15,10 @@ import torch
 from lightweight_decoder.bank import unit_rows
 from lightweight_decoder.datatypes import NO_ID
 from lightweight_decoder.search import ExactSearch
-from lightweight_decoder.search.first_pass import grouped_pass
-from lightweight_decoder.search.kernels import group_maxima
+from lightweight_decoder.search.kernels import few_queries, group_maxima
 from lightweight_decoder.search.kernels.group_maxima import (
+    GroupedPass,
+    Roundings,
     choice_error,
     is_available,
     longest_rounding,
@@ -174,7 +176,8 @@ def test_nothing_that_is_not_found_exceeds_the_ceiling(precision):
 @needs_kernels
 @pytest.mark.parametrize("at_once", [True, False])
 def test_what_a_rough_choice_leaves_open_is_settled_by_finer_ones(at_once, monkeypatch):
-    monkeypatch.setattr(group_maxima, "fastest_precision", lambda *_: "float16")
+    for user in (group_maxima, few_queries):
+        monkeypatch.setattr(user, "fastest_precision", lambda *_: "float16")
     clusters = []
     for seed, width in ((0, 0.03), (1, 1e-6)):  # too dense for float16, and for float32
         near = unit(seed, 1, 16) + width * unit(seed + 2, 300, 16)
@@ -182,19 +185,19 @@ def test_what_a_rough_choice_leaves_open_is_settled_by_finer_ones(at_once, monke
     queries = torch.cat([clusters[0][:1], clusters[1][:1], unit(5, 1, 16)])
     search = ExactSearch.over(torch.cat([*clusters, unit(6, 300, 16)]), device=DEVICE)
     if not at_once:
-        search._at_once = None
+        search._kernels = dataclasses.replace(search._kernels, few=None)
     passes = []
-    first_pass, search_float64 = search._first_pass, search._search_float64
+    list_vectors, search_float64 = GroupedPass.list_vectors, search._search_float64
 
-    def record(queries, *args, roughly):
-        passes.append(("float16" if roughly else "float32", len(queries)))
-        return first_pass(queries, *args, roughly=roughly)
+    def record(self, queries, *args):
+        passes.append(("float32" if self._in_full else "float16", len(queries)))
+        return list_vectors(self, queries, *args)
 
     def record_float64(queries, *args):
         passes.append(("float64", len(queries)))
         return search_float64(queries, *args)
 
-    monkeypatch.setattr(search, "_first_pass", record)
+    monkeypatch.setattr(GroupedPass, "list_vectors", record)
     monkeypatch.setattr(search, "_search_float64", record_float64)
     found = search.search(queries, 4)
     rough = [] if at_once else [("float16", 3)]  # the rough pass of few queries is another one
@@ -207,14 +210,9 @@ def test_what_a_rough_choice_leaves_open_is_settled_by_finer_ones(at_once, monke
 @needs_kernels
 def test_a_listed_pass_bounds_what_it_does_not_list():
     queries, vectors = unit(0, 5, 20), unit(1, 700, 20).half()
-    listed = grouped_pass(
-        queries.to(DEVICE),
-        vectors.to(DEVICE),
-        6,
-        None,
-        precision="float16",
-        vectors_error=0.0,
-    )
+    stored = vectors.to(DEVICE)
+    grouped = GroupedPass(stored, Roundings(stored, stored.device))
+    listed = grouped.list_vectors(queries.to(DEVICE), 6, None)
     products = queries.double() @ vectors.double().T
     rest = products.scatter(1, listed.vectors.cpu(), -torch.inf).amax(dim=1, keepdim=True)
     assert (rest <= listed.unseen.cpu() + 24 * 2.0**-24).all()

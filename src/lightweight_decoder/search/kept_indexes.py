@@ -1,0 +1,280 @@
+"""Keeps the index of an approximate search beside its bank: opened, or built and tuned.
+
+A bank's folder is immutable and checked, so an index lies in a sibling, ``BANK.search``, where it
+moves and is deleted with the bank: a file in the library's own format and a record of what it is.
+The record is written last: without it there is no index.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
+
+import torch
+from filelock import FileLock
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from lightweight_decoder.bank import PhraseBank
+from lightweight_decoder.bank.manifest import FileInfo
+from lightweight_decoder.errors import BankBuildError, BankError, ConfigError
+from lightweight_decoder.files import whole_file
+from lightweight_decoder.search.approximate import (
+    LEAST_VECTORS,
+    ApproximateSearch,
+    Index,
+    Setting,
+)
+from lightweight_decoder.search.exact import ExactSearch
+from lightweight_decoder.search.tuning import sample_queries, tune
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
+
+    from torch import Tensor
+
+    from lightweight_decoder.search.contract import SearchBackend, VectorTable
+
+logger = logging.getLogger(__name__)
+
+ADVICE = "Delete the file and the one beside it to have the index built again"
+_CHECKSUM_LIMIT_BYTES = 100_000_000
+_ELSEWHERE = "Name another folder with search.folder=DIR"
+_IndexT = TypeVar("_IndexT", bound=Index)
+
+
+class Library(Protocol[_IndexT]):
+    """How one library makes, writes and reads an index."""
+
+    @property
+    def file_name(self) -> str:
+        """Name of the index file."""
+
+    @property
+    def description(self) -> str:
+        """Everything that shapes the index; another description means another index."""
+
+    def build(self, vectors: Tensor) -> _IndexT:
+        """Make an index of (n, d) unit vectors."""
+
+    def write(self, index: _IndexT, path: Path) -> None:
+        """Write an index that was built."""
+
+    def read(self, path: Path) -> _IndexT:
+        """Read an index that was written, mapped where the library can."""
+
+
+def approximate_search(
+    bank: VectorTable, library: Library[_IndexT], *, target_recall: float, folder: str | None
+) -> SearchBackend:
+    """Open or make the index of a bank, and return the search with it.
+
+    Raises:
+        ConfigError: If the target is not above 0 and at most 1.
+        BankError: If the index that is there is damaged or belongs to another bank.
+        BankBuildError: If the index cannot be written.
+    """
+    if not 0 < target_recall <= 1:
+        expected = "a share above 0 and at most 1"
+        raise ConfigError.unexpected("search.target_recall", expected, target_recall)
+    exact = ExactSearch(bank)
+    if exact.num_vectors < LEAST_VECTORS:
+        logger.info("%d vectors are searched exactly: an index pays later", exact.num_vectors)
+        return exact
+    vectors = torch.as_tensor(bank.vectors)
+    if not isinstance(bank, PhraseBank):
+        index = library.build(vectors)
+        return ApproximateSearch(exact, index, _tuned(exact, vectors, index, target_recall))
+    place = _folder(bank, folder)
+    with reporting_unwritable(place):
+        place.mkdir(parents=True, exist_ok=True)
+    path = place / library.file_name
+    record = read_record(path, bank_fingerprint=bank.fingerprint)
+    if record is None or not _serves(record, library, target_recall):
+        with reporting_unwritable(place), FileLock(place / ".lock"):
+            record = _make(bank, exact, library, path, target_recall)
+    return ApproximateSearch(exact, library.read(path), record.setting)
+
+
+def has_index(bank: VectorTable, library: Library[Any], *, folder: str | None) -> bool:
+    """Say whether an index is there already, for whichever target."""
+    if not isinstance(bank, PhraseBank):
+        return False
+    return record_path(_folder(bank, folder) / library.file_name).exists()
+
+
+def _folder(bank: PhraseBank, folder: str | None) -> Path:
+    """Say where the indexes of a bank are kept."""
+    return Path(folder) if folder else bank.path.with_name(f"{bank.path.name}.search")
+
+
+def _serves(record: IndexRecord, library: Library[Any], target_recall: float) -> bool:
+    """Say whether an index is the one that is wanted."""
+    return (record.description, record.target_recall) == (library.description, target_recall)
+
+
+def _make(
+    bank: PhraseBank,
+    exact: ExactSearch,
+    library: Library[_IndexT],
+    path: Path,
+    target_recall: float,
+) -> IndexRecord:
+    """Build what is missing, index or setting, and write it."""
+    record = read_record(path, bank_fingerprint=bank.fingerprint)  # another process may have
+    if record is not None and _serves(record, library, target_recall):
+        return record
+    vectors = torch.as_tensor(bank.vectors)
+    if record is not None and record.description == library.description:
+        setting = _tuned(exact, vectors, library.read(path), target_recall)
+        record = replace(record, target_recall=target_recall, setting=setting)
+    else:
+        start = time.perf_counter()
+        index = library.build(vectors)
+        logger.info("%s: built in %.1f s", path, time.perf_counter() - start)
+        setting = _tuned(exact, vectors, index, target_recall)
+        record_path(path).unlink(missing_ok=True)  # it must never name another file
+        with writing(path) as partial:
+            library.write(index, partial)
+        record = IndexRecord(
+            bank_fingerprint=bank.fingerprint,
+            description=library.description,
+            target_recall=target_recall,
+            setting=setting,
+            file=describe_file(path),
+        )
+    write_record(path, record)
+    return record
+
+
+def _tuned(exact: ExactSearch, vectors: Tensor, index: Index, target_recall: float) -> Setting:
+    """Choose and report a setting."""
+    setting = tune(exact, index, sample_queries(vectors), target_recall)
+    for k, length, recall in zip(setting.ks, setting.list_lengths, setting.recalls, strict=True):
+        logger.info(
+            "recall %.4f of the exact %d, comparing %d vectors, effort %d",
+            recall,
+            k,
+            length,
+            setting.effort,
+        )
+    return setting
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexRecord:
+    """What an index file holds.
+
+    Attributes:
+        format_version: Version of this record.
+        bank_fingerprint: Of the bank that it was made from.
+        description: What shapes the index: library, kind, parameters.
+        target_recall: What ``setting`` was chosen for.
+        setting: How to use it.
+        file: Size and checksum of the index file.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    format_version: Literal[1] = 1
+    bank_fingerprint: str
+    description: str
+    target_recall: float
+    setting: Setting
+    file: FileInfo
+
+
+_RECORDS = TypeAdapter(IndexRecord)
+
+
+def describe_file(path: Path) -> FileInfo:
+    """Return a file's size and checksum."""
+    with path.open("rb") as file:
+        return FileInfo(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def read_record(index: Path, *, bank_fingerprint: str) -> IndexRecord | None:
+    """Read the record beside an index file; None where there is none.
+
+    The file's size is always checked, its checksum up to 100 MB.
+
+    Raises:
+        BankError: If the record or the index is damaged, or belongs to another bank.
+    """
+    path = record_path(index)
+    if not path.exists():
+        return None
+    try:
+        record = _RECORDS.validate_json(path.read_bytes())
+    except ValidationError as error:
+        detail = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in detail["loc"])
+        at, expected = f"key {place!r}", "the record of an index"
+        raise BankError.unreadable(
+            path, detail["msg"], at=at, expected=expected, advice=ADVICE
+        ) from error
+    if record.bank_fingerprint != bank_fingerprint:
+        raise BankError.unexpected(
+            index,
+            f"fingerprint {bank_fingerprint[:12]}",
+            record.bank_fingerprint[:12],
+            summary="the index was made for another bank",
+            advice=ADVICE,
+        )
+    size = index.stat().st_size if index.exists() else None
+    intact = size == record.file.bytes
+    if intact and record.file.bytes <= _CHECKSUM_LIMIT_BYTES:
+        intact = describe_file(index) == record.file
+    if not intact:
+        raise BankError.unexpected(
+            index,
+            f"{record.file.bytes} bytes, sha256 {record.file.sha256[:12]}",
+            "no file" if size is None else f"{size} bytes of other content or length",
+            summary="the index is not what was written",
+            advice=ADVICE,
+        )
+    return record
+
+
+def write_record(index: Path, record: IndexRecord) -> None:
+    """Put a record beside an index file.
+
+    Raises:
+        BankBuildError: If it cannot be written.
+    """
+    with writing(record_path(index)) as partial:
+        partial.write_bytes(_RECORDS.dump_json(record, indent=2) + b"\n")
+
+
+def record_path(index: Path) -> Path:
+    """Return where the record of an index file lies."""
+    return index.with_name(f"{index.name}.json")
+
+
+def writing(path: Path) -> AbstractContextManager[Path]:
+    """Give a file to write that takes the place of ``path`` when it is whole.
+
+    Raises:
+        BankBuildError: If the folder cannot be written.
+    """
+    return whole_file(path, error=BankBuildError, advice=_ELSEWHERE)
+
+
+@contextlib.contextmanager
+def reporting_unwritable(folder: Path) -> Iterator[None]:
+    """Turn a failure of the file system into an error of ours."""
+    try:
+        yield
+    except OSError as error:
+        raise BankBuildError.unexpected(
+            folder,
+            None,
+            error.strerror or error,
+            summary="the folder of an index cannot be written",
+            advice=_ELSEWHERE,
+        ) from error
