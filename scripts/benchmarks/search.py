@@ -46,7 +46,7 @@ from search_peers import (
 from lightweight_decoder.bank import BankRows, PhraseBank, build_bank
 from lightweight_decoder.encoder import TextEncoder, default_cache_dir
 from lightweight_decoder.search import AutoSearch, ExactSearch, FaissSearch
-from lightweight_decoder.search.faiss_search import GRAPH_FACTORY
+from lightweight_decoder.search.faiss_index import GRAPH_FACTORY
 from lightweight_decoder.training.sources.wordnet import read_wordnet
 
 if TYPE_CHECKING:

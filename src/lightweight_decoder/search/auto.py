@@ -12,8 +12,9 @@ import torch
 from lightweight_decoder.errors import MissingDependencyError
 from lightweight_decoder.search.approximate import LEAST_VECTORS
 from lightweight_decoder.search.exact import ExactSearch
-from lightweight_decoder.search.faiss_search import GRAPH_FACTORY, FaissLibrary, FaissSearch
-from lightweight_decoder.search.kept_indexes import has_index
+from lightweight_decoder.search.faiss_index import GRAPH_FACTORY
+from lightweight_decoder.search.faiss_search import FaissSearch
+from lightweight_decoder.search.index_files import has_index
 from lightweight_decoder.search.tuning import sample_queries
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class AutoSearch:
 def _approximate(bank: VectorTable, target_recall: float, folder: str | None) -> list[FaissSearch]:
     """Open the indexes that take part; FAISS's codes are built where they are missing."""
     found = [FaissSearch(bank, target_recall=target_recall, folder=folder)]
-    if has_index(bank, FaissLibrary(GRAPH_FACTORY), folder=folder):
+    if has_index(bank, GRAPH_FACTORY, folder=folder):
         found.append(
             FaissSearch(bank, factory=GRAPH_FACTORY, target_recall=target_recall, folder=folder)
         )

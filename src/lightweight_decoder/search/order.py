@@ -101,7 +101,7 @@ def hide_excluded(scores: Tensor, excluded: Tensor | None, first_vector: int) ->
         excluded: (q, w) int64 vectors that do not count, filled up with ``NO_ID``, or None.
         first_vector: The first of the m.
     """
-    if excluded is None:
+    if excluded is None or not excluded.numel():
         return
     columns = excluded - first_vector
     inside = (columns >= 0) & (columns < scores.shape[1]) & (excluded != NO_ID)

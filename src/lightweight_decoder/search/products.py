@@ -50,18 +50,19 @@ def full_float32(device: torch.device) -> Iterator[None]:
                 matmul.fp32_precision = before
 
 
-def products(queries: Tensor, vectors: Tensor) -> Tensor:
+def products(queries: Tensor, vectors: Tensor, *, out: Tensor | None = None) -> Tensor:
     """Return the product of each query with each vector, (q, m) float32.
 
     Args:
         queries: (q, d) floating point.
         vectors: (m, d) floating point, on the same device.
+        out: Where to write them.
     """
     queries, vectors = queries.float(), vectors.float()
     with full_float32(queries.device):
         if len(queries) == 1:  # torch takes all cores for one query only if it is a vector
-            return torch.mv(vectors, queries[0])[None]
-        return queries @ vectors.T
+            return torch.mv(vectors, queries[0], out=None if out is None else out[0])[None]
+        return torch.mm(queries, vectors.T, out=out)
 
 
 def products_of_lists(queries: Tensor, lists: Tensor) -> Tensor:

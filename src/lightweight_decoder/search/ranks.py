@@ -80,18 +80,17 @@ def _find_best_products(bank: PhraseBank, queries: Tensor, hidden: Tensor, *, ou
     wide, excluded = queries.float().to(out.device), hidden.to(out.device)
     owners = torch.as_tensor(bank.owners)
     is_phrase = counts_up(owners)
-    out.fill_(-torch.inf)
+    if not is_phrase:
+        out.fill_(-torch.inf)
     size = max(4 * 1_024 * bank.dim, _BLOCK_BYTES * bank.dim // max(len(queries), bank.dim))
     blocks = converted_blocks(
         torch.as_tensor(bank.vectors), torch.float32, out.device, max_bytes=size
     )
     for start, block in blocks:
         rows = slice(start, start + len(block))
-        values = products(wide, block)
+        values = products(wide, block, out=out[:, rows] if is_phrase else None)
         hide_excluded(values, excluded, start)
-        if is_phrase:
-            out[:, rows] = values
-        else:
+        if not is_phrase:
             some = owners[rows].to(out.device)
             out.scatter_reduce_(1, some.expand_as(values), values, "amax")
 

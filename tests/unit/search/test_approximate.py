@@ -26,7 +26,7 @@ from lightweight_decoder.search import (
     FaissSearch,
 )
 from lightweight_decoder.search.approximate import Setting
-from lightweight_decoder.search.faiss_search import GRAPH_FACTORY
+from lightweight_decoder.search.faiss_index import GRAPH_FACTORY
 from lightweight_decoder.search.tuning import sample_queries, tune
 
 NUM_VECTORS = 2_000
@@ -124,7 +124,7 @@ def test_values_are_those_of_exact_search(indexed, backend):
 
 
 def test_an_index_that_was_kept_is_opened_and_not_built_again(indexed, backend, monkeypatch):
-    monkeypatch.setattr("lightweight_decoder.search.kept_indexes._make", None)
+    monkeypatch.setattr("lightweight_decoder.search.index_files._make", None)
     queries = unit(1, 50, DIM)
     assert recall(backend(indexed, target_recall=0.9), indexed, queries, 5) > 0.85
     assert sorted(path.name for path in indexed.path.iterdir()) == [
@@ -137,7 +137,7 @@ def test_an_index_that_was_kept_is_opened_and_not_built_again(indexed, backend, 
 
 @pytest.mark.slow
 def test_another_target_is_tuned_for_without_building(indexed, backend, monkeypatch):
-    monkeypatch.setattr("lightweight_decoder.search.faiss_search.FaissLibrary.build", None)
+    monkeypatch.setattr("lightweight_decoder.search.faiss_index.FaissIndex.build", None)
     backend(indexed, target_recall=0.95)
     (record,) = index_files(indexed, backend, ".json")
     kept = json.loads(record.read_text())

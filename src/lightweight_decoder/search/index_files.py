@@ -1,7 +1,7 @@
 """Keeps the index of an approximate search beside its bank: opened, or built and tuned.
 
 A bank's folder is immutable and checked, so an index lies in a sibling, ``BANK.search``, where it
-moves and is deleted with the bank: a file in the library's own format and a record of what it is.
+moves and is deleted with the bank: a file in FAISS's own format and a record of what it is.
 The record is written last: without it there is no index.
 """
 
@@ -13,7 +13,7 @@ import logging
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from filelock import FileLock
@@ -26,10 +26,15 @@ from lightweight_decoder.files import whole_file
 from lightweight_decoder.search.approximate import (
     LEAST_VECTORS,
     ApproximateSearch,
-    Index,
     Setting,
 )
 from lightweight_decoder.search.exact import ExactSearch
+from lightweight_decoder.search.faiss_index import (
+    ADVICE,
+    FaissIndex,
+    description_of,
+    file_name_of,
+)
 from lightweight_decoder.search.tuning import sample_queries, tune
 
 if TYPE_CHECKING:
@@ -42,35 +47,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-ADVICE = "Delete the file and the one beside it to have the index built again"
 _CHECKSUM_LIMIT_BYTES = 100_000_000
 _ELSEWHERE = "Name another folder with search.folder=DIR"
-_IndexT = TypeVar("_IndexT", bound=Index)
-
-
-class Library(Protocol[_IndexT]):
-    """How one library makes, writes and reads an index."""
-
-    @property
-    def file_name(self) -> str:
-        """Name of the index file."""
-
-    @property
-    def description(self) -> str:
-        """Everything that shapes the index; another description means another index."""
-
-    def build(self, vectors: Tensor) -> _IndexT:
-        """Make an index of (n, d) unit vectors."""
-
-    def write(self, index: _IndexT, path: Path) -> None:
-        """Write an index that was built."""
-
-    def read(self, path: Path) -> _IndexT:
-        """Read an index that was written, mapped where the library can."""
 
 
 def approximate_search(
-    bank: VectorTable, library: Library[_IndexT], *, target_recall: float, folder: str | None
+    bank: VectorTable, factory: str, *, target_recall: float, folder: str | None
 ) -> SearchBackend:
     """Open or make the index of a bank, and return the search with it.
 
@@ -88,62 +70,58 @@ def approximate_search(
         return exact
     vectors = torch.as_tensor(bank.vectors)
     if not isinstance(bank, PhraseBank):
-        index = library.build(vectors)
+        index = FaissIndex.build(factory, vectors)
         return ApproximateSearch(exact, index, _tuned(exact, vectors, index, target_recall))
-    place = _folder(bank, folder)
-    with reporting_unwritable(place):
-        place.mkdir(parents=True, exist_ok=True)
-    path = place / library.file_name
+    path = _index_path(bank, factory, folder)
+    with reporting_unwritable(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
     record = read_record(path, bank_fingerprint=bank.fingerprint)
-    if record is None or not _serves(record, library, target_recall):
-        with reporting_unwritable(place), FileLock(place / ".lock"):
-            record = _make(bank, exact, library, path, target_recall)
-    return ApproximateSearch(exact, library.read(path), record.setting)
+    if record is None or not _serves(record, factory, target_recall):
+        with reporting_unwritable(path.parent), FileLock(path.with_name(".lock")):
+            record = _make(bank, exact, factory, path, target_recall)
+    return ApproximateSearch(exact, FaissIndex.read(path), record.setting)
 
 
-def has_index(bank: VectorTable, library: Library[Any], *, folder: str | None) -> bool:
+def has_index(bank: VectorTable, factory: str, *, folder: str | None) -> bool:
     """Say whether an index is there already, for whichever target."""
     if not isinstance(bank, PhraseBank):
         return False
-    return record_path(_folder(bank, folder) / library.file_name).exists()
+    return record_path(_index_path(bank, factory, folder)).exists()
 
 
-def _folder(bank: PhraseBank, folder: str | None) -> Path:
-    """Say where the indexes of a bank are kept."""
-    return Path(folder) if folder else bank.path.with_name(f"{bank.path.name}.search")
+def _index_path(bank: PhraseBank, factory: str, folder: str | None) -> Path:
+    """Say where an index of a bank is kept."""
+    place = Path(folder) if folder else bank.path.with_name(f"{bank.path.name}.search")
+    return place / file_name_of(factory)
 
 
-def _serves(record: IndexRecord, library: Library[Any], target_recall: float) -> bool:
+def _serves(record: IndexRecord, factory: str, target_recall: float) -> bool:
     """Say whether an index is the one that is wanted."""
-    return (record.description, record.target_recall) == (library.description, target_recall)
+    return (record.description, record.target_recall) == (description_of(factory), target_recall)
 
 
 def _make(
-    bank: PhraseBank,
-    exact: ExactSearch,
-    library: Library[_IndexT],
-    path: Path,
-    target_recall: float,
+    bank: PhraseBank, exact: ExactSearch, factory: str, path: Path, target_recall: float
 ) -> IndexRecord:
     """Build what is missing, index or setting, and write it."""
     record = read_record(path, bank_fingerprint=bank.fingerprint)  # another process may have
-    if record is not None and _serves(record, library, target_recall):
+    if record is not None and _serves(record, factory, target_recall):
         return record
     vectors = torch.as_tensor(bank.vectors)
-    if record is not None and record.description == library.description:
-        setting = _tuned(exact, vectors, library.read(path), target_recall)
+    if record is not None and record.description == description_of(factory):
+        setting = _tuned(exact, vectors, FaissIndex.read(path), target_recall)
         record = replace(record, target_recall=target_recall, setting=setting)
     else:
         start = time.perf_counter()
-        index = library.build(vectors)
+        index = FaissIndex.build(factory, vectors)
         logger.info("%s: built in %.1f s", path, time.perf_counter() - start)
         setting = _tuned(exact, vectors, index, target_recall)
         record_path(path).unlink(missing_ok=True)  # it must never name another file
         with writing(path) as partial:
-            library.write(index, partial)
+            index.write(partial)
         record = IndexRecord(
             bank_fingerprint=bank.fingerprint,
-            description=library.description,
+            description=description_of(factory),
             target_recall=target_recall,
             setting=setting,
             file=describe_file(path),
@@ -152,7 +130,7 @@ def _make(
     return record
 
 
-def _tuned(exact: ExactSearch, vectors: Tensor, index: Index, target_recall: float) -> Setting:
+def _tuned(exact: ExactSearch, vectors: Tensor, index: FaissIndex, target_recall: float) -> Setting:
     """Choose and report a setting."""
     setting = tune(exact, index, sample_queries(vectors), target_recall)
     for k, length, recall in zip(setting.ks, setting.list_lengths, setting.recalls, strict=True):
