@@ -6,32 +6,26 @@ what is compared; elsewhere blocks of float32 products do. The modules are for t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from lightweight_decoder.search.kernels import group_maxima, int8_pass
-from lightweight_decoder.search.kernels.few_queries import FewQueriesSearch, Settled
-from lightweight_decoder.search.kernels.first_pass import BlockedPass, FirstPass, Listed
+from lightweight_decoder.search.kernels.few_queries import FewQueriesSearch
+from lightweight_decoder.search.kernels.first_pass import BlockedPass, FirstPass
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-__all__ = ["FewQueriesSearch", "FirstPass", "Kernels", "Listed", "Settled", "make_kernels"]
+__all__ = ["FewQueriesSearch", "FirstPass", "Kernels", "make_kernels"]
 
 
-@dataclass(frozen=True, slots=True)
-class Kernels:
-    """What a device offers for some vectors.
-
-    Attributes:
-        passes: First passes, the roughest first; each can go on with what the one before it left
-            open. The first that suits is used.
-        few: Answers few queries in one go; None where the device cannot.
-    """
+class Kernels(NamedTuple):
+    """What a device offers for some vectors."""
 
     passes: tuple[FirstPass, ...]
+    """The roughest first; each can go on with what those before it left open."""
     few: FewQueriesSearch | None = None
+    """Answers few queries in one go, where the device can."""
 
 
 def make_kernels(
@@ -57,25 +51,21 @@ def make_kernels(
     """
     if group_maxima.is_available(device):
         roundings = group_maxima.Roundings(vectors, device)
-        rough = group_maxima.GroupedPass(vectors, roundings)
-        in_full = group_maxima.GroupedPass(vectors, roundings, in_full=True)
+        rough, in_full = (
+            group_maxima.GroupedPass(vectors, roundings, in_full=full) for full in (False, True)
+        )
+        few = FewQueriesSearch(vectors, owners, margin=margin, roundings=roundings)
         blocked = BlockedPass(vectors, device, max_block_bytes=max_block_bytes, instead_of=rough)
-        few = None
-        if vectors.device.type == device.type:
-            few = FewQueriesSearch(vectors, owners, margin=margin, roundings=roundings)
-        return Kernels((rough, in_full, blocked), few)
+        is_there = vectors.device.type == device.type
+        return Kernels((rough, in_full, blocked), few if is_there else None)
     blocked = BlockedPass(vectors, device, max_block_bytes=max_block_bytes)
-    if quantized is None:
-        quantized = device.type == "cpu" and int8_pass.is_available()
-        always = False
-    else:
-        always = quantized
-    if not quantized:
+    can_round = device.type == "cpu" and int8_pass.is_available()
+    if not (can_round if quantized is None else quantized):
         return Kernels((blocked,))
     int8 = int8_pass.Int8Vectors(
         vectors, max_block_bytes=max_block_bytes, max_copy_bytes=max_copy_bytes
     )
     shorter, longer = (
-        int8_pass.Int8Pass(int8, stretch=stretch, always=always) for stretch in (1, 2)
+        int8_pass.Int8Pass(int8, stretch=stretch, always=bool(quantized)) for stretch in (1, 2)
     )
     return Kernels((shorter, longer, blocked))

@@ -7,7 +7,7 @@ cannot settle is only reported.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from lightweight_decoder.search.kernels.cuda_graphs import GraphedFunction
 from lightweight_decoder.search.kernels.group_maxima import (
@@ -29,22 +29,11 @@ _LONGEST_LIST = 128
 _BYTES_PER_COPY = 16
 
 
-class Settled(NamedTuple):
-    """What was found, and for which queries it is the answer."""
-
-    values: Tensor
-    """(q, k) float32 cosines, falling; -inf where fewer phrases are left."""
-    vectors: Tensor
-    """(q, k) int64, ``NO_ID`` where fewer phrases are left."""
-    phrases: Tensor
-    """(q, k) int64, likewise."""
-    certain: Tensor
-    """(q,) bool: not where a cut falls among values that are too close to call, or where a query is
-    zero or not finite."""
-
-
 class FewQueriesSearch:
-    """Searches for few queries in vectors that a GPU holds.
+    """Searches for few queries in vectors that a GPU holds; needs Triton.
+
+    Extra memory on the device: about n / 4 + 600 k bytes for a query, 16 MB for 64 queries and
+    1,000,000 vectors.
 
     Args:
         vectors: (n, d) unit rows on the GPU.
@@ -58,11 +47,11 @@ class FewQueriesSearch:
     ) -> None:
         self._vectors = vectors
         self._roundings = roundings
-        search = partial(search_at_once, vectors=vectors, owners=owners, margin=margin)
+        search = partial(_search_at_once, vectors=vectors, owners=owners, margin=margin)
         self._graphed = GraphedFunction(search)
 
     def suits(self, num_queries: int, list_length: int, excluded: Tensor | None) -> bool:
-        """Say whether it is made for such a search; as of :class:`.FirstPass`.
+        """Say whether it is made for such a search.
 
         Vectors in rows that are no multiple of 16 bytes would be copied whole by every search,
         which the memory of a graph is not for.
@@ -74,27 +63,33 @@ class FewQueriesSearch:
             and has_room_for(list_length, excluded)
         )
 
-    def search(self, queries: Tensor, k: int, list_length: int, excluded: Tensor | None) -> Settled:
-        """Find the k best phrases for each query.
+    def search(
+        self, queries: Tensor, k: int, list_length: int, excluded: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        """Find the k best phrases for each query, and say for which they are certain.
 
         Args:
-            queries: (q, d) floating point of any length.
-            k: How many phrases, at most ``list_length``.
+            queries: (q, d) floating point of any length, on the GPU.
+            k: How many phrases to return, at most ``list_length``.
             list_length: How many vectors are compared, at most 128.
             excluded: (q, w) int64 vectors that do not count, filled up with ``NO_ID``, or None.
+
+        Returns:
+            Values, vectors and phrases (q, k) as ``ExactSearch`` gives them, and (q,) bool: whether
+            they are right. They may not be where a cut falls among values that are too close to
+            call, or where a query is zero or not finite.
         """
         precision = fastest_precision(self._vectors.dtype, len(queries))
-        found = self._graphed(
+        return self._graphed(
             *((queries,) if excluded is None else (queries, excluded)),
             k=k,
             list_length=list_length,
             precision=precision,
             vectors_error=self._roundings.longest(precision),
         )
-        return Settled(*found)
 
 
-def search_at_once(
+def _search_at_once(
     queries: Tensor,
     excluded: Tensor | None = None,
     *,
@@ -105,26 +100,8 @@ def search_at_once(
     precision: Precision,
     k: int,
     list_length: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Find the k best phrases for each query, and say for which they are certain, in one graph.
-
-    Extra memory on the device: about n / 4 + 600 k bytes for a query, 16 MB for 64 queries and
-    1,000,000 vectors.
-
-    Args:
-        queries: (q, d) floating point of any length.
-        excluded: (q, w) int64 vectors that do not count, filled up with ``NO_ID``.
-        vectors: (n, d) unit rows on the same device.
-        owners: (n,) int64, the phrase of each vector; None: each is a phrase of its own.
-        margin: Products that differ by more are in their true order.
-        vectors_error: The longest part that ``precision`` rounds off a vector.
-        precision: What vectors to look at are chosen in.
-        k: How many phrases to return, at most ``list_length``.
-        list_length: How many vectors are compared, at most 128.
-
-    Returns:
-        The columns of :class:`Settled`.
-    """
+) -> tuple[Tensor, ...]:
+    """Start all kernels."""
     from lightweight_decoder.search.kernels import triton_launch as launch  # noqa: PLC0415 - optional
 
     with current(queries.device):

@@ -36,13 +36,7 @@ class FirstPass(Protocol):
     """Lists, for each query, vectors that are likely to hold the best, and bounds all others."""
 
     def suits(self, num_queries: int, list_length: int, excluded: Tensor | None) -> bool:
-        """Say whether such a search is possible and pays; asked once for each search.
-
-        Args:
-            num_queries: q.
-            list_length: m.
-            excluded: (q, w) int64 or None.
-        """
+        """Say whether such a search, the next one, is possible and pays."""
         ...
 
     def list_vectors(self, queries: Tensor, list_length: int, excluded: Tensor | None) -> Listed:
@@ -55,12 +49,12 @@ class FirstPass(Protocol):
         """
         ...
 
-    def learn(self, num_searched: int, num_unsettled: int) -> None:
+    def learn(self, num_searched: int, num_unsettled: int) -> None:  # noqa: ARG002 - most need not
         """Hear how many of the queries of a search the lists did not settle."""
-        ...
+        return
 
 
-class BlockedPass:
+class BlockedPass(FirstPass):
     """Lists the largest of all float32 products, which are computed a block at a time.
 
     Args:
@@ -105,6 +99,3 @@ class BlockedPass:
                 found = torch.cat([ids[rows], top.indices + start], dim=1)
                 values[rows], ids[rows] = merged.values, found.gather(1, merged.indices)
         return Listed(values, ids, values[:, -1:].clone())
-
-    def learn(self, num_searched: int, num_unsettled: int) -> None:
-        """Change nothing: there is nothing to choose."""

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from lightweight_decoder.search.kernels.first_pass import Listed
+from lightweight_decoder.search.kernels.first_pass import FirstPass, Listed
 from lightweight_decoder.search.vector_blocks import device_blocks
 
 Precision = Literal["float32", "tf32", "float16", "bfloat16"]
@@ -74,13 +74,17 @@ class Roundings:
 
     def longest(self, precision: Precision) -> float:
         """Return the length of the longest part that rounding takes off a vector."""
+        if precision == "float32" or self._vectors.dtype == _DTYPES[precision] != torch.float32:
+            return 0.0
         if precision not in self._longest:
-            self._longest[precision] = longest_rounding(self._vectors, precision, self._device)
+            blocks = device_blocks(self._vectors, self._device, _BLOCK_ROWS // 64)
+            lengths = [_rounding_lengths(block, precision).amax() for _, block in blocks]
+            self._longest[precision] = float(torch.stack(lengths).amax())
         return self._longest[precision]
 
 
-class GroupedPass:
-    """Lists the products of vectors that rougher products choose; a :class:`.FirstPass`.
+class GroupedPass(FirstPass):
+    """Lists the products of vectors that rougher products choose.
 
     Args:
         vectors: (n, d) of length one, on the device that computes or on the CPU.
@@ -106,9 +110,6 @@ class GroupedPass:
         )
         error = choice_error(queries, self._roundings.longest(precision), precision)
         return Listed(values, ids, torch.maximum(values[:, -1], ceiling + error)[:, None])
-
-    def learn(self, num_searched: int, num_unsettled: int) -> None:
-        """Change nothing: the precision is chosen by speed alone."""
 
 
 def is_available(device: torch.device) -> bool:
@@ -153,7 +154,7 @@ def choice_error(queries: Tensor, vectors_error: float, precision: Precision) ->
 
     Args:
         queries: (q, d) float32.
-        vectors_error: The longest part that is rounded off a vector (:func:`longest_rounding`).
+        vectors_error: The longest part that is rounded off a vector (:class:`Roundings`).
         precision: What the groups are chosen in.
 
     Returns:
@@ -168,21 +169,6 @@ def error_beyond_queries(dim: int, vectors_error: float, precision: Precision) -
     sums = (dim + 4) * 2.0**-22
     left_out = 3 * 2.0**-20 if precision == "float32" else 0.0
     return _SLACK * (vectors_error + left_out + sums)
-
-
-def longest_rounding(vectors: Tensor, precision: Precision, device: torch.device) -> float:
-    """Return the length of the longest part that rounding takes off a vector.
-
-    Args:
-        vectors: (n, d), on any device.
-        precision: What they are rounded to.
-        device: Where that is computed.
-    """
-    if precision == "float32" or vectors.dtype == _DTYPES[precision] != torch.float32:
-        return 0.0
-    blocks = device_blocks(vectors, device, _BLOCK_ROWS // 64)
-    lengths = [_rounding_lengths(block, precision).amax() for _, block in blocks]
-    return float(torch.stack(lengths).amax())
 
 
 def _rounding_lengths(rows: Tensor, precision: Precision) -> Tensor:

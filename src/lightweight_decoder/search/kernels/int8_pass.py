@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from lightweight_decoder.datatypes import NO_ID
-from lightweight_decoder.search.kernels.first_pass import Listed
+from lightweight_decoder.search.kernels.first_pass import FirstPass, Listed
 from lightweight_decoder.search.order import hide_excluded
 from lightweight_decoder.search.products import products
 from lightweight_decoder.search.vector_blocks import device_blocks, slices
@@ -206,7 +206,7 @@ class Int8Vectors:
             yield Int8Block.of(start, block, rotation=self.rotation)
 
 
-class Int8Pass:
+class Int8Pass(FirstPass):
     """Lists what products in int8 choose; a :class:`.FirstPass` for the CPU.
 
     Args:

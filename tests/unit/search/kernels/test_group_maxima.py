@@ -5,7 +5,6 @@ On a GPU these run with ``-m gpu``; ``test_triton_interpreter.py`` runs them on 
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import os
 
@@ -21,7 +20,6 @@ from lightweight_decoder.search.kernels.group_maxima import (
     Roundings,
     choice_error,
     is_available,
-    longest_rounding,
     top_k_products,
 )
 
@@ -165,7 +163,7 @@ def test_nothing_that_is_not_found_exceeds_the_ceiling(precision):
     found = top_k_products(queries.to(DEVICE), vectors.to(DEVICE), 8, precision=precision)
     products = queries.double() @ vectors.double().T
     unseen = products.scatter(1, found.vectors.cpu(), -torch.inf).amax(dim=1)
-    rounding = longest_rounding(vectors, precision, torch.device("cpu"))
+    rounding = Roundings(vectors, torch.device("cpu")).longest(precision)
     ceiling = found.ceiling.cpu() + choice_error(queries, rounding, precision)
     assert (unseen <= torch.maximum(found.values[:, -1].cpu(), ceiling) + 1e-6).all()
     torch.testing.assert_close(
@@ -185,7 +183,7 @@ def test_what_a_rough_choice_leaves_open_is_settled_by_finer_ones(at_once, monke
     queries = torch.cat([clusters[0][:1], clusters[1][:1], unit(5, 1, 16)])
     search = ExactSearch.over(torch.cat([*clusters, unit(6, 300, 16)]), device=DEVICE)
     if not at_once:
-        search._kernels = dataclasses.replace(search._kernels, few=None)
+        search._kernels = search._kernels._replace(few=None)
     passes = []
     list_vectors, search_float64 = GroupedPass.list_vectors, search._search_float64
 
@@ -224,7 +222,7 @@ def test_the_error_of_a_choice_is_reached_but_not_exceeded(precision, bits):
     part = 0.998 if precision == "tf32" else 0.499
     worst = torch.full((1, 64), (1 + part * 2.0 ** -(bits - 1)) / 8)
     rough, exact = torch.full((1, 64), 1 / 8), worst.double()
-    rounding = longest_rounding(worst, precision, torch.device("cpu"))
+    rounding = Roundings(worst, torch.device("cpu")).longest(precision)
     both = (exact @ exact.T - rough.double() @ rough.double().T).item()
     bound = choice_error(worst, rounding, precision).item()
     assert 0.9 * bound < both <= bound
@@ -236,10 +234,10 @@ def test_the_error_of_a_choice_is_reached_but_not_exceeded(precision, bits):
 @pytest.mark.parametrize("precision", ["float16", "bfloat16"])
 def test_nothing_is_rounded_off_vectors_that_are_stored_in_the_precision(precision):
     vectors = unit(0, 50, 8).to(getattr(torch, precision))
-    assert longest_rounding(vectors, precision, torch.device("cpu")) == 0
+    assert Roundings(vectors, torch.device("cpu")).longest(precision) == 0
     wide = unit(0, 50, 8)
     expected = (wide - vectors.float()).norm(dim=1).max().item()
-    assert longest_rounding(wide, precision, torch.device("cpu")) == pytest.approx(expected)
+    assert Roundings(wide, torch.device("cpu")).longest(precision) == pytest.approx(expected)
 
 
 def test_kernels_need_a_gpu_or_the_interpreter(monkeypatch):
