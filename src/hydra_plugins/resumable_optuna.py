@@ -58,11 +58,13 @@ class ResumableOptunaSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         """Run the sweep of the typed overrides."""
-        from lightweight_decoder import shell  # noqa: PLC0415 - Hydra loads all plugins, always
+        # Hydra loads all plugins, always
+        from lightweight_decoder.shell.exit_status import reported_errors  # noqa: PLC0415
+        from lightweight_decoder.shell.optuna_sweep import sweep  # noqa: PLC0415
 
         overrides = [*(f"{key}={value}" for key, value in self._params.items()), *arguments]
-        with shell.reported_errors():
-            shell.optuna_sweep(
+        with reported_errors():
+            sweep(
                 overrides,
                 config=self._sweep_config,
                 launcher=self._launcher,

@@ -17,7 +17,7 @@ from lightweight_decoder.accelerator.choice import (
 from lightweight_decoder.accelerator.machine import look_at_machine
 from lightweight_decoder.accelerator.plan import AcceleratorPlan
 from lightweight_decoder.accelerator.probe import probe_devices
-from lightweight_decoder.accelerator.request import parse_request
+from lightweight_decoder.accelerator.request import Devices, parse_request
 from lightweight_decoder.accelerator.survey import Survey, machine_key, survey
 from lightweight_decoder.accelerator.verdict_cache import drop
 from lightweight_decoder.errors import AcceleratorError
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from lightweight_decoder.accelerator.machine import Machine
     from lightweight_decoder.accelerator.plan import GpuBackend
-    from lightweight_decoder.accelerator.request import Devices, Request
+    from lightweight_decoder.accelerator.request import Request
     from lightweight_decoder.accelerator.survey import Probe
 
 log = logging.getLogger(__name__)

@@ -80,9 +80,10 @@ class PhraseTable:
         chosen = self._batch_of(unique)
         for number in np.unique(chosen[unique != NO_ID]):
             here = np.flatnonzero((chosen == number) & (unique != NO_ID))
-            rows = pa.array(unique[here] - self._starts[number])
-            column = self._batch(number).column(TEXT_COLUMN)
-            texts[here] = column.take(rows).to_numpy(zero_copy_only=False)
+            rows = np.ascontiguousarray(unique[here] - self._starts[number], dtype=np.int64)
+            # pa.array and to_numpy would import pandas, half a second, wherever it is installed
+            taken = pa.Array.from_buffers(pa.int64(), len(rows), [None, pa.py_buffer(rows)])
+            texts[here] = self._batch(number).column(TEXT_COLUMN).take(taken).to_pylist()
         return texts[inverse].reshape(np.shape(phrase_ids))
 
     def column(self, name: str) -> npt.NDArray[Any]:

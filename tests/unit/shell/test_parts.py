@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from lightweight_decoder.shell.parts import encoder_of, exact_search
 from omegaconf import OmegaConf
 
 from lightweight_decoder.accelerator import resolve_accelerator
@@ -11,7 +12,6 @@ from lightweight_decoder.encoder import TextEncoder
 from lightweight_decoder.errors import EncoderError
 from lightweight_decoder.search import exact
 from lightweight_decoder.shell import parts
-from lightweight_decoder.shell.parts import encoder_of, exact_search
 
 CONFIG = OmegaConf.create({"cache": False})
 

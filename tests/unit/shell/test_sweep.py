@@ -7,11 +7,11 @@ import sys
 
 import pytest
 from hydra.types import RunMode
+from lightweight_decoder.shell.sweep import SweepSummary, as_job, group_of_sweep
 from omegaconf import OmegaConf
 
 from lightweight_decoder.errors import ConfigError
 from lightweight_decoder.evaluation.sweep_summary import SweepJob, read_job, write_job
-from lightweight_decoder.shell.sweep import SweepSummary, as_job, group_of_sweep
 
 CONFIG = OmegaConf.create({"lr": 2})
 

@@ -90,12 +90,6 @@ def _outcome(work: Callable[[DictConfig], float], config: DictConfig, job: Sweep
     )
 
 
-def group_of_sweep() -> str | None:
-    """Name under which an experiment tracker shows the jobs of one sweep; None outside a sweep."""
-    hydra = HydraConfig.get()
-    return Path(hydra.sweep.dir).name if hydra.mode == RunMode.MULTIRUN else None
-
-
 class SweepSummary(Callback):
     """Hydra callback: says how to go on with a sweep, and sums it up at its end."""
 
