@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
@@ -299,9 +299,10 @@ class TextEncoder:
         from sentence_transformers import SentenceTransformer  # noqa: PLC0415, takes seconds
 
         try:
-            model = SentenceTransformer(
-                str(self.folder), device=self._device, local_files_only=True
-            ).eval()
+            with _without_loading_bar():
+                model = SentenceTransformer(
+                    str(self.folder), device=self._device, local_files_only=True
+                ).eval()
         except Exception as error:
             raise EncoderError(
                 "the text encoder cannot be loaded",
@@ -313,6 +314,20 @@ class TextEncoder:
         if self.precision == "bfloat16":
             _round_linear_layers(model)
         return model
+
+
+@contextmanager
+def _without_loading_bar() -> Iterator[None]:
+    """Keep transformers from showing a bar while it reads weights, which takes no time."""
+    from transformers.utils import logging  # noqa: PLC0415, as late as the model
+
+    was_shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_shown:
+            logging.enable_progress_bar()
 
 
 def _round_linear_layers(model: Any) -> None:  # noqa: ANN401, as above
