@@ -27,15 +27,21 @@ _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
 _KEY_BYTES = 16  # collisions among a billion texts: about 1 in 10**21
+_SUM_BYTES = 8
 _PAGE_BYTES = 16_384  # ten 384-wide vectors a page; the usual 4,096 would leave a quarter empty
 _KEYS_PER_SELECT = 500  # below the 999 variables of old SQLite builds
 _BUSY_SECONDS = 60.0
 _STORED_DTYPE = np.dtype("<f4")
 
+_MOST_DIMS = 2**20  # above every encoder there is: a damaged number must not ask for memory
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, vector BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS sums (key BLOB PRIMARY KEY, sum BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS width (id INTEGER PRIMARY KEY CHECK (id = 0), dim INTEGER NOT NULL);
 """
+# sums stand apart because caches of version 0.1 have none, and that version reads ours
+_LOOK_UP = "SELECT key, vector, sum FROM vectors LEFT JOIN sums USING (key) WHERE key IN "
 
 
 def default_cache_dir() -> Path:
@@ -48,9 +54,10 @@ class EmbeddingCache:
     """Float32 vectors of width d in one SQLite file, found by the hash of their text.
 
     A cache is never a reason to fail: a damaged file, or one whose vectors have another width, is
-    set aside under another name with a warning, and where the folder cannot be used everything
-    goes on without a cache, after one warning. Several processes may use one file at once. Each
-    call opens and closes the file, so a cache may be pickled and survives a fork.
+    set aside under another name with a warning, a vector that is not the one that was stored counts
+    as missing, and where the folder cannot be used everything goes on without a cache, after one
+    warning. Several processes may use one file at once. Each call opens and closes the file, so a
+    cache may be pickled and survives a fork.
 
     Args:
         path: The file; it and its folder are made when the first vectors are stored.
@@ -75,7 +82,18 @@ class EmbeddingCache:
             float32 vectors; d is 0 where nothing was ever stored.
         """
         keys = [_key(text) for text in texts]
-        return self._use(lambda connection: _select(connection, keys), otherwise=_nothing())
+        stored = self._use(lambda connection: _select(connection, keys), otherwise={})
+        sound = {key: vector for key, vector in stored.items() if vector is not None}
+        if len(sound) < len(stored):
+            _log.warning(
+                "%s: %d vectors are not those that were stored, and are encoded anew",
+                self.path,
+                len(stored) - len(sound),
+            )
+        places = [place for place, key in enumerate(keys) if key in sound]
+        joined = bytearray().join(sound[keys[place]] for place in places)
+        vectors = np.frombuffer(joined, dtype=_STORED_DTYPE).astype(np.float32, copy=False)
+        return np.array(places, dtype=np.int64), vectors.reshape(len(places), -1 if places else 0)
 
     def put(self, texts: Sequence[str], vectors: FloatArray) -> None:
         """Store (b, d) float32 vectors of b texts, all or, if the process is killed, none."""
@@ -98,9 +116,9 @@ class EmbeddingCache:
             with closing(sqlite3.connect(self.path, timeout=_BUSY_SECONDS)) as connection:
                 _prepare(connection)
                 return work(connection)
-        except (sqlite3.DatabaseError, _UnusableFileError, OSError) as error:
+        except (sqlite3.Error, _UnusableFileError, OSError) as error:
             if _is_damage(error):
-                self._set_aside(error)
+                self.set_aside(error)
             else:
                 self._give_up(error)
         return otherwise
@@ -119,8 +137,12 @@ class EmbeddingCache:
             "%s: the cache of vectors cannot be used, going on without: %s", self.path, error
         )
 
-    def _set_aside(self, error: Exception) -> None:
-        """Rename the file, so that the next vectors go to a new one."""
+    def set_aside(self, error: object) -> None:
+        """Rename the file, so that the next vectors go to a new one, and warn.
+
+        Args:
+            error: What is wrong with it.
+        """
         aside = self.path.with_name(f"{self.path.name}.damaged-{time.time_ns()}")
         _log.warning(
             "%s: the cache of vectors is set aside as %s: %s", self.path, aside.name, error
@@ -140,7 +162,8 @@ class _UnusableFileError(Exception):
 def _is_damage(error: Exception) -> bool:
     """Tell a file that is wrong (other bytes, other tables) from one that cannot be used now."""
     if isinstance(error, sqlite3.OperationalError):
-        return error.sqlite_errorcode == sqlite3.SQLITE_ERROR  # the statement does not fit the file
+        # the statement does not fit the file, or (without a code) a text in it is not Unicode
+        return getattr(error, "sqlite_errorcode", 1) == sqlite3.SQLITE_ERROR
     return not isinstance(error, OSError)
 
 
@@ -161,29 +184,37 @@ def _prepare(connection: sqlite3.Connection) -> None:
 def _read_dim(connection: sqlite3.Connection) -> int | None:
     """Return the width of the stored vectors, None before the first."""
     row = connection.execute("SELECT dim FROM width").fetchone()
-    return None if row is None else int(row[0])
+    if row is None:
+        return None
+    if not isinstance(row[0], int) or not 0 < row[0] <= _MOST_DIMS:
+        raise _UnusableFileError(f"vectors of width {row[0]!r}")
+    return row[0]
 
 
-def _select(connection: sqlite3.Connection, keys: list[bytes]) -> tuple[IntArray, FloatArray]:
-    """Look keys up; see :meth:`EmbeddingCache.get`."""
+def _select(connection: sqlite3.Connection, keys: list[bytes]) -> dict[bytes, bytes | None]:
+    """Return what is stored under each key that is there; None where it is damaged."""
     dim = _read_dim(connection)
-    if dim is None:
-        return _nothing()
-    stored: dict[bytes, bytes] = {}
-    for start in range(0, len(keys), _KEYS_PER_SELECT):
+    stored: dict[bytes, bytes | None] = {}
+    for start in range(0, len(keys) if dim else 0, _KEYS_PER_SELECT):
         some = keys[start : start + _KEYS_PER_SELECT]
         marks = ",".join("?" * len(some))
-        query = f"SELECT key, vector FROM vectors WHERE key IN ({marks})"  # noqa: S608, marks only
-        stored.update(connection.execute(query, some))
-    places = [place for place, key in enumerate(keys) if key in stored]
-    rows = [stored[keys[place]] for place in places]
-    wanted = dim * _STORED_DTYPE.itemsize
-    if any(len(row) != wanted for row in rows):
-        raise _UnusableFileError(f"a vector that is not {wanted} bytes long")
-    vectors = np.frombuffer(bytearray().join(rows), dtype=_STORED_DTYPE).reshape(len(rows), dim)
-    if not np.isfinite(vectors).all():
-        raise _UnusableFileError("a vector that is not finite")
-    return np.array(places, dtype=np.int64), vectors.astype(np.float32, copy=False)
+        for key, vector, checksum in connection.execute(f"{_LOOK_UP} ({marks})", some):
+            stored[key] = vector if _is_sound(key, vector, checksum, dim) else None
+    return stored
+
+
+def _is_sound(key: bytes, vector: object, checksum: object, dim: int | None) -> bool:
+    """Say whether a row is as it was stored, as far as its age allows."""
+    if not isinstance(vector, bytes) or len(vector) != (dim or 0) * _STORED_DTYPE.itemsize:
+        return False
+    if checksum is not None:
+        return checksum == _sum(key, vector)
+    return bool(np.isfinite(np.frombuffer(vector, dtype=_STORED_DTYPE)).all())
+
+
+def _sum(key: bytes, vector: bytes) -> bytes:
+    """Return the checksum of a vector and of the text that it belongs to."""
+    return hashlib.blake2b(key + vector, digest_size=_SUM_BYTES).digest()
 
 
 def _insert(
@@ -195,10 +226,7 @@ def _insert(
         raise _UnusableFileError(f"vectors of width {stored_dim}, not {dim}")
     with connection:
         connection.execute("INSERT OR IGNORE INTO width VALUES (0, ?)", (dim,))
-        rows = zip(keys, vectors, strict=True)
+        rows = list(zip(keys, vectors, strict=True))
+        sums = [(key, _sum(key, vector)) for key, vector in rows]
         connection.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?)", rows)
-
-
-def _nothing() -> tuple[IntArray, FloatArray]:
-    """Return the answer of an empty cache."""
-    return np.empty(0, dtype=np.int64), np.empty((0, 0), dtype=np.float32)
+        connection.executemany("INSERT OR REPLACE INTO sums VALUES (?, ?)", sums)

@@ -6,11 +6,11 @@ import contextlib
 import hashlib
 import importlib.metadata
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightweight_decoder.errors import EncoderError
+from lightweight_decoder.files import whole_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _PACKAGED_MODEL = ("model", "config.json")
 _HUB_OWNER = "sentence-transformers"
 _NOT_THE_MODEL = (".md", ".pyc")
+_WORTH_REMEMBERING = 2**20  # bytes; what is smaller is hashed in less than a millisecond
 
 
 def locate_model(model: str) -> Path:
@@ -93,8 +94,8 @@ def model_fingerprint(folder: Path, *, cache_dir: Path | None) -> str:
 
     Args:
         folder: The model.
-        cache_dir: Where the answer is kept, for as long as no file changes its size or time of
-            change; None: everything is read each time (90 MB: 0.1 to 0.3 s).
+        cache_dir: Where the hashes of files above 1 MiB are kept for as long as the system notes no
+            change of the file; None: everything is read each time (90 MB: 0.1 to 0.3 s).
 
     Returns:
         64 hexadecimal digits.
@@ -102,23 +103,25 @@ def model_fingerprint(folder: Path, *, cache_dir: Path | None) -> str:
     Raises:
         EncoderError: If the folder has no files, or one cannot be read.
     """
+    memo = None if cache_dir is None else _memo_path(cache_dir, folder)
+    remembered = {} if memo is None else _read_memo(memo)
+    hashes: dict[str, list[object]] = {}
+    total = hashlib.sha256()
     try:
-        files = sorted(_model_files(folder))
-        state = [
-            [str(f.relative_to(folder)), f.stat().st_size, f.stat().st_mtime_ns] for f in files
-        ]
-        if not files:
-            raise EncoderError("the model folder has no files", where=folder, expected="a model")
-        memo = None if cache_dir is None else _memo_path(cache_dir, folder)
-        known = None if memo is None else _read_memo(memo, state)
-        if known is not None:
-            return known
-        fingerprint = _hash_files(folder, files)
+        for file in sorted(_model_files(folder)):
+            name, state = file.relative_to(folder).as_posix(), _state(file)
+            known = remembered.get(name)
+            if not isinstance(known, list) or known[:-1] != state or state[0] < _WORTH_REMEMBERING:
+                known = [*state, _hash(file)]
+            hashes[name] = known
+            total.update(f"{name}\0{known[-1]}\n".encode())
     except OSError as error:
         raise EncoderError("the model cannot be read", where=folder, found=error) from error
-    if memo is not None:
-        _write_memo(memo, state, fingerprint)
-    return fingerprint
+    if not hashes:
+        raise EncoderError("the model folder has no files", where=folder, expected="a model")
+    if memo is not None and hashes != remembered:
+        _write_memo(memo, hashes)
+    return total.hexdigest()
 
 
 def _model_files(folder: Path) -> Iterator[Path]:
@@ -129,38 +132,39 @@ def _model_files(folder: Path) -> Iterator[Path]:
             yield file
 
 
-def _hash_files(folder: Path, files: list[Path]) -> str:
-    """Hash every file, then the list of names and hashes."""
-    total = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as opened:
-            digest = hashlib.file_digest(opened, "sha256").hexdigest()
-        total.update(f"{file.relative_to(folder).as_posix()}\0{digest}\n".encode())
-    return total.hexdigest()
+def _state(file: Path) -> list[int]:
+    """Return what the system changes about a file when its content changes.
+
+    Size and time of change alone can be set to what they were; ``ctime`` cannot.
+    """
+    status = file.stat()
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+
+
+def _hash(file: Path) -> str:
+    """Return the sha256 of a file's content."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _memo_path(cache_dir: Path, folder: Path) -> Path:
-    """Return the file that remembers this folder's fingerprint."""
+    """Return the file that remembers the hashes of this folder's files."""
     name = hashlib.blake2b(str(folder).encode(), digest_size=16).hexdigest()
     return cache_dir / "fingerprints" / f"{name}.json"
 
 
-def _read_memo(memo: Path, state: list[list[object]]) -> str | None:
-    """Return the remembered fingerprint if the files are still in this state."""
+def _read_memo(memo: Path) -> dict[str, list[object]]:
+    """Return state and hash of each file as they were; nothing where that is not to be had."""
     try:
-        content = json.loads(memo.read_text())
-        return str(content["sha256"]) if content["files"] == state else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # nothing remembered, or damaged: computed anew
+        content = json.loads(memo.read_text())["hashes"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
-def _write_memo(memo: Path, state: list[list[object]], fingerprint: str) -> None:
-    """Remember a fingerprint where that is possible."""
-    partial = memo.with_name(f"{memo.name}.{os.getpid()}")
-    try:
+def _write_memo(memo: Path, hashes: dict[str, list[object]]) -> None:
+    """Remember hashes where that is possible."""
+    with contextlib.suppress(OSError, EncoderError):
         memo.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps({"files": state, "sha256": fingerprint}))
-        partial.replace(memo)
-    except OSError:
-        with contextlib.suppress(OSError):
-            partial.unlink()
+        with whole_file(memo, error=EncoderError) as partial:
+            partial.write_text(json.dumps({"hashes": hashes}))
