@@ -120,7 +120,7 @@ def open_texts(
 def encoded_rows(texts: TextStream, encoder: Encoder) -> Iterator[BankRows]:
     """Yield blocks of texts with the vectors that the encoder makes of them."""
     while (some := texts.take(_TEXTS_AT_ONCE)).texts:
-        yield BankRows(some.texts, encoder.encode(some.texts), some.metadata)
+        yield BankRows(some.texts, encoder.encode_phrases(some.texts), some.metadata)
 
 
 def encoded_sample(
@@ -133,7 +133,7 @@ def encoded_sample(
     while (some := texts.take(_TEXTS_AT_ONCE).texts) and first_row <= drawn[-1]:
         start, stop = np.searchsorted(drawn, (first_row, first_row + len(some)))
         if start < stop:
-            yield encoder.encode([some[row - first_row] for row in drawn[start:stop]])
+            yield encoder.encode_phrases([some[row - first_row] for row in drawn[start:stop]])
         first_row += len(some)
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from lightweight_decoder.bank import PhraseBank
     from lightweight_decoder.datatypes import FloatArray
     from lightweight_decoder.decoder.calibration import Calibration
-    from lightweight_decoder.encoder import Encoder
+    from lightweight_decoder.encoder import EncodesBothSides, TextEncoder
     from lightweight_decoder.rerank import ListwiseReranker, QueryAdapter
     from lightweight_decoder.search import SearchBackend
 
@@ -83,7 +83,7 @@ class PhraseBankDecoder:
         self.scorer = CandidateScorer(bank)
         self.device = torch.device(device)
         self.cache = QueryCache(cached_queries) if cached_queries else None
-        self._encoder: Encoder | None = None
+        self._encoder: TextEncoder | None = None
         self.to(device)
 
     def __repr__(self) -> str:
@@ -185,7 +185,7 @@ class PhraseBankDecoder:
         self,
         texts: str | Sequence[str],
         *,
-        encoder: Encoder | None = None,
+        encoder: EncodesBothSides | None = None,
         top_k: int = 5,
         abstain_below: float = 0.0,
     ) -> Decoded:
@@ -193,8 +193,8 @@ class PhraseBankDecoder:
 
         Args:
             texts: q texts, or one.
-            encoder: What makes their vectors; None: the encoder that the bank names, which is
-                loaded at the first call and kept.
+            encoder: What makes their vectors: anything that has a method ``encode_queries``; None:
+                the encoder that the bank names, which is loaded at the first call and kept.
             top_k: As of ``decode``.
             abstain_below: The same.
 
@@ -206,7 +206,7 @@ class PhraseBankDecoder:
         """
         if encoder is None:
             encoder = self._encoder = self._encoder or self._bank_encoder()
-        queries = encoder.encode([texts] if isinstance(texts, str) else texts)
+        queries = encoder.encode_queries([texts] if isinstance(texts, str) else texts)
         return self.decode(queries, top_k=top_k, abstain_below=abstain_below)
 
     @torch.no_grad()
@@ -396,7 +396,7 @@ class PhraseBankDecoder:
             cached_queries=cached_queries,
         )
 
-    def _bank_encoder(self) -> Encoder:
+    def _bank_encoder(self) -> TextEncoder:
         """Return the encoder that the bank names."""
         # decoding vectors does without what an encoder needs
         from lightweight_decoder.decoder.bank_encoder import encoder_of  # noqa: PLC0415

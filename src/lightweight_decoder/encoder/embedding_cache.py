@@ -9,9 +9,10 @@ import sqlite3
 import time
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import platformdirs
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 CACHE_VARIABLE = "LIGHTWEIGHT_DECODER_CACHE"
 """Environment variable that names the folder of all caches."""
+
+BoolArray = npt.NDArray[np.bool_]
 
 _T = TypeVar("_T")
 
@@ -37,17 +40,41 @@ _MOST_DIMS = 2**20  # above every encoder there is: a damaged number must not as
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, vector BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS sums (key BLOB PRIMARY KEY, sum BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS notes
+    (key BLOB PRIMARY KEY, sum BLOB NOT NULL, was_cut INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS width (id INTEGER PRIMARY KEY CHECK (id = 0), dim INTEGER NOT NULL);
 """
-# sums stand apart because caches of version 0.1 have none, and that version reads ours
-_LOOK_UP = "SELECT key, vector, sum FROM vectors LEFT JOIN sums USING (key) WHERE key IN "
+# notes stand apart because caches of version 0.1 have none, and that version reads ours
+_LOOK_UP = """
+SELECT key, vector, sum, was_cut FROM vectors LEFT JOIN notes USING (key) WHERE key IN
+"""
 
 
 def default_cache_dir() -> Path:
     """Return ``$LIGHTWEIGHT_DECODER_CACHE``, else the user's folder for caches."""
     chosen = os.environ.get(CACHE_VARIABLE)
     return Path(chosen) if chosen else platformdirs.user_cache_path("lightweight-decoder")
+
+
+class FoundVectors(NamedTuple):
+    """What a cache has of m texts.
+
+    Attributes:
+        places: (f,) int64 places of those that were found, ascending.
+        vectors: (f, d) float32; d is 0 where nothing was found.
+        was_cut: (f,) whether the text was longer than the encoder reads.
+    """
+
+    places: IntArray
+    vectors: FloatArray
+    was_cut: BoolArray
+
+
+class _Row(NamedTuple):
+    """What is stored of one text."""
+
+    vector: bytes
+    was_cut: bool
 
 
 class EmbeddingCache:
@@ -71,19 +98,12 @@ class EmbeddingCache:
         """Return d, or None while nothing is stored."""
         return self._use(_read_dim, otherwise=None)
 
-    def get(self, texts: Sequence[str]) -> tuple[IntArray, FloatArray]:
-        """Look texts up.
-
-        Args:
-            texts: m texts.
-
-        Returns:
-            (f,) int64 places in ``texts`` of those that were found, ascending, and their (f, d)
-            float32 vectors; d is 0 where nothing was ever stored.
-        """
+    def get(self, texts: Sequence[str]) -> FoundVectors:
+        """Look m texts up."""
         keys = [_key(text) for text in texts]
-        stored = self._use(lambda connection: _select(connection, keys), otherwise={})
-        sound = {key: vector for key, vector in stored.items() if vector is not None}
+        nothing: dict[bytes, _Row | None] = {}
+        stored = self._use(lambda connection: _select(connection, keys), otherwise=nothing)
+        sound = {key: row for key, row in stored.items() if row is not None}
         if len(sound) < len(stored):
             _log.warning(
                 "%s: %d vectors are not those that were stored, and are encoded anew",
@@ -91,16 +111,30 @@ class EmbeddingCache:
                 len(stored) - len(sound),
             )
         places = [place for place, key in enumerate(keys) if key in sound]
-        joined = bytearray().join(sound[keys[place]] for place in places)
-        vectors = np.frombuffer(joined, dtype=_STORED_DTYPE).astype(np.float32, copy=False)
-        return np.array(places, dtype=np.int64), vectors.reshape(len(places), -1 if places else 0)
+        rows = [sound[keys[place]] for place in places]
+        vectors = np.frombuffer(bytearray().join(row.vector for row in rows), dtype=_STORED_DTYPE)
+        return FoundVectors(
+            np.array(places, dtype=np.int64),
+            vectors.astype(np.float32, copy=False).reshape(len(places), -1 if places else 0),
+            np.array([row.was_cut for row in rows], dtype=bool),
+        )
 
-    def put(self, texts: Sequence[str], vectors: FloatArray) -> None:
-        """Store (b, d) float32 vectors of b texts, all or, if the process is killed, none."""
+    def put(
+        self, texts: Sequence[str], vectors: FloatArray, was_cut: BoolArray | None = None
+    ) -> None:
+        """Store vectors, all or, if the process is killed, none.
+
+        Args:
+            texts: b texts.
+            vectors: (b, d) float32.
+            was_cut: (b,) whether the text was longer than the encoder reads; None: none was.
+        """
         keys = [_key(text) for text in texts]
         stored = [row.tobytes() for row in vectors.astype(_STORED_DTYPE, copy=False)]
+        cut = [False] * len(keys) if was_cut is None else was_cut.tolist()
+        rows = list(zip(keys, stored, cut, strict=True))
         self._use(
-            lambda connection: _insert(connection, keys, stored, dim=vectors.shape[1]),
+            lambda connection: _insert(connection, rows, dim=vectors.shape[1]),
             otherwise=None,
             create=True,
         )
@@ -118,7 +152,7 @@ class EmbeddingCache:
                 return work(connection)
         except (sqlite3.Error, _UnusableFileError, OSError) as error:
             if _is_damage(error):
-                self.set_aside(error)
+                self._set_aside(error)
             else:
                 self._give_up(error)
         return otherwise
@@ -137,12 +171,8 @@ class EmbeddingCache:
             "%s: the cache of vectors cannot be used, going on without: %s", self.path, error
         )
 
-    def set_aside(self, error: object) -> None:
-        """Rename the file, so that the next vectors go to a new one, and warn.
-
-        Args:
-            error: What is wrong with it.
-        """
+    def _set_aside(self, error: Exception) -> None:
+        """Rename the file, so that the next vectors go to a new one, and warn."""
         aside = self.path.with_name(f"{self.path.name}.damaged-{time.time_ns()}")
         _log.warning(
             "%s: the cache of vectors is set aside as %s: %s", self.path, aside.name, error
@@ -191,42 +221,46 @@ def _read_dim(connection: sqlite3.Connection) -> int | None:
     return row[0]
 
 
-def _select(connection: sqlite3.Connection, keys: list[bytes]) -> dict[bytes, bytes | None]:
+def _select(connection: sqlite3.Connection, keys: list[bytes]) -> dict[bytes, _Row | None]:
     """Return what is stored under each key that is there; None where it is damaged."""
     dim = _read_dim(connection)
-    stored: dict[bytes, bytes | None] = {}
+    stored: dict[bytes, _Row | None] = {}
     for start in range(0, len(keys) if dim else 0, _KEYS_PER_SELECT):
         some = keys[start : start + _KEYS_PER_SELECT]
         marks = ",".join("?" * len(some))
-        for key, vector, checksum in connection.execute(f"{_LOOK_UP} ({marks})", some):
-            stored[key] = vector if _is_sound(key, vector, checksum, dim) else None
+        for key, vector, checksum, was_cut in connection.execute(f"{_LOOK_UP} ({marks})", some):
+            sound = isinstance(vector, bytes) and _is_sound(key, vector, was_cut, checksum, dim)
+            stored[key] = _Row(vector, bool(was_cut)) if sound else None
     return stored
 
 
-def _is_sound(key: bytes, vector: object, checksum: object, dim: int | None) -> bool:
+def _is_sound(
+    key: bytes, vector: bytes, was_cut: object, checksum: object, dim: int | None
+) -> bool:
     """Say whether a row is as it was stored, as far as its age allows."""
-    if not isinstance(vector, bytes) or len(vector) != (dim or 0) * _STORED_DTYPE.itemsize:
+    if len(vector) != (dim or 0) * _STORED_DTYPE.itemsize:
         return False
     if checksum is not None:
-        return checksum == _sum(key, vector)
+        return checksum == _sum(key, vector, was_cut=bool(was_cut))
     return bool(np.isfinite(np.frombuffer(vector, dtype=_STORED_DTYPE)).all())
 
 
-def _sum(key: bytes, vector: bytes) -> bytes:
-    """Return the checksum of a vector and of the text that it belongs to."""
-    return hashlib.blake2b(key + vector, digest_size=_SUM_BYTES).digest()
+def _sum(key: bytes, vector: bytes, *, was_cut: bool) -> bytes:
+    """Return the checksum of a row and of the text that it belongs to."""
+    return hashlib.blake2b(key + bytes([was_cut]) + vector, digest_size=_SUM_BYTES).digest()
 
 
 def _insert(
-    connection: sqlite3.Connection, keys: list[bytes], vectors: list[bytes], *, dim: int
+    connection: sqlite3.Connection, rows: list[tuple[bytes, bytes, bool]], *, dim: int
 ) -> None:
-    """Store vectors in one transaction."""
+    """Store keys, vectors and whether the text was cut, in one transaction."""
     stored_dim = _read_dim(connection)
     if stored_dim not in (None, dim):
         raise _UnusableFileError(f"vectors of width {stored_dim}, not {dim}")
+    notes = [(key, _sum(key, vector, was_cut=was_cut), was_cut) for key, vector, was_cut in rows]
     with connection:
         connection.execute("INSERT OR IGNORE INTO width VALUES (0, ?)", (dim,))
-        rows = list(zip(keys, vectors, strict=True))
-        sums = [(key, _sum(key, vector)) for key, vector in rows]
-        connection.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?)", rows)
-        connection.executemany("INSERT OR REPLACE INTO sums VALUES (?, ?)", sums)
+        connection.executemany(
+            "INSERT OR REPLACE INTO vectors VALUES (?, ?)", [row[:2] for row in rows]
+        )
+        connection.executemany("INSERT OR REPLACE INTO notes VALUES (?, ?, ?)", notes)

@@ -38,7 +38,7 @@ def cache(tmp_path):
 
 
 def assert_empty(found):
-    places, vectors = found
+    places, vectors, _ = found
     assert len(places) == 0
     assert len(vectors) == 0
 
@@ -47,12 +47,20 @@ def test_what_was_put_comes_back_in_the_order_asked_for(cache):
     texts, vectors = [f"text {i}" for i in range(1_500)], vectors_of(1_500)
     cache.put(texts, vectors)
 
-    places, found = cache.get(["absent", *reversed(texts), "also absent"])
+    places, found, _ = cache.get(["absent", *reversed(texts), "also absent"])
 
     np.testing.assert_array_equal(places, np.arange(1, 1_501))
     np.testing.assert_array_equal(found, vectors[::-1])
     assert found.dtype == np.float32
     assert found.flags.writeable
+
+
+def test_which_texts_were_cut_comes_back(cache):
+    was_cut = np.arange(1_500) % 7 == 0
+    cache.put(TEXTS[:1_500], vectors_of(1_500), was_cut)
+    np.testing.assert_array_equal(cache.get(TEXTS).was_cut, was_cut)
+    spoil(cache, "UPDATE notes SET was_cut = 0 WHERE rowid = 8")
+    assert 7 not in cache.get(TEXTS).places
 
 
 def test_dim_is_that_of_the_first_vectors(cache):
@@ -77,7 +85,7 @@ def test_a_text_put_again_has_its_newest_vector(cache):
 def test_any_text_is_a_key_of_its_own(cache, texts):
     vectors = vectors_of(len(texts), seed=len(texts))
     cache.put(texts, vectors)
-    places, found = cache.get(texts)
+    places, found, _ = cache.get(texts)
     np.testing.assert_array_equal(places, np.arange(len(texts)))
     np.testing.assert_array_equal(found, vectors)
 
@@ -124,7 +132,7 @@ EXCHANGED = """
 UPDATE vectors SET vector = (SELECT vector FROM vectors WHERE rowid = 7) WHERE rowid = 5;
 """
 WITH_ITS_SUM = """
-UPDATE sums SET sum = (SELECT sum FROM sums WHERE rowid = 7) WHERE rowid = 5;
+UPDATE notes SET sum = (SELECT sum FROM notes WHERE rowid = 7) WHERE rowid = 5;
 """
 
 
@@ -137,7 +145,7 @@ UPDATE sums SET sum = (SELECT sum FROM sums WHERE rowid = 7) WHERE rowid = 5;
         "UPDATE vectors SET vector = 17 WHERE rowid = 5",
         EXCHANGED,
         EXCHANGED + WITH_ITS_SUM,
-        "UPDATE sums SET sum = x'00' WHERE rowid = 5",
+        "UPDATE notes SET sum = x'00' WHERE rowid = 5",
     ],
     ids=["short", "nan", "text", "number", "exchanged", "exchanged with its sum", "sum"],
 )
@@ -147,7 +155,7 @@ def test_a_vector_that_is_not_the_one_stored_counts_as_missing(cache, caplog, da
     spoil(cache, damage)
 
     with caplog.at_level(logging.WARNING):
-        places, found = cache.get(TEXTS)
+        places, found, _ = cache.get(TEXTS)
     assert len(places) == 2_999
     np.testing.assert_array_equal(found, vectors[places])
     assert "1 vectors are not those that were stored, and are encoded anew" in caplog.text
@@ -159,7 +167,7 @@ def test_a_vector_that_is_not_the_one_stored_counts_as_missing(cache, caplog, da
 
 def test_vectors_that_version_01_stored_are_found(cache):
     cache.put(TEXTS, vectors_of(3_000))
-    spoil(cache, "DROP TABLE sums")
+    spoil(cache, "DROP TABLE notes")
     np.testing.assert_array_equal(cache.get(TEXTS)[1], vectors_of(3_000))
     spoil(cache, "UPDATE vectors SET vector = x'0000c07f0000c07f0000c07f0000c07f' WHERE rowid = 5")
     assert len(cache.get(TEXTS)[0]) == 2_999
@@ -223,7 +231,7 @@ def test_two_processes_may_write_at_once(tmp_path):
     texts = [
         f"{name} {chunk} {i}" for name in ("one", "two") for chunk in range(30) for i in range(20)
     ]
-    places, found = EmbeddingCache(path).get([*texts, *(f"both {chunk}" for chunk in range(30))])
+    places, found, _ = EmbeddingCache(path).get([*texts, *(f"both {chunk}" for chunk in range(30))])
     assert len(places) == 1_230
     np.testing.assert_array_equal(found[-30:, 0], np.arange(30))
 

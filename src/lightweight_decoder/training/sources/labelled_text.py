@@ -168,7 +168,7 @@ class LabelledText:
         texts = self._plan.out_of_bank.texts
         if not texts:
             return None
-        return out_of_bank_split("test", self._encoder.encode(texts), texts)
+        return out_of_bank_split("test", self._encoder.encode_queries(texts), texts)
 
     @cached_property
     def _queries(self) -> dict[SplitName, FloatArray]:

@@ -110,7 +110,7 @@ class PlannedBank:
     def _rows(self, encoder: Encoder) -> Iterator[BankRows]:
         """Encode each distinct text once and give the rows out in blocks."""
         place_of = {text: place for place, text in enumerate(dict.fromkeys(self.texts))}
-        vectors = encoder.encode(list(place_of))
+        vectors = encoder.encode_phrases(list(place_of))
         for start in range(0, len(self.texts), _BLOCK_ROWS):
             rows = slice(start, start + _BLOCK_ROWS)
             yield BankRows(

@@ -33,6 +33,6 @@ def encode_splits(
     encoder: Encoder, texts: dict[SplitName, list[str]]
 ) -> dict[SplitName, FloatArray]:
     """Encode the texts of all splits in one go, which is faster and shows one progress bar."""
-    vectors = encoder.encode([text for of_split in texts.values() for text in of_split])
+    vectors = encoder.encode_queries([text for of_split in texts.values() for text in of_split])
     ends = np.cumsum([len(of_split) for of_split in texts.values()])[:-1]
     return dict(zip(texts, np.split(vectors, ends), strict=True))
