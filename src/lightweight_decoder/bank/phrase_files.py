@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from lightweight_decoder.bank import SAMPLE_ROWS, BankRows
+from lightweight_decoder.encoder import report_cut_texts
 from lightweight_decoder.errors import InputDataError
 from lightweight_decoder.vectors.text_tables import (
     TABLE_SUFFIXES,
@@ -121,6 +122,7 @@ def encoded_rows(texts: TextStream, encoder: Encoder) -> Iterator[BankRows]:
     """Yield blocks of texts with the vectors that the encoder makes of them."""
     while (some := texts.take(_TEXTS_AT_ONCE)).texts:
         yield BankRows(some.texts, encoder.encode_phrases(some.texts), some.metadata)
+    report_cut_texts(encoder)
 
 
 def encoded_sample(

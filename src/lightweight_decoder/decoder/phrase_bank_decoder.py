@@ -11,12 +11,14 @@ from torch import Tensor
 
 from lightweight_decoder.bank import unit_rows
 from lightweight_decoder.datatypes import NO_ID, Candidates, Decoded
+from lightweight_decoder.decoder.bank_encoder import encoder_of
 from lightweight_decoder.decoder.checkpoints import (
     CHECKPOINT_VERSION,
     read_checkpoint,
     write_checkpoint,
 )
 from lightweight_decoder.decoder.query_cache import QueryCache, concatenate
+from lightweight_decoder.encoder import report_cut_texts
 from lightweight_decoder.errors import CheckpointError, ConfigError, EmbeddingError
 from lightweight_decoder.rerank import CandidateScorer, first_columns, reordered, with_tail
 from lightweight_decoder.search import ExactSearch, phrase_ranks
@@ -199,14 +201,16 @@ class PhraseBankDecoder:
             abstain_below: The same.
 
         Raises:
-            EncoderError: The bank names no encoder, or it cannot be found or loaded, or is not the
-                one that made the bank's vectors.
+            EncoderError: The bank names no encoder, or it cannot be found or loaded, is not the one
+                that made the bank's vectors, or is in a folder that only the bank names.
             EmbeddingError: The encoder's vectors have another width than the decoder's queries.
             ConfigError: As of ``decode``.
         """
         if encoder is None:
-            encoder = self._encoder = self._encoder or self._bank_encoder()
+            self._encoder = self._encoder or encoder_of(self.bank, device=str(self.device))
+            encoder = self._encoder
         queries = encoder.encode_queries([texts] if isinstance(texts, str) else texts)
+        report_cut_texts(encoder)
         return self.decode(queries, top_k=top_k, abstain_below=abstain_below)
 
     @torch.no_grad()
@@ -395,13 +399,6 @@ class PhraseBankDecoder:
             device=device,
             cached_queries=cached_queries,
         )
-
-    def _bank_encoder(self) -> TextEncoder:
-        """Return the encoder that the bank names."""
-        # decoding vectors does without what an encoder needs
-        from lightweight_decoder.decoder.bank_encoder import encoder_of  # noqa: PLC0415
-
-        return encoder_of(self.bank, device=str(self.device))
 
     def _queries(self, embeddings: npt.ArrayLike | Tensor, *, preprocessed: bool) -> Tensor:
         """Return the embeddings as checked (q, query_dim) float32 on the decoder's device."""

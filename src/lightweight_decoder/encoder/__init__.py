@@ -8,7 +8,7 @@ from lightweight_decoder.encoder.encoder import (
     EncoderSettings,
     EncodesBothSides,
 )
-from lightweight_decoder.encoder.text_encoder import DEFAULT_MODEL, TextEncoder
+from lightweight_decoder.encoder.text_encoder import DEFAULT_MODEL, TextEncoder, report_cut_texts
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -21,4 +21,5 @@ __all__ = [
     "TextEncoder",
     "custom_encoder",
     "default_cache_dir",
+    "report_cut_texts",
 ]

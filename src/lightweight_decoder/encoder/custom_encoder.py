@@ -86,9 +86,6 @@ class CustomEncoder:
         """
         return self._checked(self._encoder.encode_phrases, texts)
 
-    def report_cut_texts(self) -> None:
-        """Say nothing: whether texts were cut is unknown."""
-
     def _checked(self, encode: Callable[[list[str]], object], texts: Sequence[str]) -> FloatArray:
         """Return the vectors that a method gives, or say what is wrong with them."""
         try:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import platformdirs
 
 if TYPE_CHECKING:
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
 
 CACHE_VARIABLE = "LIGHTWEIGHT_DECODER_CACHE"
 """Environment variable that names the folder of all caches."""
-
-BoolArray = npt.NDArray[np.bool_]
 
 _T = TypeVar("_T")
 
@@ -41,12 +38,12 @@ _MOST_DIMS = 2**20  # above every encoder there is: a damaged number must not as
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, vector BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS notes
-    (key BLOB PRIMARY KEY, sum BLOB NOT NULL, was_cut INTEGER NOT NULL);
+    (key BLOB PRIMARY KEY, sum BLOB NOT NULL, cut_at INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS width (id INTEGER PRIMARY KEY CHECK (id = 0), dim INTEGER NOT NULL);
 """
 # notes stand apart because caches of version 0.1 have none, and that version reads ours
 _LOOK_UP = """
-SELECT key, vector, sum, was_cut FROM vectors LEFT JOIN notes USING (key) WHERE key IN
+SELECT key, vector, sum, cut_at FROM vectors LEFT JOIN notes USING (key) WHERE key IN
 """
 
 
@@ -62,19 +59,19 @@ class FoundVectors(NamedTuple):
     Attributes:
         places: (f,) int64 places of those that were found, ascending.
         vectors: (f, d) float32; d is 0 where nothing was found.
-        was_cut: (f,) whether the text was longer than the encoder reads.
+        cut_at: (f,) int64 at how many tokens the encoder cut the text; 0: it read all.
     """
 
     places: IntArray
     vectors: FloatArray
-    was_cut: BoolArray
+    cut_at: IntArray
 
 
 class _Row(NamedTuple):
     """What is stored of one text."""
 
     vector: bytes
-    was_cut: bool
+    cut_at: int
 
 
 class EmbeddingCache:
@@ -116,22 +113,22 @@ class EmbeddingCache:
         return FoundVectors(
             np.array(places, dtype=np.int64),
             vectors.astype(np.float32, copy=False).reshape(len(places), -1 if places else 0),
-            np.array([row.was_cut for row in rows], dtype=bool),
+            np.array([row.cut_at for row in rows], dtype=np.int64),
         )
 
     def put(
-        self, texts: Sequence[str], vectors: FloatArray, was_cut: BoolArray | None = None
+        self, texts: Sequence[str], vectors: FloatArray, cut_at: IntArray | None = None
     ) -> None:
         """Store vectors, all or, if the process is killed, none.
 
         Args:
             texts: b texts.
             vectors: (b, d) float32.
-            was_cut: (b,) whether the text was longer than the encoder reads; None: none was.
+            cut_at: (b,) int64 at how many tokens the encoder cut the text; None: it read all.
         """
         keys = [_key(text) for text in texts]
         stored = [row.tobytes() for row in vectors.astype(_STORED_DTYPE, copy=False)]
-        cut = [False] * len(keys) if was_cut is None else was_cut.tolist()
+        cut = [0] * len(keys) if cut_at is None else cut_at.tolist()
         rows = list(zip(keys, stored, cut, strict=True))
         self._use(
             lambda connection: _insert(connection, rows, dim=vectors.shape[1]),
@@ -228,36 +225,34 @@ def _select(connection: sqlite3.Connection, keys: list[bytes]) -> dict[bytes, _R
     for start in range(0, len(keys) if dim else 0, _KEYS_PER_SELECT):
         some = keys[start : start + _KEYS_PER_SELECT]
         marks = ",".join("?" * len(some))
-        for key, vector, checksum, was_cut in connection.execute(f"{_LOOK_UP} ({marks})", some):
-            sound = isinstance(vector, bytes) and _is_sound(key, vector, was_cut, checksum, dim)
-            stored[key] = _Row(vector, bool(was_cut)) if sound else None
+        for key, vector, checksum, cut_at in connection.execute(f"{_LOOK_UP} ({marks})", some):
+            sound = isinstance(vector, bytes) and _is_sound(key, vector, cut_at, checksum, dim)
+            stored[key] = _Row(vector, cut_at or 0) if sound else None
     return stored
 
 
-def _is_sound(
-    key: bytes, vector: bytes, was_cut: object, checksum: object, dim: int | None
-) -> bool:
+def _is_sound(key: bytes, vector: bytes, cut_at: object, checksum: object, dim: int | None) -> bool:
     """Say whether a row is as it was stored, as far as its age allows."""
     if len(vector) != (dim or 0) * _STORED_DTYPE.itemsize:
         return False
     if checksum is not None:
-        return checksum == _sum(key, vector, was_cut=bool(was_cut))
+        return checksum == _sum(key, vector, cut_at)
     return bool(np.isfinite(np.frombuffer(vector, dtype=_STORED_DTYPE)).all())
 
 
-def _sum(key: bytes, vector: bytes, *, was_cut: bool) -> bytes:
+def _sum(key: bytes, vector: bytes, cut_at: object) -> bytes:
     """Return the checksum of a row and of the text that it belongs to."""
-    return hashlib.blake2b(key + bytes([was_cut]) + vector, digest_size=_SUM_BYTES).digest()
+    return hashlib.blake2b(key + str(cut_at).encode() + vector, digest_size=_SUM_BYTES).digest()
 
 
 def _insert(
-    connection: sqlite3.Connection, rows: list[tuple[bytes, bytes, bool]], *, dim: int
+    connection: sqlite3.Connection, rows: list[tuple[bytes, bytes, int]], *, dim: int
 ) -> None:
-    """Store keys, vectors and whether the text was cut, in one transaction."""
+    """Store keys, vectors and where the text was cut, in one transaction."""
     stored_dim = _read_dim(connection)
     if stored_dim not in (None, dim):
         raise _UnusableFileError(f"vectors of width {stored_dim}, not {dim}")
-    notes = [(key, _sum(key, vector, was_cut=was_cut), was_cut) for key, vector, was_cut in rows]
+    notes = [(key, _sum(key, vector, cut_at), cut_at) for key, vector, cut_at in rows]
     with connection:
         connection.execute("INSERT OR IGNORE INTO width VALUES (0, ?)", (dim,))
         connection.executemany(

@@ -32,7 +32,6 @@ class ModelFacts(NamedTuple):
         similarity: How its vectors are meant to be compared.
         has_router: Whether queries and phrases go through layers of their own.
         is_half: Whether its weights would be computed with in 16 bits.
-        max_length: How many tokens of a text it reads; None: its files do not say it plainly.
     """
 
     prompts: dict[str, str]
@@ -40,7 +39,6 @@ class ModelFacts(NamedTuple):
     similarity: str
     has_router: bool
     is_half: bool
-    max_length: int | None
 
 
 def locate_model(model: str) -> Path:
@@ -218,7 +216,6 @@ def read_facts(folder: Path) -> ModelFacts:
         similarity="cosine" if normalizes else str(config.get("similarity_fn_name") or "cosine"),
         has_router=bool({"Router", "Asym"}.intersection(kinds)),
         is_half=_is_half(folder),
-        max_length=_read_json(folder / "sentence_bert_config.json", {}).get("max_seq_length"),
     )
 
 

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from lightweight_decoder.datatypes import FloatArray, IntArray
-    from lightweight_decoder.encoder.embedding_cache import BoolArray
 
 _log = logging.getLogger(__name__)
 
@@ -151,7 +150,7 @@ class TextEncoder:
         )
         self._truncate_dim = truncate_dim
         self._caches: dict[str, EmbeddingCache] = {}
-        self._cut_texts: set[int] = set()
+        self._cut_at: dict[int, int] = {}  # tokens that were read of texts, which are known by hash
 
     def __repr__(self) -> str:
         options = {"device": self._device, "precision": self._asked_precision}
@@ -251,14 +250,14 @@ class TextEncoder:
 
     def report_cut_texts(self) -> None:
         """Say how many texts were longer than the model reads, once for each."""
-        if self._cut_texts:
+        if self._cut_at:
             _log.warning(
-                "%s: %d texts were cut at %s tokens: the model reads no more of them",
+                "%s: %d texts were cut at %d tokens: the model reads no more of them",
                 self.name,
-                len(self._cut_texts),
-                self._facts.max_length or "its most",
+                len(self._cut_at),
+                max(self._cut_at.values()),
             )
-            self._cut_texts.clear()
+            self._cut_at.clear()
 
     @cached_property
     def _facts(self) -> ModelFacts:
@@ -371,10 +370,15 @@ class TextEncoder:
         cache = self._cache(side)
         if cache is None:
             nothing = np.empty(0, dtype=np.int64)
-            return FoundVectors(nothing, nothing.astype(np.float32), nothing.astype(bool))
+            return FoundVectors(nothing, nothing.astype(np.float32), nothing)
         found = cache.get(texts)
-        self._cut_texts.update(hash(texts[place]) for place in found.places[found.was_cut])
+        self._note_cuts([texts[place] for place in found.places], found.cut_at)
         return found
+
+    def _note_cuts(self, texts: list[str], cut_at: IntArray) -> None:
+        """Note which texts were cut, for ``report_cut_texts``."""
+        for place in np.flatnonzero(cut_at):
+            self._cut_at[hash(texts[place])] = int(cut_at[place])
 
     def _encode_missing(
         self,
@@ -387,15 +391,16 @@ class TextEncoder:
         if not len(places):
             return
         cache = self._cache(side)
-        lengths, was_cut = self._count_tokens([texts[place] for place in places], side)
-        self._cut_texts.update(hash(texts[place]) for place in places[was_cut])
+        missing = [texts[place] for place in places]
+        lengths, cut_at = self._count_tokens(missing, side)
+        self._note_cuts(missing, cut_at)
         order = np.argsort(lengths, kind="stable")
         for start in range(0, len(order), _TEXTS_PER_CHUNK):
             chunk = order[start : start + _TEXTS_PER_CHUNK]
-            chunk_texts = [texts[place] for place in places[chunk]]
+            chunk_texts = [missing[place] for place in chunk]
             encoded = self._encode_sorted(chunk_texts, lengths[chunk], side, advance)
             if cache is not None:
-                cache.put(chunk_texts, encoded, was_cut[chunk])
+                cache.put(chunk_texts, encoded, cut_at[chunk])
             yield places[chunk], encoded
 
     def _encode_sorted(
@@ -460,14 +465,14 @@ class TextEncoder:
             yield start, stop
             start = stop
 
-    def _count_tokens(self, texts: list[str], side: Side) -> tuple[IntArray, BoolArray]:
-        """Return how many tokens of each text the model reads, and whether it has more.
+    def _count_tokens(self, texts: list[str], side: Side) -> tuple[IntArray, IntArray]:
+        """Return how many tokens of each text the model reads, and the same where it has more.
 
         Texts of equal length share a batch best.
         """
         tokenizer, most = self._model.tokenizer, self._model.max_seq_length or math.inf
         if not callable(tokenizer):  # some models carry a tokenizer that only they know how to use
-            return np.array([1 + len(text) // 4 for text in texts]), np.zeros(len(texts), bool)
+            return np.array([1 + len(text) // 4 for text in texts]), np.zeros(len(texts), int)
         before, after = self._prompt(side).split(PLACE)
         whole = [before + after, *(f"{before}{text}{after}" for text in texts)]
         token_ids = tokenizer(whole, truncation=False, verbose=False)["input_ids"]
@@ -475,8 +480,8 @@ class TextEncoder:
         if prompt_length >= most:
             most_words = f"fewer tokens than the {most} that the model reads"
             raise ConfigError.unexpected(f"{side}_prompt", most_words, prompt_length)
-        counted = np.array(lengths)
-        return np.minimum(counted, most).astype(np.int64), counted > most
+        read = np.minimum(lengths, most).astype(np.int64)
+        return read, np.where(np.array(lengths) > read, read, 0)
 
     @cached_property
     def _model(self) -> Any:  # noqa: ANN401, sentence-transformers has no types we can import late
@@ -499,6 +504,12 @@ class TextEncoder:
         if self.precision == "bfloat16":
             _round_linear_layers(model)
         return model
+
+
+def report_cut_texts(encoder: object) -> None:
+    """Say what an encoder cut, if it is one that knows; for whoever is done with encoding."""
+    if isinstance(encoder, TextEncoder):
+        encoder.report_cut_texts()
 
 
 def _hash(*parts: str) -> str:

@@ -175,7 +175,7 @@ def _encoded(config: DictConfig, plan: AcceleratorPlan) -> _Source:
     """Texts, encoded here."""
     texts = _texts(config)
     encoder = build_encoder(config, plan)
-    info = EncoderInfo(name=encoder.name, fingerprint=encoder.fingerprint)
+    info = EncoderInfo.of(encoder)
     rows, sample = encoded_rows(texts, encoder), _encoded_sample(config, encoder)
     return _Source(rows, sample, texts.num_rows, "float32", info)
 

@@ -56,10 +56,10 @@ def test_what_was_put_comes_back_in_the_order_asked_for(cache):
 
 
 def test_which_texts_were_cut_comes_back(cache):
-    was_cut = np.arange(1_500) % 7 == 0
-    cache.put(TEXTS[:1_500], vectors_of(1_500), was_cut)
-    np.testing.assert_array_equal(cache.get(TEXTS).was_cut, was_cut)
-    spoil(cache, "UPDATE notes SET was_cut = 0 WHERE rowid = 8")
+    cut_at = np.where(np.arange(1_500) % 7 == 0, 256, 0)
+    cache.put(TEXTS[:1_500], vectors_of(1_500), cut_at)
+    np.testing.assert_array_equal(cache.get(TEXTS).cut_at, cut_at)
+    spoil(cache, "UPDATE notes SET cut_at = 0 WHERE rowid = 8")
     assert 7 not in cache.get(TEXTS).places
 
 

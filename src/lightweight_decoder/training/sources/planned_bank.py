@@ -96,7 +96,7 @@ class PlannedBank:
             return build_bank(
                 folder,
                 self._rows(encoder),
-                encoder=EncoderInfo(name=encoder.name, fingerprint=encoder.fingerprint),
+                encoder=EncoderInfo.of(encoder),
                 overwrite=True,
                 total=len(self.texts),
             )
