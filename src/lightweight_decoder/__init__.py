@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from lightweight_decoder.errors import LightweightDecoderError
     from lightweight_decoder.vectors import open_embeddings
 
+__version__ = "0.1.0"
+
 _ROOM_OF = {
     "LightweightDecoderError": "errors",
     "PhraseBank": "bank",

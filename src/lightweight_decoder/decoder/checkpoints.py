@@ -36,13 +36,13 @@ class BankIdentity:
     """The bank that a decoder belongs to.
 
     Attributes:
-        path: Its folder when the checkpoint was written.
+        path: Its folder when the checkpoint was written; None: it lived in memory.
         fingerprint: What tells it from any other.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
-    path: str
+    path: str | None
     fingerprint: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -109,30 +109,31 @@ class Checkpoint:
         """Return where the bank was when the checkpoint was written.
 
         Raises:
-            CheckpointError: It is there no longer.
+            CheckpointError: It is there no longer, or lived in memory.
         """
-        bank = Path(self.recipe.bank.path)
-        if not bank.is_dir():
-            raise CheckpointError(
-                "the bank it was trained with has moved",
-                where=self.path,
-                expected=bank,
-                found="no such folder",
+        bank = self.recipe.bank.path
+        if bank is None or not Path(bank).is_dir():
+            raise CheckpointError.unexpected(
+                self.path,
+                bank or "a bank that lived in memory",
+                "no such folder",
+                summary="the bank it was trained with has moved",
                 advice="Name the bank's new place with bank=DIR.",
             )
-        return bank
+        return Path(bank)
 
-    def open_bank(self, folder: str | Path | None = None) -> PhraseBank:
+    def open_bank(self, bank: str | Path | PhraseBank | None = None) -> PhraseBank:
         """Open the bank that the decoder belongs to.
 
         Args:
-            folder: Where it is now; None: where it was.
+            bank: The bank, or the folder where it is now; None: where it was.
 
         Raises:
             CheckpointError: It has moved, or another bank is there.
             BankError: It is missing or damaged.
         """
-        bank = PhraseBank.open(folder if folder is not None else self.find_bank())
+        if not isinstance(bank, PhraseBank):
+            bank = PhraseBank.open(self.find_bank() if bank is None else bank)
         self.check_bank(bank)
         return bank
 

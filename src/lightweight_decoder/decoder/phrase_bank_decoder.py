@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightweight_decoder.bank import unit_rows
 from lightweight_decoder.datatypes import NO_ID, Candidates, Decoded
 from lightweight_decoder.decoder.bank_encoder import encoder_of
 from lightweight_decoder.decoder.checkpoints import (
@@ -23,6 +22,7 @@ from lightweight_decoder.errors import CheckpointError, ConfigError, EmbeddingEr
 from lightweight_decoder.rerank import CandidateScorer, first_columns, reordered, with_tail
 from lightweight_decoder.search import ExactSearch, phrase_ranks
 from lightweight_decoder.search.listed_products import products_with
+from lightweight_decoder.vectors.directions import to_float32, unit_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -328,14 +328,13 @@ class PhraseBankDecoder:
         return self.calibration.confidence(read.values.cpu().numpy(), similarity.cpu().numpy())
 
     def recipe(self) -> dict[str, Any]:
-        """Return what ``from_checkpoint`` needs besides the weights, as plain values.
-
-        Raises:
-            ConfigError: The bank lives in memory, so that no checkpoint can name it.
-        """
+        """Return what ``from_checkpoint`` needs besides the weights, as plain values."""
         return {
             "version": CHECKPOINT_VERSION,
-            "bank": {"path": str(self.bank.path.absolute()), "fingerprint": self.bank.fingerprint},
+            "bank": {
+                "path": None if self.bank.path is None else str(self.bank.path),
+                "fingerprint": self.bank.fingerprint,
+            },
             "adapter": None if self.adapter is None else self.adapter.hyperparameters,
             "reranker": None if self.reranker is None else self.reranker.hyperparameters,
             "calibration": None if self.calibration is None else self.calibration.to_dict(),
@@ -344,15 +343,14 @@ class PhraseBankDecoder:
     def save(self, path: str | Path) -> None:
         """Write a checkpoint that ``from_checkpoint`` reads: weights, calibration, bank's identity.
 
-        The bank itself stays where it is: the checkpoint names its folder and fingerprint. The
-        search is not part of it.
+        The bank itself stays where it is: the checkpoint names its folder, if it has one, and its
+        fingerprint. The search is not part of it.
 
         Args:
             path: The file to write or to replace; its folder is made.
 
         Raises:
             CheckpointError: It cannot be written; what was there before is still there.
-            ConfigError: The bank lives in memory: build one on disk for the decoder first.
         """
         recipe = self.recipe()
         weights = {
@@ -368,7 +366,7 @@ class PhraseBankDecoder:
         cls,
         path: str | Path,
         *,
-        bank: str | Path | None = None,
+        bank: str | Path | PhraseBank | None = None,
         search: Callable[[PhraseBank], SearchBackend | None] | None = None,
         device: str | torch.device = "cpu",
         cached_queries: int = 0,
@@ -377,7 +375,7 @@ class PhraseBankDecoder:
 
         Args:
             path: The checkpoint. It is never unpickled.
-            bank: Folder of the bank, where it is no longer where it was during training.
+            bank: The bank or its folder, where it is no longer where it was, or lived in memory.
             search: Makes the search out of the opened bank; exact search by default, or where it
                 gives None.
             device: As in the constructor.
@@ -439,10 +437,11 @@ class PhraseBankDecoder:
 def _as_tensor(embeddings: npt.ArrayLike | Tensor) -> Tensor:
     """Return a tensor; float32 where it was an array (of any layout and byte order) or a list."""
     if isinstance(embeddings, Tensor):
-        return embeddings.detach()
+        if embeddings.dtype != torch.float64:
+            return embeddings.detach()
+        embeddings = embeddings.detach().cpu().numpy()
     try:
-        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, is refused
-            return torch.from_numpy(np.array(embeddings, dtype=np.float32))
+        return torch.from_numpy(to_float32(np.asarray(embeddings)))
     except (TypeError, ValueError) as error:
         raise EmbeddingError("the embeddings are not an array of numbers", found=error) from error
 

@@ -1,7 +1,7 @@
 """Texts to vectors: the text encoder and its cache, or any encoder of one's own."""
 
-from lightweight_decoder.encoder.custom_encoder import CustomEncoder, custom_encoder
-from lightweight_decoder.encoder.embedding_cache import EmbeddingCache, default_cache_dir
+from lightweight_decoder.encoder.custom_encoder import CustomEncoder, as_encoder, custom_encoder
+from lightweight_decoder.encoder.embedding_cache import EmbeddingCache
 from lightweight_decoder.encoder.encoder import (
     Encoder,
     EncoderPrecision,
@@ -19,7 +19,7 @@ __all__ = [
     "EncoderSettings",
     "EncodesBothSides",
     "TextEncoder",
+    "as_encoder",
     "custom_encoder",
-    "default_cache_dir",
     "report_cut_texts",
 ]

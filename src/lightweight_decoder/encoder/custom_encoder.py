@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lightweight_decoder.encoder.encoder import Encoder
 from lightweight_decoder.errors import ConfigError, EncoderError
 
 if TYPE_CHECKING:
@@ -105,6 +106,11 @@ class CustomEncoder:
                 self.name, "finite numbers", vectors[row], at=f"text {texts[row][:80]!r}"
             )
         return vectors
+
+
+def as_encoder(given: EncodesBothSides) -> Encoder:
+    """Return an object that encodes both sides as one that also says who it is."""
+    return given if isinstance(given, Encoder) else CustomEncoder(given)
 
 
 def custom_encoder(factory: str) -> CustomEncoder:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol, runtime_checkable
 
 from pydantic import ConfigDict, Field
 
@@ -51,6 +51,7 @@ class EncodesBothSides(Protocol):
         """Return the (m, d) float32 vectors of m texts that a bank holds."""
 
 
+@runtime_checkable
 class Encoder(EncodesBothSides, Protocol):
     """Makes vectors of texts and says who it is: :class:`.TextEncoder`, :class:`.CustomEncoder`."""
 

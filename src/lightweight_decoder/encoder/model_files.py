@@ -9,9 +9,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lightweight_decoder.encoder.embedding_cache import default_cache_dir
 from lightweight_decoder.errors import EncoderError
-from lightweight_decoder.files import whole_file
+from lightweight_decoder.files import user_cache_dir, whole_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -100,7 +99,7 @@ def remember_encoder(fingerprint: str) -> None:
 def _known(fingerprint: str) -> Path:
     """Return the file that says that an encoder is known."""
     name = hashlib.sha256(fingerprint.encode()).hexdigest()  # a bank may say anything
-    return default_cache_dir() / _KNOWN_FOLDER / name
+    return user_cache_dir() / _KNOWN_FOLDER / name
 
 
 def _as_folder(name: str) -> Path | None:

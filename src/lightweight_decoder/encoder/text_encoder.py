@@ -15,11 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
-from lightweight_decoder.encoder.embedding_cache import (
-    EmbeddingCache,
-    FoundVectors,
-    default_cache_dir,
-)
+from lightweight_decoder.encoder.embedding_cache import EmbeddingCache, FoundVectors
 from lightweight_decoder.encoder.encoder import EncoderPrecision, EncoderSettings, Side
 from lightweight_decoder.encoder.model_files import (
     ModelFacts,
@@ -30,6 +26,7 @@ from lightweight_decoder.encoder.model_files import (
 )
 from lightweight_decoder.encoder.prompts import PLACE, as_pattern, prompts_of_model
 from lightweight_decoder.errors import ConfigError, EncoderError
+from lightweight_decoder.files import user_cache_dir
 from lightweight_decoder.progress import report_progress
 
 if TYPE_CHECKING:
@@ -89,7 +86,7 @@ class TextEncoder:
         device: Where the model runs, any device of torch; nothing else is ever chosen.
         batch_size: The most texts in a batch; None: 64, and 256 in bfloat16 on the CPU. There a
             batch also has at most 512 tokens, in bfloat16 1,024.
-        cache_dir: Folder of the cache; ``auto``: the user's own (``default_cache_dir``); None:
+        cache_dir: Folder of the cache; ``auto``: the user's own (``user_cache_dir``); None:
             nothing is kept.
         show_progress: Show texts, texts/s and the time left while more than a few are encoded.
         normalize: Scale vectors to unit length.
@@ -135,11 +132,11 @@ class TextEncoder:
             )
         if truncate_dim is not None and truncate_dim < 1:
             raise ConfigError.unexpected("truncate_dim", "at least 1", truncate_dim)
-        if cache_dir == "auto":
-            cache_dir = default_cache_dir()
         self.name = model
         self._device = device
         self._batch_size = batch_size
+        if cache_dir == "auto":
+            cache_dir = user_cache_dir()
         self._cache_dir = None if cache_dir is None else Path(cache_dir)
         self._show_progress = show_progress
         self._normalize = normalize

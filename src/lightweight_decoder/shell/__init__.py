@@ -9,7 +9,7 @@ from lightweight_decoder.shell.checking import check
 from lightweight_decoder.shell.decoding import decode
 from lightweight_decoder.shell.errors import reported_errors
 from lightweight_decoder.shell.evaluating import evaluate
-from lightweight_decoder.shell.optuna_sweep import sweep as optuna_sweep
+from lightweight_decoder.shell.optuna_sweep import register_sweeper
 from lightweight_decoder.shell.parts import resolve
 from lightweight_decoder.shell.schemas import register_schemas
 from lightweight_decoder.shell.sweep import as_job
@@ -22,10 +22,10 @@ __all__ = [
     "check",
     "decode",
     "evaluate",
-    "optuna_sweep",
     "reported_errors",
     "resolve",
     "train",
 ]
 
 register_schemas()
+register_sweeper()

@@ -22,6 +22,7 @@ from lightweight_decoder.bank.phrase_files import (
     rows_with_vectors,
     vectors_of_embeddings,
 )
+from lightweight_decoder.display import cell
 from lightweight_decoder.errors import ConfigError
 from lightweight_decoder.shell.budget import within_budget
 from lightweight_decoder.shell.checking import check
@@ -86,7 +87,6 @@ def _build(config: DictConfig, steps: list[Step], plan: AcceleratorPlan | None) 
         sample=source.sample,
         dtype="float16" if stays_float16 else config.dtype,
         overwrite=config.overwrite,
-        interrupted="resume" if config.resume else "keep",
         on_bad_row=config.on_bad_row,
         total=source.num_rows,
         show_progress=True,
@@ -153,7 +153,7 @@ def report_table(report: BuildReport) -> Table:
         **{f"dropped: {reason}": count for reason, count in report.dropped.items()},
     }
     for name, count in lines.items():
-        table.add_row(name, f"{count:,}")
+        table.add_row(cell(name), f"{count:,}")
     return table
 
 

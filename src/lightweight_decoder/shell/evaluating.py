@@ -22,12 +22,16 @@ from lightweight_decoder.decoder.prediction import (
     speed_metrics,
 )
 from lightweight_decoder.errors import CheckpointError, ConfigError, RegressionError
-from lightweight_decoder.evaluation.comparison import metric_table
-from lightweight_decoder.evaluation.gate import compare_metrics
-from lightweight_decoder.evaluation.html_report import write_report
+from lightweight_decoder.evaluation.comparison import compare_metrics, metric_table
+from lightweight_decoder.evaluation.html_report import render_report
 from lightweight_decoder.evaluation.metrics_file import read_metrics, write_metrics
-from lightweight_decoder.evaluation.predictions import read_predictions, write_predictions
+from lightweight_decoder.evaluation.predictions import (
+    mark_training_texts,
+    read_predictions,
+    write_predictions,
+)
 from lightweight_decoder.evaluation.summary import summarize_predictions
+from lightweight_decoder.files import whole_file
 from lightweight_decoder.shell.budget import within_budget
 from lightweight_decoder.shell.checking import check
 from lightweight_decoder.shell.parts import (
@@ -196,14 +200,15 @@ def _write(
     predictions, report = output / PREDICTIONS_NAME, output / REPORT_NAME
     metrics = write_metrics(evaluation.metrics, output)
     write_predictions(evaluation.predictions, predictions)
-    write_report(
-        report,
+    page = render_report(
         evaluation.metrics,
         evaluation.predictions,
-        title=run.path.name,
+        title=run.path.absolute().name,
         facts=_facts(run, plan, evaluation.metrics),
         latencies_ms=evaluation.latencies_ms,
     )
+    with whole_file(report) as temporary:
+        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
     return [metrics, predictions, report]
 
 
@@ -214,7 +219,8 @@ def _measure(
     top_k = config.top_k
     threshold = abstain_below(config, decoder)
     datamodule = build_datamodule(run.config, plan)
-    asked_for = np.unique(datamodule.split("train").targets)
+    train = datamodule.split("train")
+    asked_for = np.unique(train.targets)
     test = datamodule.split("test")
     predictions = predict(
         decoder,
@@ -224,6 +230,7 @@ def _measure(
         seen=asked_for[asked_for != NO_ID],
         show_progress=True,
     )
+    predictions = mark_training_texts(predictions, train.texts)
     speed, latencies_ms = speed_metrics(decoder, test.queries, top_k=top_k)
     figures = {"decoder": speed}
     searched = plain_search(decoder)
@@ -238,12 +245,14 @@ def _measure(
     return Evaluation(metrics, predictions, latencies_ms)
 
 
-def _facts(run: FinishedRun, plan: AcceleratorPlan, metrics: dict[str, float]) -> dict[str, str]:
+def _facts(
+    run: FinishedRun, plan: AcceleratorPlan, metrics: dict[str, float]
+) -> dict[str, str | Path]:
     """Return what the report says under its title."""
     figure = {name.removeprefix("test/decoder/"): value for name, value in metrics.items()}
     return {
-        "run": str(run.path),
-        "bank": str(run.bank),
+        "run": run.path,
+        "bank": run.bank,
         "device": device_of(plan),
         "one query": ", ".join(
             f"p{share} {figure[f'latency_p{share}_ms']:.2f} ms" for share in (50, 95, 99)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,11 +14,11 @@ from hydra.types import RunMode
 from rich.console import Console
 from rich.table import Table
 
+from lightweight_decoder.display import cell, printable
 from lightweight_decoder.errors import ConfigError, LightweightDecoderError
 from lightweight_decoder.evaluation.sweep_summary import (
     SweepJob,
     best_job,
-    plot_sweep,
     read_job,
     read_jobs,
     swept_parameters,
@@ -27,6 +26,7 @@ from lightweight_decoder.evaluation.sweep_summary import (
     write_sweep_table,
 )
 from lightweight_decoder.files import whole_file
+from lightweight_decoder.shell.command_line import command_as_typed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -110,6 +110,8 @@ class SweepSummary(Callback):
 
     def on_multirun_end(self, config: DictConfig, **_: object) -> None:
         """Write ``sweep.csv`` and ``sweep.png``; prints all jobs and the best one's command."""
+        from lightweight_decoder.evaluation.plots import plot_sweep  # noqa: PLC0415 - slow to load
+
         sweep_dir = Path(config.hydra.sweep.dir)
         jobs = read_jobs(sweep_dir).values()
         table = write_sweep_table(sweep_dir)
@@ -118,23 +120,25 @@ class SweepSummary(Callback):
         Console().print(_overview(jobs))
         for job in jobs:
             if job.status == "failed":
-                logger.warning("Job %d failed: %s", job.number, job.error)
+                logger.warning("Job %d failed: %s", job.number, printable(job.error))
             elif job.status == "unfinished":
                 logger.warning("Job %d did not finish", job.number)
         logger.info("%s: %d jobs", table, len(jobs))
         best = best_job(jobs)
         if best is not None:
-            command = shlex.join(["python", sys.argv[0], *best.overrides])
+            command = printable(shlex.join([*command_as_typed("train"), *best.overrides]))
             logger.info("Best job %d, %.4f:\n%s", best.number, best.objective, command)
 
 
 def _overview(jobs: Collection[SweepJob]) -> Table:
     """All jobs with what differs between them, best first."""
     parameters = swept_parameters(jobs)
-    table = Table("job", "status", "objective", *parameters)
+    table = Table("job", "status", "objective")
+    for parameter in parameters:
+        table.add_column(cell(parameter))
     for job in sorted(jobs, key=_objective, reverse=True):
         objective = "-" if job.objective is None else f"{job.objective:.4f}"
-        settings = [job.settings.get(key, "") for key in parameters]
+        settings = [cell(job.settings.get(key, "")) for key in parameters]
         table.add_row(str(job.number), job.status, objective, *settings)
     return table
 

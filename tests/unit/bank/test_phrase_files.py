@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import csv
-import json
 
 import numpy as np
 import pytest
@@ -29,7 +28,7 @@ TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\r\n\x00"), min_
 class Lengths:
     """An encoder whose vectors say how long a text is."""
 
-    def encode(self, texts):
+    def encode_phrases(self, texts):
         return np.array([[len(text), 1] for text in texts], dtype=np.float32)
 
 
@@ -161,7 +160,7 @@ class Numbers:
     def __init__(self):
         self.encoded = []
 
-    def encode(self, texts):
+    def encode_phrases(self, texts):
         self.encoded += texts
         return np.array([[float(text.removeprefix("text "))] for text in texts], np.float32)
 
@@ -186,10 +185,8 @@ def test_a_column_has_one_kind_of_numbers_whichever_block_they_are_in(
     tmp_path, monkeypatch, first, last, kind
 ):
     monkeypatch.setattr(text_tables, "_ROWS_AT_ONCE", 2)
-    records = [{"text": f"phrase {row}", "value": first} for row in range(9)]
-    records[-1]["value"] = last
-    path = tmp_path / "p.jsonl"
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    path = tmp_path / "p.csv"
+    path.write_text("text,value\n" + f"phrase,{first}\n" * 8 + f"phrase,{last}\n")
 
     opened = open_texts(path, metadata_columns=["value"])
 

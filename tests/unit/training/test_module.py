@@ -301,7 +301,9 @@ def test_calibration_hides_own_vectors(trained):
     decoder.calibration = None
     calibrate(decoder, split)
     assert decoder.calibration.weights == pytest.approx(expected.weights)
-    assert decoder.calibration.operating_points == expected.operating_points
+    points, wanted = decoder.calibration.operating_points, expected.operating_points
+    assert points.thresholds == pytest.approx(wanted.thresholds)  # sums differ in their last bits
+    assert (points.precisions, points.coverages) == (wanted.precisions, wanted.coverages)
     assert decoder.calibration.weights != pytest.approx(careless.weights)
 
 

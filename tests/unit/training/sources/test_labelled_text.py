@@ -230,7 +230,7 @@ def test_labels_held_out_of_the_bank_are_asked_for_only_beside_the_test(make_sou
     outside = test.out_of_bank
     assert {label_of[text] for text in outside.texts} == left_out
     assert len(test) + len(outside) == 12
-    np.testing.assert_array_equal(outside.queries, encoder.encode(outside.texts))
+    np.testing.assert_array_equal(outside.queries, encoder.encode_queries(outside.texts))
     assert outside.targets.shape == outside.own_vectors.shape == (len(outside), 0)
     assert source.split("calib").out_of_bank is None
     assert bank.num_vectors == 4 + 40

@@ -1,4 +1,4 @@
-"""Columns of lists: which column, which types, rows that do not fit, and batches that lie."""
+"""Parquet and Arrow: which column, which types, rows that do not fit, and batches that lie."""
 
 from __future__ import annotations
 
@@ -65,10 +65,12 @@ def test_columns_are_chosen_by_name_where_several_could_be(tmp_path, read_all, s
     assert read_all(open_embeddings(path, vector_column="w"))[1] == ["b"]
     assert read_all(open_embeddings(path, vector_column="w", text_column="title"))[1] == ["a"]
     assert read_all(open_embeddings(path, vector_column="w", text_column="n"))[1] == ["7"]
-    with pytest.raises(InputDataError, match="expected an entry 'ids'"):
-        open_embeddings(path, vector_column="ids")
-    with pytest.raises(InputDataError, match="expected an entry 'nothing'"):
+    with pytest.raises(InputDataError, match="expected an entry 'n'"):
+        open_embeddings(path, vector_column="n")
+    with pytest.raises(InputDataError, match="no column 'nothing'"):
         open_embeddings(path, vector_column="w", text_column="nothing")
+    with pytest.raises(InputDataError, match=r"column 'w': .*expected a column of texts"):
+        open_embeddings(path, vector_column="w", text_column="w")
 
 
 def test_without_a_column_called_text_several_strings_are_no_texts(tmp_path):
@@ -79,7 +81,7 @@ def test_without_a_column_called_text_several_strings_are_no_texts(tmp_path):
 
 def test_table_without_vectors_is_refused(tmp_path):
     path = tmp_path / "a.parquet"
-    write_table(path, pa.table({"ids": [[1, 2]]}))
+    write_table(path, pa.table({"words": [["a", "b"]], "n": [7], "deep": [[[1.0]]]}))
     with pytest.raises(InputDataError, match="no entry that could hold embeddings"):
         open_embeddings(path)
 
@@ -90,8 +92,6 @@ def test_table_without_vectors_is_refused(tmp_path):
     [
         ([1.0], "1 numbers"),
         ([1.0] * 3, "3 numbers"),
-        ([], "0 numbers"),
-        (None, r"nothing \(null\)"),
     ],
 )
 def test_ragged_row_is_named(tmp_path, suffix, row, found):
@@ -102,19 +102,31 @@ def test_ragged_row_is_named(tmp_path, suffix, row, found):
 
 
 @SUFFIXES
-def test_missing_number_is_named(tmp_path, suffix):
+@pytest.mark.parametrize(
+    ("missing", "found"),
+    [(None, r"nothing \(null\)"), ([], r"nothing \(null\)"), ([3.0, None], "nan in column 1")],
+)
+@pytest.mark.parametrize("row", [0, 2])
+def test_missing_vector_is_named_or_kept(tmp_path, read_all, suffix, missing, found, row):  # noqa: PLR0917
+    rows = [[1.0, 2.0]] * 3
+    rows[row] = missing
     path = tmp_path / f"a{suffix}"
-    write_table(path, pa.table({"v": [[1.0, 2.0], [1.0, 2.0], [3.0, None]]}))
-    with pytest.raises(InputDataError, match=r"row 2: a number is missing.*null in column 1"):
+    width = -1 if missing == [] else 2
+    write_table(path, pa.table({"v": pa.array(rows, pa.list_(pa.float32(), width))}))
+    with pytest.raises(InputDataError, match=f"row {row}: .*{found}"):
         list(open_embeddings(path).blocks(2))
+    kept = read_all(open_embeddings(path), on_bad_row="keep")[0]
+    np.testing.assert_array_equal(np.isnan(kept).any(axis=1), np.arange(3) == row)
+    np.testing.assert_array_equal(kept[1], [1, 2])
 
 
 @SUFFIXES
-def test_missing_text_is_named(tmp_path, suffix):
+def test_missing_text_is_named_or_kept(tmp_path, read_all, suffix):
     path = tmp_path / f"a{suffix}"
     write_table(path, pa.table({"v": [[1.0, 2.0]] * 3, "text": ["a", "b", None]}))
     with pytest.raises(InputDataError, match="row 2: a text is missing"):
         list(open_embeddings(path).blocks(2))
+    assert read_all(open_embeddings(path), on_bad_row="keep")[1] == ["a", "b", ""]
 
 
 @SUFFIXES
@@ -164,41 +176,6 @@ def test_feather(tmp_path, read_all, vectors, compression):
     np.testing.assert_array_equal(read_all(open_embeddings(path))[0], vectors)
 
 
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ('{"v": [1, 2]', "JSON parse error"),
-        ('{"v": [1, "2"]}', "JSON parse error"),
-        ('{"v": [1, null]}', "row 2: a number is missing"),
-        ('{"v": [1, 2, 3]}', "row 2: .*found 3 numbers"),
-        ('{"text": "a"}', r"row 2: .*found nothing \(null\)"),
-        ('{"v": [NaN, 1]}', "row 2: .*nan in column 0"),
-        ('{"v": [1e400, 1]}', "too big"),
-        ("[1, 2]", "JSON parse error"),
-    ],
-)
-def test_bad_json_line_is_refused(tmp_path, line, message):
-    path = tmp_path / "a.jsonl"
-    path.write_text('{"v": [1, 2.5]}\n{"v": [3, 4]}\n' + line + "\n")
-    with pytest.raises(InputDataError, match=message):
-        list(open_embeddings(path).blocks())
-
-
-def test_json_lines_may_mix_whole_numbers_and_others(tmp_path, read_all):
-    path = tmp_path / "a.jsonl"
-    path.write_text('\n{"v": [1, 2], "text": "ä\\n"}\n\n{"text": "b", "v": [0.5, -1e-3]}')
-    vectors, texts = read_all(open_embeddings(path))
-    np.testing.assert_array_equal(vectors, np.float32([[1, 2], [0.5, -1e-3]]))
-    assert texts == ["ä\n", "b"]
-
-
-def test_json_line_longer_than_memory_allows_is_refused(tmp_path):
-    path = tmp_path / "a.jsonl"
-    path.write_text('{"v": [1, 2]}\n' + json.dumps({"v": [0.25] * 2**21}) + "\n")
-    with pytest.raises(InputDataError, match="cannot be read"):
-        list(open_embeddings(path).blocks())
-
-
 @pytest.fixture
 def data_set(vectors, texts):
     datasets.disable_progress_bars()
@@ -226,7 +203,7 @@ def test_data_set_with_splits_asks_for_one(tmp_path, data_set):
 
 
 def test_folder_that_is_no_data_set_is_refused(tmp_path):
-    with pytest.raises(InputDataError, match="cannot be read: found FileNotFoundError"):
+    with pytest.raises(InputDataError, match=r"FileNotFoundError.*state\.json"):
         open_embeddings(f"hf:{tmp_path}")
 
 
@@ -234,5 +211,31 @@ def test_damaged_data_set_is_refused(tmp_path, data_set):
     data_set.save_to_disk(tmp_path / "a")
     path = next((tmp_path / "a").glob("*.arrow"))
     path.write_bytes(path.read_bytes()[:300])
-    with pytest.raises(InputDataError, match="cannot be read"):
+    with pytest.raises(InputDataError, match="expected an end-of-stream mark"):
         list(open_embeddings(tmp_path / "a").blocks())
+
+
+def test_data_set_of_several_files_is_read_in_their_order(tmp_path, read_all, data_set, vectors):
+    data_set.save_to_disk(tmp_path / "a", num_shards=3)
+    reader = open_embeddings(tmp_path / "a")
+    assert reader.num_rows == 7
+    np.testing.assert_array_equal(read_all(reader)[0], vectors)
+
+
+@pytest.mark.parametrize("name", ["../b.arrow", "/etc/passwd"])
+def test_data_set_has_no_files_elsewhere(tmp_path, data_set, name):
+    data_set.save_to_disk(tmp_path / "a")
+    state = json.loads((tmp_path / "a" / "state.json").read_text())
+    state["_data_files"] = [{"filename": name}]
+    (tmp_path / "a" / "state.json").write_text(json.dumps(state))
+    with pytest.raises(InputDataError, match=r"a/(b\.arrow|passwd): there is no such file"):
+        open_embeddings(tmp_path / "a")
+
+
+def test_data_set_with_a_selection_beside_it_is_refused(tmp_path, data_set):
+    data_set.save_to_disk(tmp_path / "a")
+    state = json.loads((tmp_path / "a" / "state.json").read_text())
+    state["_indices_data_files"] = [{"filename": "indices.arrow"}]
+    (tmp_path / "a" / "state.json").write_text(json.dumps(state))
+    with pytest.raises(InputDataError, match="old version of datasets"):
+        open_embeddings(tmp_path / "a")
