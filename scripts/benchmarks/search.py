@@ -46,7 +46,8 @@ from search_peers import (
 from lightweight_decoder.bank import BankRows, PhraseBank, build_bank
 from lightweight_decoder.encoder import TextEncoder
 from lightweight_decoder.files import user_cache_dir
-from lightweight_decoder.search import AutoSearch, ExactSearch, FaissSearch, HnswSearch
+from lightweight_decoder.search import AutoSearch, ExactSearch, FaissSearch
+from lightweight_decoder.search.faiss_index import GRAPH_FACTORY
 from lightweight_decoder.training.sources.wordnet import read_wordnet
 
 if TYPE_CHECKING:
@@ -199,7 +200,7 @@ def ours(
 MAKERS: dict[str, Callable[..., Method]] = {
     "exact": ours(lambda bank, _: ExactSearch(bank), "exact"),
     "faiss": ours(lambda bank, _: FaissSearch(bank), "faiss"),
-    "hnsw": ours(lambda bank, _: HnswSearch(bank), "hnsw"),
+    "hnsw": ours(lambda bank, _: FaissSearch(bank, factory=GRAPH_FACTORY), "hnsw"),
     "auto": ours(lambda bank, a: AutoSearch(bank, batch_size=max(a.batches), k=a.k), "auto"),
     "flat": faiss_flat,
     "torch": torch_topk,

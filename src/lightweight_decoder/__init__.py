@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lightweight_decoder.accelerator import resolve_accelerator
     from lightweight_decoder.bank import PhraseBank, build_bank
-    from lightweight_decoder.decoder.calibration import fit_calibration
+    from lightweight_decoder.decoder.calibration_fit import fit_calibration
     from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
     from lightweight_decoder.encoder import TextEncoder
     from lightweight_decoder.errors import LightweightDecoderError
@@ -28,7 +28,7 @@ _ROOM_OF = {
     "PhraseBankDecoder": "decoder.phrase_bank_decoder",
     "TextEncoder": "encoder",
     "build_bank": "bank",
-    "fit_calibration": "decoder.calibration",
+    "fit_calibration": "decoder.calibration_fit",
     "open_embeddings": "vectors",
     "resolve_accelerator": "accelerator",
 }

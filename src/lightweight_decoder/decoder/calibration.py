@@ -78,6 +78,72 @@ class Calibration:
     confidence_knots: tuple[Share, ...] = ()
     operating_points: OperatingPoints | None = None
 
+    @classmethod
+    def fit(
+        cls,
+        values: FloatArray,
+        right: BoolArray,
+        *,
+        similarity: FloatArray | None = None,
+        in_bank: BoolArray | None = None,
+        out_of_bank_share: float | None = None,
+        method: CalibrationMethod = "temperature",
+    ) -> Calibration:
+        """Return the calibration of ranked queries of which it is known whether the first is right.
+
+        Queries whose right phrase is not in the bank are welcome, with ``right`` and ``in_bank``
+        False: the fit then learns to mistrust such queries. The operating points are over the
+        others. ``fit_calibration`` does all of it for a decoder.
+
+        Args:
+            values: (q, k) float32 ranking values, best first. 32 candidates or more serve large
+                banks better than few.
+            right: (q,) bool, whether the first phrase is right; both cases must be there.
+            similarity: (q, s) float32 similarities of the query to the bank, each higher for
+                queries that some phrase answers. Give them where the values are logits: these say
+                which phrase is best, a cosine says whether any phrase is near. None takes the first
+                value.
+            in_bank: (q,) bool; None: all are.
+            out_of_bank_share: Share of queries in use that no phrase answers, in [0, 1); those
+                given here are weighted to be that share. None counts each query as one.
+            method: ``"temperature"``, or ``"isotonic"`` on top of it.
+
+        Raises:
+            ConfigError: Unknown method, or a share out of range.
+            InputDataError: Values of the wrong shape, not best first or not finite, or only right
+                or only wrong examples.
+        """
+        if method not in get_args(CalibrationMethod):
+            raise ConfigError(
+                "unknown calibration method",
+                where="method",
+                expected=" or ".join(get_args(CalibrationMethod)),
+                found=method,
+            )
+        _check_values(values, similarity)
+        _check_right(right, len(values))
+        inside = np.ones(len(values), dtype=bool) if in_bank is None else in_bank
+        exact = values.astype(np.float64)
+        near = exact[:, :1] if similarity is None else similarity.astype(np.float64)
+        importance = _importance(inside, out_of_bank_share)
+        temperature, weights, bias = _fit_log_odds(exact, near, right, importance)
+        log_odds = _features(exact, near, temperature) @ np.array(weights) + bias
+        isotonic = method == "isotonic"
+        knots = _isotonic_knots(log_odds, right, importance) if isotonic else ((), ())
+        calibration = cls(
+            method=method,
+            num_candidates=values.shape[1],
+            num_similarities=0 if similarity is None else similarity.shape[1],
+            temperature=temperature,
+            weights=weights,
+            bias=bias,
+            log_odds_knots=knots[0],
+            confidence_knots=knots[1],
+        )
+        confidence = calibration.confidence(values, similarity)
+        points = measure_operating_points(confidence[inside], right[inside])
+        return replace(calibration, operating_points=points)
+
     def confidence(self, values: FloatArray, similarity: FloatArray | None = None) -> FloatArray:
         """Return the probability that each query's first phrase is right.
 
@@ -149,69 +215,6 @@ class Calibration:
             raise _damaged("", "plain values", error) from error
         _check_together(calibration)
         return calibration
-
-
-def fit_calibration(
-    values: FloatArray,
-    right: BoolArray,
-    *,
-    similarity: FloatArray | None = None,
-    in_bank: BoolArray | None = None,
-    out_of_bank_share: float | None = None,
-    method: CalibrationMethod = "temperature",
-) -> Calibration:
-    """Learns from ranked queries, and whether the first phrase was right, how far to trust values.
-
-    Queries whose right phrase is not in the bank are welcome, with ``right`` and ``in_bank`` False:
-    the fit then learns to mistrust such queries. The operating points are over the others.
-
-    Args:
-        values: (q, k) float32 ranking values, best first. 32 candidates or more serve large banks
-            better than few.
-        right: (q,) bool, whether the first phrase is right; both cases must be there.
-        similarity: (q, s) float32 similarities of the query to the bank, each higher for queries
-            that some phrase answers. Give them where the values are logits: these say which phrase
-            is best, a cosine says whether any phrase is near. None takes the first value.
-        in_bank: (q,) bool; None: all are.
-        out_of_bank_share: Share of queries in use that no phrase answers, in [0, 1); those given
-            here are weighted to be that share. None counts each query as one.
-        method: ``"temperature"``, or ``"isotonic"`` on top of it.
-
-    Raises:
-        ConfigError: Unknown method, or a share out of range.
-        InputDataError: Values of the wrong shape, not best first or not finite, or only right or
-            only wrong examples.
-    """
-    if method not in get_args(CalibrationMethod):
-        raise ConfigError(
-            "unknown calibration method",
-            where="method",
-            expected=" or ".join(get_args(CalibrationMethod)),
-            found=method,
-        )
-    _check_values(values, similarity)
-    _check_right(right, len(values))
-    inside = np.ones(len(values), dtype=bool) if in_bank is None else in_bank
-    exact = values.astype(np.float64)
-    near = exact[:, :1] if similarity is None else similarity.astype(np.float64)
-    importance = _importance(inside, out_of_bank_share)
-    temperature, weights, bias = _fit_log_odds(exact, near, right, importance)
-    log_odds = _features(exact, near, temperature) @ np.array(weights) + bias
-    isotonic = method == "isotonic"
-    knots = _isotonic_knots(log_odds, right, importance) if isotonic else ((), ())
-    calibration = Calibration(
-        method=method,
-        num_candidates=values.shape[1],
-        num_similarities=0 if similarity is None else similarity.shape[1],
-        temperature=temperature,
-        weights=weights,
-        bias=bias,
-        log_odds_knots=knots[0],
-        confidence_knots=knots[1],
-    )
-    confidence = calibration.confidence(values, similarity)
-    points = measure_operating_points(confidence[inside], right[inside])
-    return replace(calibration, operating_points=points)
 
 
 def _importance(in_bank: BoolArray, share: float | None) -> Float64Array:
@@ -340,11 +343,11 @@ def _check_right(right: BoolArray, num_queries: int) -> None:
             expected=f"({num_queries},) bool",
             found=f"{right.shape} {right.dtype}",
         )
-    if right.all() == right.any():
+    if len(np.unique(right)) < 2:  # noqa: PLR2004 - right and wrong
         raise InputDataError(
             "the calibration split has one class",
             expected="first phrases that are right and first phrases that are wrong",
-            found=f"{num_queries} {'right' if right.all() else 'wrong'} ones",
+            found=f"{num_queries} {'right' if right.any() else 'wrong'} ones",
             advice="Calibrate on more queries, none of which the decoder was trained on.",
         )
 

@@ -21,7 +21,7 @@ from lightweight_decoder.encoder import report_cut_texts
 from lightweight_decoder.errors import CheckpointError, ConfigError, EmbeddingError
 from lightweight_decoder.rerank import CandidateScorer, first_columns, reordered, with_tail
 from lightweight_decoder.search import ExactSearch, phrase_ranks
-from lightweight_decoder.search.listed_products import products_with
+from lightweight_decoder.search.products import listed_products
 from lightweight_decoder.vectors.directions import to_float32, unit_rows
 
 if TYPE_CHECKING:
@@ -305,7 +305,7 @@ class PhraseBankDecoder:
         same_width = queries.shape[1] == self.bank.dim
         unit = torch.nn.functional.normalize(queries if same_width else self.adapt(queries), dim=1)
         vectors, ids = torch.from_numpy(self.bank.vectors), found.vector_ids.cpu()
-        products = products_with(unit.cpu(), vectors, ids).masked_fill_(ids == NO_ID, 0)
+        products = listed_products(unit.cpu(), vectors, ids).masked_fill_(ids == NO_ID, 0)
         first = first_columns(found, 1)
         best = self.bank.gather(first.vector_ids)
         together = self.scorer.agreement(unit, best, first, exclude_vectors)

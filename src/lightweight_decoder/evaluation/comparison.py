@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from rich.table import Table
+from rich.text import Text
 
 from lightweight_decoder.errors import ConfigError, InputDataError
 from lightweight_decoder.evaluation.bootstrap import Bootstrap
@@ -30,25 +31,32 @@ _OPTIONAL = ("auroc_right", "precision")  # undefined where all are right, all w
 _OTHER = "the two evaluations are of other queries"
 _SAME = "Evaluate both runs on the same split."
 _SIGNIFICANT = 0.05
+_COLUMNS = {
+    "baseline": "plain search",
+    "decoder": "decoder",
+    "decoder_interval": "95%",
+    "change": "change",
+    "p_value": "p",
+}
 _COLORS = {"better": "green", "worse": "red", "unclear": "dim"}
 
 
 def metric_table(metrics: Mapping[str, float], *, split: str = "test") -> Table:
-    """Return the rows of ``metric_rows`` for a terminal; changes that are no luck are colored."""
+    """Return the rows of ``metric_rows`` for a terminal; changes that are no luck are colored.
+
+    A column without a figure is left out: a run that was not evaluated yet has no intervals.
+    """
     num_queries = metrics[f"{split}/decoder/num_queries"]
     table = Table(title=f"{split}: {num_queries:,.0f} queries with a right phrase in the bank")
+    rows = metric_rows(metrics, split=split)
+    shown = [key for key in _COLUMNS if any(row[key] for row in rows)]
     table.add_column("metric")
-    for name in ("plain search", "decoder", "95%", "change", "p"):
-        table.add_column(name, justify="right")
-    for row in metric_rows(metrics, split=split):
-        table.add_row(
-            f"{row['label']} {row['arrow']}",
-            row["baseline"],
-            f"[bold]{row['decoder']}[/bold]",
-            row["decoder_interval"],
-            f"[{_COLORS[row['verdict']]}]{row['change']}",
-            row["p_value"],
-        )
+    for key in shown:
+        table.add_column(_COLUMNS[key], justify="right")
+    for row in rows:
+        styles = {"decoder": "bold", "change": _COLORS[row["verdict"]]}
+        cells = [Text(row[key], style=styles.get(key, "")) for key in shown]
+        table.add_row(f"{row['label']} {row['arrow']}", *cells)
     return table
 
 

@@ -88,6 +88,9 @@ class ListwiseReranker(nn.Module):
     ) -> Tensor:
         """Return the candidates' logits (q, k) float32, higher is better, -inf where values are.
 
+        The layers compute in the dtype of their weights, or of autocast; what they correct stays in
+        float32, as bfloat16 would make ties of most of a list.
+
         Args:
             queries: (q, query_dim) float32, before the adapter.
             adapted: (q, d) float32, after it, of unit length.
@@ -97,17 +100,19 @@ class ListwiseReranker(nn.Module):
             agreement: (q, k) float32, from ``features.agreement``.
             features: (q, k, f) float32, from ``phrase_features``.
         """
+        dtype = self.correction.weight.dtype
         known = values.clamp(min=-1.0)
-        hub = self.hubness[phrase_ids]
-        query = self.query_map(torch.cat([F.normalize(queries, dim=-1), adapted], dim=-1))
-        products = self.norm(query[:, None] * self.candidate_map(vectors))
-        described = self.describe(
-            torch.cat([products, features, _list_features(vectors, known, agreement, hub)], dim=-1)
+        hub = self.hubness[phrase_ids].float()
+        query = torch.cat([F.normalize(queries, dim=-1), adapted], dim=-1)
+        products = self.norm(
+            self.query_map(query.to(dtype))[:, None] * self.candidate_map(vectors.to(dtype))
         )
+        listed = _list_features(vectors, known, agreement, hub)
+        described = self.describe(torch.cat([products, features, listed], dim=-1).to(dtype))
         refined = described + self.refine(described)
         scale = _START_SCALE * (1 + self.relative_scale)
         value = known + self.agreement_share * agreement - self.hubness_share * hub
-        logits: Tensor = scale * value + self.correction(refined).squeeze(-1)
+        logits: Tensor = scale * value + self.correction(refined).squeeze(-1).float()
         # Not -inf in the sum: the scale's gradient would be 0 * inf.
         hidden: Tensor = logits.masked_fill(values == -torch.inf, -torch.inf)
         return hidden

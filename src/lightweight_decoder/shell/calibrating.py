@@ -6,18 +6,16 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
+from lightweight_decoder.decoder.calibration_fit import fit_calibration
 from lightweight_decoder.decoder.checkpoints import read_checkpoint, write_checkpoint
-from lightweight_decoder.decoder.splits import Split, no_own_vectors, out_of_bank_split
 from lightweight_decoder.errors import ConfigError, EmbeddingError
 from lightweight_decoder.shell.budget import within_budget
 from lightweight_decoder.shell.checking import check
 from lightweight_decoder.shell.parts import open_decoder, resolve
 from lightweight_decoder.shell.schemas import arguments
-from lightweight_decoder.training.calibration_fit import calibrate as fit
 from lightweight_decoder.training.sources.pairs import read_queries, read_targets
 
 if TYPE_CHECKING:
@@ -60,7 +58,13 @@ def _calibrate(config: DictConfig, plan: AcceleratorPlan, options: dict[str, Any
     """Calibrates with the options of the calibration."""
     output = _checkpoint_path(Path(config.output))
     decoder = open_decoder(config, plan)
-    fit(decoder, _read_split(config, decoder), **options)
+    targets_path = Path(config.targets)
+    targets = read_targets(targets_path, decoder.bank, column=config.target_column)
+    queries = read_queries(Path(config.queries), of=(targets_path, len(targets)))
+    outside = None if config.out_of_bank is None else read_queries(Path(config.out_of_bank))
+    for path, vectors in ((config.queries, queries), (config.out_of_bank, outside)):
+        _check_width(path, vectors, decoder)
+    fit_calibration(decoder, queries, targets, out_of_bank=outside, **options)
     learned: dict[str, Any] = {"state_dict": {}}
     if config.checkpoint is not None:
         learned = dict(read_checkpoint(config.checkpoint).content)
@@ -76,38 +80,10 @@ def _checkpoint_path(output: Path) -> Path:
     return output if output.suffix == ".ckpt" else output / _CHECKPOINT_NAME
 
 
-def _read_split(config: DictConfig, decoder: PhraseBankDecoder) -> Split:
-    """Return the queries with their right phrases, and those that no phrase answers."""
-    path = Path(config.targets)
-    targets = read_targets(path, decoder.bank, column=config.target_column)
-    vectors = read_queries(Path(config.queries), of=(path, len(targets)))
-    queries = _as_queries(vectors, decoder, config.queries)
-    outside = None
-    if config.out_of_bank is not None:
-        vectors = read_queries(Path(config.out_of_bank))
-        vectors = _as_queries(vectors, decoder, config.out_of_bank)
-        outside = out_of_bank_split("calib", vectors, None)
-    return Split(
-        name="calib",
-        queries=queries,
-        targets=targets[:, None],
-        own_vectors=no_own_vectors(len(queries)),
-        texts=None,
-        out_of_bank=outside,
-    )
-
-
-def _as_queries(vectors: FloatArray, decoder: PhraseBankDecoder, path: str) -> FloatArray:
-    """Return the vectors after the bank's preprocessing; refuse what the decoder cannot read."""
-    if vectors.shape[1] != decoder.input_dim:
-        raise EmbeddingError(
-            "the embeddings have another width than the decoder's queries",
-            where=path,
-            expected=f"(q, {decoder.input_dim})",
-            found=vectors.shape,
-        )
-    queries: FloatArray = decoder.preprocess(torch.from_numpy(vectors)).numpy()
-    return queries
+def _check_width(path: str, vectors: FloatArray | None, decoder: PhraseBankDecoder) -> None:
+    """Refuse embeddings that the decoder cannot read, with the name of their file."""
+    if vectors is not None and vectors.shape[1] != decoder.input_dim:
+        raise EmbeddingError.unexpected(path, f"(q, {decoder.input_dim})", vectors.shape)
 
 
 def _threshold_table(points: OperatingPoints) -> Table:

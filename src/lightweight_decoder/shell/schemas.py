@@ -17,11 +17,11 @@ from pydantic import TypeAdapter
 from pydantic.errors import PydanticUserError
 
 from lightweight_decoder.accelerator import resolve_accelerator
+from lightweight_decoder.decoder.calibration_fit import fit_calibration
 from lightweight_decoder.encoder import TextEncoder
 from lightweight_decoder.rerank import ListwiseReranker, QueryAdapter
-from lightweight_decoder.search import AutoSearch, ExactSearch, FaissSearch, HnswSearch
+from lightweight_decoder.search import AutoSearch, ExactSearch, FaissSearch
 from lightweight_decoder.shell.plain import plain
-from lightweight_decoder.training.calibration_fit import calibrate
 from lightweight_decoder.training.module import DecoderModule
 from lightweight_decoder.training.sources.datamodule import DecoderDataModule
 from lightweight_decoder.training.sources.denoise import Denoise
@@ -43,11 +43,10 @@ _SCHEMAS: dict[str, Callable[..., object]] = {
     "exact_search": ExactSearch,
     "faiss_search": FaissSearch,
     "auto_search": AutoSearch,
-    "hnsw_search": HnswSearch,
     "query_adapter": QueryAdapter,
     "listwise_reranker": ListwiseReranker,
     "decoder_module": DecoderModule,
-    "calibration": calibrate,
+    "calibration": fit_calibration,
     "accelerator": resolve_accelerator,
     "trainer": L.Trainer,
     "wandb": open_wandb,
@@ -63,11 +62,12 @@ _FILLED_IN_HERE: dict[str, frozenset[str]] = {
     "exact_search": frozenset({"bank", "device", "max_block_bytes", "max_copy_bytes", "quantized"}),
     "faiss_search": frozenset({"bank"}),
     "auto_search": frozenset({"bank", "device"}),
-    "hnsw_search": frozenset({"bank"}),
     "query_adapter": frozenset({"query_dim", "bank_dim"}),
     "listwise_reranker": frozenset({"query_dim", "bank_dim", "num_phrases"}),
     "decoder_module": frozenset({"decoder", "seed"}),
-    "calibration": frozenset({"decoder", "split"}),
+    "calibration": frozenset(
+        {"decoder", "queries", "targets", "out_of_bank", "own_vectors", "preprocessed"}
+    ),
     "accelerator": PLANNED | {"look", "probe"},
     "trainer": frozenset({"callbacks", "default_root_dir", "logger"}),
     "wandb": frozenset({"run_dir"}),

@@ -19,6 +19,7 @@ from lightweight_decoder.accelerator import (
     recognize_kernel_failure,
 )
 from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
+from lightweight_decoder.evaluation.comparison import metric_table
 from lightweight_decoder.evaluation.metrics_file import write_metrics
 from lightweight_decoder.shell.budget import require_for_training, within_budget
 from lightweight_decoder.shell.checking import check
@@ -26,11 +27,7 @@ from lightweight_decoder.shell.parts import build_datamodule, build_search, devi
 from lightweight_decoder.shell.plain import plain
 from lightweight_decoder.shell.schemas import arguments, build
 from lightweight_decoder.shell.sweep import group_of_sweep
-from lightweight_decoder.training.run import (
-    build_trainer,
-    comparison_table,
-    fit_and_test,
-)
+from lightweight_decoder.training.run import build_trainer, fit_and_test
 from lightweight_decoder.training.tracking import open_trackers
 from lightweight_decoder.training.wandb_records import log_training
 
@@ -87,9 +84,6 @@ def _train_on(
 ) -> float:
     """Trains, tests and reports on one accelerator; returns the best ``val/decoder/mrr``."""
     L.seed_everything(config.seed, workers=True, verbose=False)
-    datamodule = build_datamodule(config, plan)
-    module = build_module(config, datamodule, plan)
-    require_for_training(config, module, num_queries=len(datamodule.split("train")))
     trainer = build_trainer(
         run_dir,
         trackers=trackers,
@@ -97,6 +91,9 @@ def _train_on(
         ckpt_path=ckpt_path,
         **arguments(config.trainer) | plan.trainer_arguments(),
     )
+    datamodule = build_datamodule(config, plan)
+    module = build_module(config, datamodule, plan)
+    require_for_training(config, module, num_queries=len(datamodule.split("train")))
     metrics = fit_and_test(
         trainer,
         module,
@@ -114,7 +111,7 @@ def _train_on(
                     bank=module.decoder.bank,
                     checkpoint=run_dir / "checkpoints" / "best.ckpt",
                 )
-        Console().print(comparison_table(metrics))
+        Console().print(metric_table(metrics))
         logger.info("Run folder: %s", run_dir)
     return module.best_mrr
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import lightning as L  # noqa: N812 - the name everyone uses
 import numpy as np
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
@@ -17,6 +19,8 @@ from lightweight_decoder.rerank import is_right, listwise_loss
 from lightweight_decoder.training.mining import CandidateMiner
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from lightweight_decoder.rerank import ListwiseReranker
     from lightweight_decoder.training.sources.datamodule import Batch, DecoderDataModule
 
@@ -36,6 +40,9 @@ class DecoderModule(L.LightningModule):
     wrong, and a decoder that believes it fails on every phrase it was not trained on.
 
     Every epoch draws from its own seed, so a resumed run repeats an uninterrupted one.
+
+    A Trainer's precision is that of the learned layers. Queries, search values, losses and ranks
+    are float32 in each, and the test is of the decoder in float32, which is how it is used later.
 
     Args:
         decoder: What is trained, in place.
@@ -59,23 +66,29 @@ class DecoderModule(L.LightningModule):
         *,
         decoder: PhraseBankDecoder,
         lr: float = 1e-3,
-        weight_decay: float = 0.01,  # noqa: ARG002 - kept in hparams
+        weight_decay: float = 0.01,
         num_negatives: int = 1_024,
-        num_hard_negatives: int = 4,  # noqa: ARG002 - kept in hparams
-        num_listed: int = 64,  # noqa: ARG002 - kept in hparams
-        num_mined: int = 32_768,  # noqa: ARG002 - kept in hparams
+        num_hard_negatives: int = 4,
+        num_listed: int = 64,
+        num_mined: int = 32_768,
         seed: int = 0,  # noqa: ARG002 - kept in hparams
     ) -> None:
         super().__init__()
-        if lr <= 0:
-            raise ConfigError("out of range", where="training.lr", expected="above 0", found=lr)
-        if num_negatives < 1:
-            raise ConfigError(
-                "out of range",
-                where="training.num_negatives",
-                expected="at least 1",
-                found=num_negatives,
+        if not 0 < lr < math.inf:
+            raise ConfigError.unexpected("training.lr", "above 0, finite", lr)
+        if not 0 <= weight_decay < math.inf:
+            raise ConfigError.unexpected(
+                "training.weight_decay", "at least 0, finite", weight_decay
             )
+        least = {
+            "num_negatives": (num_negatives, 1),
+            "num_hard_negatives": (num_hard_negatives, 0),
+            "num_listed": (num_listed, 1),
+            "num_mined": (num_mined, 1),
+        }
+        for name, (number, lowest) in least.items():
+            if number < lowest:
+                raise ConfigError.unexpected(f"training.{name}", f"at least {lowest}", number)
         self.save_hyperparameters(ignore=["decoder"])
         self.decoder = decoder
         self.accelerator_plan: dict[str, Any] = {}
@@ -109,10 +122,13 @@ class DecoderModule(L.LightningModule):
         optimizer = torch.optim.AdamW(
             [group for group in groups if group["params"]], lr=self.hparams["lr"]
         )
-        num_steps = int(self.trainer.estimated_stepping_batches)
+        num_steps = self.trainer.estimated_stepping_batches
+        has_end = math.isfinite(num_steps)
+        # Without a last step it rises over a tenth of the first epoch, and stays.
+        known_steps = num_steps if has_end else len(self._datamodule.train_dataloader())
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer,
-            lambda step: min((step + 1) / (_WARMUP_SHARE * num_steps), 1 - step / num_steps),
+            lambda step: min((step + 1) / (_WARMUP_SHARE * known_steps), 1 - step / num_steps),
         )
         return {
             "optimizer": optimizer,
@@ -143,8 +159,12 @@ class DecoderModule(L.LightningModule):
             vectors = self.decoder.bank.gather(rows[:, None])[:, 0]
             self.adapter.fit_projection(torch.from_numpy(split.queries), vectors)
 
+    def on_fit_end(self) -> None:
+        """Forget that plain search was validated: what comes is measured as a whole."""
+        self._baseline_is_known = False
+
     def on_train_epoch_start(self) -> None:
-        """Start the epoch's random numbers, and mines with the adapter as it is now."""
+        """Start the epoch's random numbers, and mine with the adapter as it is now."""
         epoch_seed = self.hparams["seed"] * 1_000_003 + self.current_epoch
         torch.manual_seed(epoch_seed)
         self.eval()
@@ -153,17 +173,22 @@ class DecoderModule(L.LightningModule):
 
     def training_step(self, batch: Batch) -> Tensor:
         """Return the sum of the adapter's and the reranker's loss."""
-        loss = torch.zeros((), device=self.device)
         adapted = self.decoder.adapt(batch.queries)
+        losses: dict[str, Tensor] = {}
         if self.adapter is not None:
-            adapter_loss = self._adapter_loss(batch, adapted)
-            self.log("train/adapter_loss", adapter_loss, on_step=False, on_epoch=True)
-            loss = loss + adapter_loss
+            losses["adapter_loss"] = self._adapter_loss(batch, adapted)
         if self.reranker is not None:
-            reranker_loss = self._reranker_loss(self.reranker, batch, adapted.detach())
-            self.log("train/reranker_loss", reranker_loss, on_step=False, on_epoch=True)
-            loss = loss + reranker_loss
-        self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True)
+            losses["reranker_loss"] = self._reranker_loss(self.reranker, batch, adapted.detach())
+        loss = torch.stack(list(losses.values())).sum()
+        for name, value in {**losses, "loss": loss}.items():
+            self.log(
+                f"train/{name}",
+                value,
+                on_step=False,
+                on_epoch=True,
+                prog_bar=name == "loss",
+                batch_size=len(batch),
+            )
         return loss
 
     def _adapter_loss(self, batch: Batch, adapted: Tensor) -> Tensor:
@@ -172,14 +197,15 @@ class DecoderModule(L.LightningModule):
             batch, self.hparams["num_negatives"], self.hparams["num_hard_negatives"]
         )
         vectors = self.decoder.bank.gather(vector_ids)
-        logits = self.log_scale.exp() * (adapted @ vectors.T)
+        logits = self.log_scale.exp() * (adapted @ vectors.T).float()
         logits = logits.masked_fill(is_right(vector_ids, batch.own_vectors), -torch.inf)
         right = is_right(self.miner.owners(vector_ids), batch.targets)
         return listwise_loss(logits, right, torch.ones_like(right))
 
     def _reranker_loss(self, reranker: ListwiseReranker, batch: Batch, adapted: Tensor) -> Tensor:
         """Return the listwise loss over the candidates that were mined for the batch's queries."""
-        mined, found = self.miner.candidates(batch, adapted)
+        with _float32(self.device):
+            mined, found = self.miner.candidates(batch, adapted)
         logits = self.decoder.scorer.logits(
             reranker,
             batch.queries[mined],
@@ -195,6 +221,15 @@ class DecoderModule(L.LightningModule):
         self._rank(batch, "decoder")
         if not self._baseline_is_known:
             self._rank_baseline(batch)
+
+    def on_validation_start(self) -> None:
+        """Measure in float32 after training."""
+        if self.trainer.state.fn == TrainerFn.VALIDATING:
+            self.on_test_start()
+
+    def on_test_start(self) -> None:
+        """Test the decoder that was saved, which is in float32 wherever it is used."""
+        self.float()
 
     def test_step(self, batch: Batch) -> None:
         """Ranks the right phrases with the decoder, and with plain search."""
@@ -230,7 +265,8 @@ class DecoderModule(L.LightningModule):
     def _rank(self, batch: Batch, system: System) -> None:
         """Keep query ids and best ranks of a batch, (b, 2)."""
         decoder = self.decoder if system == "decoder" else self.baseline
-        ranks = decoder.ranks(batch.queries, batch.targets, exclude_vectors=batch.own_vectors)
+        with _float32(self.device):
+            ranks = decoder.ranks(batch.queries, batch.targets, exclude_vectors=batch.own_vectors)
         best = ranks.masked_fill(ranks == 0, torch.iinfo(ranks.dtype).max).amin(dim=1)
         best = best.masked_fill((ranks == 0).all(dim=1), 0)
         self._ranks[system].append(torch.stack([batch.query_ids, best], dim=1))
@@ -257,6 +293,18 @@ class DecoderModule(L.LightningModule):
                     sync_dist=True,  # every rank has the same value already
                 )
             batches.clear()
+
+
+@contextmanager
+def _float32(device: torch.device) -> Iterator[None]:
+    """Search in float32, whatever autocast or default dtype the Trainer's precision has set."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def _scalars(part: nn.Module | None) -> list[nn.Parameter]:

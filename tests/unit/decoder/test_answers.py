@@ -10,7 +10,7 @@ from rich.console import Console
 
 from lightweight_decoder.datatypes import NO_ID, Decoded
 from lightweight_decoder.decoder.answers import answer_table, write_answers
-from lightweight_decoder.decoder.calibration import fit_calibration
+from lightweight_decoder.decoder.calibration import Calibration
 from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
 from lightweight_decoder.errors import EmbeddingError, InputDataError
 from lightweight_decoder.search import ExactSearch
@@ -28,7 +28,7 @@ def calibrated(tiny_bank, queries):
     found = decoder.candidates(queries, 8)
     similarity = decoder.similarities(queries, found)
     right = found.values[:, 0].numpy() > found.values[:, 0].median().item()
-    decoder.calibration = fit_calibration(
+    decoder.calibration = Calibration.fit(
         found.values.numpy(), right, similarity=similarity.numpy()
     )
     return decoder

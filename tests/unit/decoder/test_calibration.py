@@ -9,7 +9,7 @@ import torch
 from scipy.special import softmax
 from sklearn.metrics import roc_auc_score
 
-from lightweight_decoder.decoder.calibration import Calibration, fit_calibration
+from lightweight_decoder.decoder.calibration import Calibration
 from lightweight_decoder.errors import CheckpointError, ConfigError, InputDataError
 
 TEMPERATURE = 0.05
@@ -31,7 +31,7 @@ def out_of_bank_queries(seed, num_queries, k=16):
 @pytest.fixture(scope="module", params=["temperature", "isotonic"])
 def calibration(request):
     values, right, _ = ranked_queries(0)
-    return fit_calibration(values, right, method=request.param)
+    return Calibration.fit(values, right, method=request.param)
 
 
 def test_confidence_is_the_true_probability(calibration):
@@ -48,7 +48,7 @@ def test_confidence_is_the_true_probability(calibration):
 def test_temperature_scaling_is_found_where_it_is_the_truth():
     values, right, _ = ranked_queries(0, num_queries=8000)
 
-    calibration = fit_calibration(values, right)
+    calibration = Calibration.fit(values, right)
 
     assert calibration.temperature == pytest.approx(TEMPERATURE, rel=0.3)
     assert calibration.weights[0] == pytest.approx(1, abs=0.2)
@@ -69,7 +69,7 @@ def test_out_of_bank_queries_get_low_confidence(method):
     values, right, _ = ranked_queries(0)
     values = np.concatenate([values, out_of_bank_queries(0, 1000)])
     right = np.concatenate([right, np.zeros(1000, dtype=bool)])
-    calibration = fit_calibration(values, right, method=method)
+    calibration = Calibration.fit(values, right, method=method)
 
     inside = calibration.confidence(ranked_queries(1)[0])
     outside = calibration.confidence(out_of_bank_queries(1, 1000))
@@ -89,8 +89,8 @@ def test_similarity_tells_out_of_bank_where_logits_cannot():
     similarity = (similarity + rng.normal(0, 0.1, len(values)).astype(np.float32))[:, None]
     right &= in_bank
 
-    without = fit_calibration(logits, right).confidence(logits)
-    calibration = fit_calibration(logits, right, similarity=similarity)
+    without = Calibration.fit(logits, right).confidence(logits)
+    calibration = Calibration.fit(logits, right, similarity=similarity)
     confidence = calibration.confidence(logits, similarity)
 
     assert roc_auc_score(in_bank, without) < 0.7
@@ -103,9 +103,9 @@ def test_similarity_tells_out_of_bank_where_logits_cannot():
 
 def test_values_of_any_scale_give_the_same_confidence():
     values, right, _ = ranked_queries(0)
-    small = fit_calibration(values, right).confidence(values)
+    small = Calibration.fit(values, right).confidence(values)
 
-    large = fit_calibration(values * 1000, right).confidence(values * 1000)
+    large = Calibration.fit(values * 1000, right).confidence(values * 1000)
 
     np.testing.assert_allclose(large, small, atol=0.01)
 
@@ -114,7 +114,7 @@ def test_separable_examples_stay_finite():
     values = np.repeat(np.array([[0.9, 0.1], [0.5, 0.49]], dtype=np.float32), 50, axis=0)
     right = np.repeat([True, False], 50)
 
-    confidence = fit_calibration(values, right).confidence(values)
+    confidence = Calibration.fit(values, right).confidence(values)
 
     assert confidence[0] > 0.9
     assert confidence[-1] < 0.1
@@ -125,7 +125,7 @@ def test_a_bank_of_one_phrase_can_be_calibrated():
     values = rng.normal(size=(500, 1)).astype(np.float32)
     right = values[:, 0] + rng.normal(size=500) > 0
 
-    confidence = fit_calibration(values, right).confidence(values)
+    confidence = Calibration.fit(values, right).confidence(values)
 
     assert roc_auc_score(right, confidence) == pytest.approx(roc_auc_score(right, values[:, 0]))
 
@@ -195,7 +195,7 @@ def points(thresholds, precisions, coverages):
 )
 def test_a_record_that_no_fit_has_made_is_refused(change, message):
     values, right, _ = ranked_queries(0, num_queries=200)
-    fields = fit_calibration(values, right).to_dict()
+    fields = Calibration.fit(values, right).to_dict()
 
     with pytest.raises(CheckpointError, match=message) as raised:
         Calibration.from_dict({**fields, **change})
@@ -207,14 +207,14 @@ def test_a_split_with_one_class_is_refused(answer, word):
     values = ranked_queries(0, num_queries=50)[0]
 
     with pytest.raises(InputDataError, match=f"one class.*found 50 {word} ones"):
-        fit_calibration(values, np.full(50, answer))
+        Calibration.fit(values, np.full(50, answer))
 
 
 def test_an_unknown_method_is_refused():
     values, right, _ = ranked_queries(0, num_queries=50)
 
     with pytest.raises(ConfigError, match=r"method: unknown.*temperature or isotonic, found platt"):
-        fit_calibration(values, right, method="platt")
+        Calibration.fit(values, right, method="platt")
 
 
 @pytest.mark.parametrize(
@@ -227,18 +227,18 @@ def test_an_unknown_method_is_refused():
 )
 def test_unusable_values_are_refused(values, message):
     with pytest.raises(InputDataError, match=message):
-        fit_calibration(values, np.array([True, False]))
+        Calibration.fit(values, np.array([True, False]))
 
 
 def test_right_and_similarity_must_go_with_the_queries():
     values, right, _ = ranked_queries(0, num_queries=50)
 
     with pytest.raises(InputDataError, match=r"expected \(50,\) bool, found \(49,\) bool"):
-        fit_calibration(values, right[1:])
+        Calibration.fit(values, right[1:])
     with pytest.raises(InputDataError, match="similarity has the wrong shape"):
-        fit_calibration(values, right, similarity=values[1:, :1])
+        Calibration.fit(values, right, similarity=values[1:, :1])
     with pytest.raises(InputDataError, match="a similarity is not finite"):
-        fit_calibration(values, right, similarity=np.full((50, 1), np.inf, dtype=np.float32))
+        Calibration.fit(values, right, similarity=np.full((50, 1), np.inf, dtype=np.float32))
 
 
 def test_out_of_bank_queries_count_as_their_share():
@@ -249,13 +249,13 @@ def test_out_of_bank_queries_count_as_their_share():
     thrice = np.concatenate([values, outside, outside, outside])
     no = np.zeros(300, dtype=bool)
 
-    weighted = fit_calibration(
+    weighted = Calibration.fit(
         once,
         np.concatenate([right, no[:100]]),
         in_bank=np.repeat([True, False], [300, 100]),
         out_of_bank_share=0.5,
     )
-    repeated = fit_calibration(
+    repeated = Calibration.fit(
         thrice, np.concatenate([right, no]), in_bank=np.repeat([True, False], 300)
     )
 
@@ -271,7 +271,7 @@ def test_a_share_out_of_range_is_refused(share):
     values, right, _ = ranked_queries(0, num_queries=50)
 
     with pytest.raises(ConfigError, match="out_of_bank_share: is not a share"):
-        fit_calibration(values, right, in_bank=right, out_of_bank_share=share)
+        Calibration.fit(values, right, in_bank=right, out_of_bank_share=share)
 
 
 def test_the_record_cannot_be_changed(calibration):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightweight_decoder.decoder.calibration import fit_calibration
+from lightweight_decoder.decoder.calibration import Calibration
 from lightweight_decoder.decoder.checkpoints import read_checkpoint
 from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
 from lightweight_decoder.errors import CheckpointError
@@ -29,7 +29,7 @@ def trained(tiny_bank, queries):
     found = decoder.candidates(queries, 8)
     similarity = decoder.similarities(queries, found).numpy()
     right = np.arange(len(queries)) % 2 == 0
-    decoder.calibration = fit_calibration(found.values.numpy(), right, similarity=similarity)
+    decoder.calibration = Calibration.fit(found.values.numpy(), right, similarity=similarity)
     return decoder
 
 
@@ -66,7 +66,7 @@ def test_any_parts_can_be_saved(trained, queries, tmp_path, kept):
 
 def calibration_of_cosines(decoder, queries):
     found = decoder.candidates(queries, 4)
-    return fit_calibration(found.values.numpy(), np.arange(len(queries)) % 3 == 0)
+    return Calibration.fit(found.values.numpy(), np.arange(len(queries)) % 3 == 0)
 
 
 def test_what_cannot_be_saved_leaves_what_was_there(trained, tmp_path):

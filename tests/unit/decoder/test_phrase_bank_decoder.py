@@ -9,7 +9,7 @@ import torch
 
 from lightweight_decoder.bank import BankRows, build_bank
 from lightweight_decoder.datatypes import NO_ID
-from lightweight_decoder.decoder.calibration import fit_calibration
+from lightweight_decoder.decoder.calibration import Calibration
 from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
 from lightweight_decoder.decoder.query_cache import QueryCache
 from lightweight_decoder.errors import CheckpointError, ConfigError, EmbeddingError
@@ -41,7 +41,7 @@ def calibrated(decoder, queries, k=8):
     found = decoder.candidates(queries, k)
     similarity = decoder.similarities(queries, found)
     right = np.arange(len(queries)) % 2 == 0
-    decoder.calibration = fit_calibration(
+    decoder.calibration = Calibration.fit(
         found.values.numpy(), right, similarity=similarity.numpy()
     )
     return decoder

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightweight_decoder.datatypes import Decoded
-from lightweight_decoder.decoder.calibration import fit_calibration
+from lightweight_decoder.decoder.calibration import Calibration
 from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
 from lightweight_decoder.decoder.query_cache import CacheStats, QueryCache
 from lightweight_decoder.errors import ConfigError, EmbeddingError
@@ -172,7 +172,7 @@ def learned(tiny_bank, queries):
 def calibration_of(decoder, queries, right):
     found = decoder.candidates(queries, 8)
     similarity = decoder.similarities(queries, found).numpy()
-    return fit_calibration(found.values.numpy(), right, similarity=similarity)
+    return Calibration.fit(found.values.numpy(), right, similarity=similarity)
 
 
 def assert_close(answer, expected):

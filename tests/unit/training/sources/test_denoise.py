@@ -27,7 +27,7 @@ def sources_of(split, bank):
 def test_targets_own_the_vectors_that_were_disturbed(bank_folder):
     source = Denoise(bank=bank_folder, noise=0.1, **SIZES)
     source.prepare()
-    bank, seen = source.bank(), []
+    bank, seen = source.bank, []
     for name in SPLIT_NAMES:
         split = source.split(name)
         rows = sources_of(split, bank)
@@ -40,7 +40,7 @@ def test_targets_own_the_vectors_that_were_disturbed(bank_folder):
 @pytest.mark.parametrize("noise", [0.1, 0.5])
 def test_the_noise_has_the_length_asked_for(bank_folder, noise):
     source = Denoise(bank=bank_folder, noise=noise, num_train=5_000)
-    split, bank = source.split("train"), source.bank()
+    split, bank = source.split("train"), source.bank
     added = split.queries - bank.vectors[sources_of(split, bank)]
     assert np.sqrt((added**2).sum(axis=1).mean()) == pytest.approx(noise, rel=0.02)
     assert abs(added.mean()) < 0.001

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lightweight_decoder.search import device_blocks as module
-from lightweight_decoder.search.device_blocks import converted_blocks, device_blocks, fits
+from lightweight_decoder.search import vector_blocks as module
+from lightweight_decoder.search.vector_blocks import converted_blocks, device_blocks, fits
 
 CPU = torch.device("cpu")
 
