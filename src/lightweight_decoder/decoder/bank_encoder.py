@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import re
 from typing import TYPE_CHECKING, get_args
 
-from lightweight_decoder.encoder import EncoderPrecision, EncoderSettings, TextEncoder
+from lightweight_decoder.encoder import Encoder, EncoderPrecision, EncoderSettings, TextEncoder
 from lightweight_decoder.encoder.model_files import locate_model, locate_model_of_bank, read_facts
 from lightweight_decoder.encoder.prompts import PLACE, prompts_of_model
 from lightweight_decoder.errors import EncoderError
@@ -14,8 +15,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lightweight_decoder.bank import EncoderInfo, PhraseBank
+    from lightweight_decoder.encoder import EncodesBothSides
 
 _log = logging.getLogger(__name__)
+
+_OWN_CODE = r"[\w.]+:[\w.<>]+"
+"""What CustomEncoder is called: module and function, or module and class."""
 
 
 def encoder_of(
@@ -46,6 +51,16 @@ def encoder_of(
             where=bank.path,
             advice="Encode the text yourself and decode its vector",
         )
+    if model is None and re.fullmatch(_OWN_CODE, info.name):
+        raise EncoderError(
+            "the bank's vectors are of an encoder of one's own, which no bank can load",
+            where=bank.path,
+            found=info.name,
+            advice=(
+                f"If you trust it, say embeddings=custom embeddings.factory={info.name}, or "
+                "decode_texts(…, encoder=ENCODER)"
+            ),
+        )
     if model is None:
         folder = locate_model_of_bank(info.name, info.fingerprint, bank=bank.path)
     else:
@@ -75,6 +90,20 @@ def encoder_of(
             "Install the encoder that the bank was built with, say where it is with "
             "embeddings.model=MODEL, or build the bank again"
         ),
+    )
+
+
+def warn_of_another_encoder(bank: PhraseBank, encoder: EncodesBothSides) -> None:
+    """Warn where an encoder is not the one that a bank names, as far as both say who they are."""
+    info = bank.manifest.encoder
+    if info is None or not isinstance(encoder, Encoder) or encoder.fingerprint == info.fingerprint:
+        return
+    _log.warning(
+        "the bank's vectors were made by %s (fingerprint %s), texts are now encoded by %s (%s)",
+        info.name,
+        info.fingerprint[:12],
+        encoder.name,
+        encoder.fingerprint[:12],
     )
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightweight_decoder.datatypes import NO_ID, Candidates, Decoded
-from lightweight_decoder.decoder.bank_encoder import encoder_of
+from lightweight_decoder.decoder.bank_encoder import encoder_of, warn_of_another_encoder
 from lightweight_decoder.decoder.checkpoints import (
     CHECKPOINT_VERSION,
     read_checkpoint,
@@ -196,7 +196,8 @@ class PhraseBankDecoder:
         Args:
             texts: q texts, or one.
             encoder: What makes their vectors: anything that has a method ``encode_queries``; None:
-                the encoder that the bank names, which is loaded at the first call and kept.
+                the encoder that the bank names, which is loaded at the first call and kept. A
+                warning says where the bank's vectors are of another encoder than this.
             top_k: As of ``decode``.
             abstain_below: The same.
 
@@ -209,6 +210,8 @@ class PhraseBankDecoder:
         if encoder is None:
             self._encoder = self._encoder or encoder_of(self.bank, device=str(self.device))
             encoder = self._encoder
+        elif self.adapter is None:
+            warn_of_another_encoder(self.bank, encoder)
         queries = encoder.encode_queries([texts] if isinstance(texts, str) else texts)
         report_cut_texts(encoder)
         return self.decode(queries, top_k=top_k, abstain_below=abstain_below)

