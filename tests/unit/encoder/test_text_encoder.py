@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from lightweight_decoder.accelerator import precision
-from lightweight_decoder.encoder import TextEncoder, text_encoder
+from lightweight_decoder.encoder import TextEncoder, model_runtime
 from lightweight_decoder.encoder.model_files import model_fingerprint
 from lightweight_decoder.errors import ConfigError, EncoderError
 
@@ -275,7 +275,7 @@ def test_the_real_model_loses_little_in_bfloat16(tmp_path):
 
 def test_rounding_weights_once_gives_the_vectors_of_rounding_them_each_time(monkeypatch):
     once = TextEncoder(cache_dir=None, precision="bfloat16").encode_phrases(TEXTS)
-    monkeypatch.setattr(text_encoder, "_round_linear_layers", lambda _: None)
+    monkeypatch.setattr(model_runtime, "_round_linear_layers", lambda _: None)
     each_time = TextEncoder(cache_dir=None, precision="bfloat16").encode_phrases(TEXTS)
     np.testing.assert_array_equal(once, each_time)
 
@@ -285,6 +285,6 @@ def test_a_rounded_layer_leaves_the_embedding_that_it_shares_alone():
         torch.nn.Embedding(5, 3), torch.nn.Linear(3, 5), torch.nn.LayerNorm(5)
     )
     model[1].weight = model[0].weight
-    text_encoder._round_linear_layers(model)
+    model_runtime._round_linear_layers(model)
     assert model[1].weight.dtype == model[1].bias.dtype == torch.bfloat16
     assert model[0].weight.dtype == model[2].weight.dtype == torch.float32
