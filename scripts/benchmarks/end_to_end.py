@@ -95,7 +95,7 @@ def definitions(count: int) -> torch.Tensor:
     """Definitions of WordNet, encoded, (count, d) float32."""
     texts = [synset.definition for synset in read_wordnet()]
     encoder = TextEncoder(cache_dir=user_cache_dir())
-    return torch.from_numpy(encoder.encode(texts[:: len(texts) // count][:count]))
+    return torch.from_numpy(encoder.encode_queries(texts[:: len(texts) // count][:count]))
 
 
 if __name__ == "__main__":

@@ -137,7 +137,7 @@ def make_tasks(arguments: argparse.Namespace) -> Iterator[tuple[Task, Path]]:
         bank = PhraseBank.open(arguments.bank)
         texts = [synset.definition for synset in read_wordnet()][::57]
         encoder = TextEncoder(cache_dir=user_cache_dir())
-        definitions = torch.from_numpy(encoder.encode(texts[: arguments.queries]))
+        definitions = torch.from_numpy(encoder.encode_queries(texts[: arguments.queries]))
     for size in arguments.vectors:
         rows = np.ascontiguousarray(bank.vectors[:: -(-len(bank.vectors) // size)])
         yield make_task("WordNet", rows, definitions, arguments)

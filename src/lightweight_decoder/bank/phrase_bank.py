@@ -31,8 +31,8 @@ from lightweight_decoder.bank.placement import placed_when_finished
 from lightweight_decoder.bank.preprocessing_file import read_preprocessing
 from lightweight_decoder.bank.rows import BankRows, RowsInMemory, refuse_unusable_texts
 from lightweight_decoder.datatypes import NO_ID
+from lightweight_decoder.encoder import TextEncoder, as_encoder, report_cut_texts
 from lightweight_decoder.errors import BankError
-from lightweight_decoder.files import user_cache_dir
 from lightweight_decoder.vectors.directions import (
     UNIT_TOLERANCE,
     refuse_directionless,
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lightweight_decoder.datatypes import FloatArray, IntArray
-    from lightweight_decoder.encoder import Encoder
+    from lightweight_decoder.encoder import EncodesBothSides
     from lightweight_decoder.vectors.preprocessing import Preprocessing, Step
 
     Contents = Mapping[str, "mmap.mmap | memoryview"]
@@ -133,7 +133,7 @@ class PhraseBank:
         texts: Sequence[str],
         vectors: npt.ArrayLike | Tensor | None = None,
         *,
-        encoder: Encoder | None = None,
+        encoder: EncodesBothSides | None = None,
         metadata: Mapping[str, Sequence[object]] | None = None,
         preprocessing: Sequence[Step] = (),
     ) -> PhraseBank:
@@ -144,8 +144,8 @@ class PhraseBank:
         Args:
             texts: n texts; one that comes again gets one more vector.
             vectors: (n, d) floating point of any length above zero; None: made by ``encoder``.
-            encoder: What makes the vectors, or made them; None: the default text encoder where
-                there are no vectors.
+            encoder: What makes the vectors, or made them: any object with the methods of
+                ``CustomEncoder``; None: the default text encoder where there are no vectors.
             metadata: Columns of n values each; of a text that comes again, the first one is kept.
             preprocessing: Steps of ``vectors.preprocessing``, applied to queries too.
 
@@ -175,7 +175,7 @@ class PhraseBank:
         texts: Sequence[str],
         vectors: npt.ArrayLike | Tensor | None = None,
         *,
-        encoder: Encoder | None = None,
+        encoder: EncodesBothSides | None = None,
         metadata: Mapping[str, Sequence[object]] | None = None,
         preprocessing: Sequence[Step] = (),
         dtype: Dtype = "auto",
@@ -440,19 +440,17 @@ def _in_memory(manifest: Manifest, contents: Mapping[str, bytes]) -> PhraseBank:
 def _rows(
     texts: Sequence[str],
     vectors: npt.ArrayLike | Tensor | None,
-    encoder: Encoder | None,
+    encoder: EncodesBothSides | None,
     metadata: Mapping[str, Sequence[object]] | None,
 ) -> tuple[RowsInMemory, EncoderInfo | None]:
     """Return what to build from, with the encoder that made its vectors."""
+    named = None if encoder is None else as_encoder(encoder)
     if vectors is None:
-        from lightweight_decoder.encoder import TextEncoder  # noqa: PLC0415, only where needed
-
-        encoder = encoder or TextEncoder(cache_dir=user_cache_dir())
+        named = named or TextEncoder()
         refuse_unusable_texts(texts)
-        vectors = encoder.encode(texts)
-    made_by = None
-    if encoder is not None:
-        made_by = EncoderInfo(name=encoder.name, fingerprint=encoder.fingerprint)
+        vectors = named.encode_phrases(texts)
+        report_cut_texts(named)
+    made_by = None if named is None else EncoderInfo.of(named)
     return RowsInMemory(BankRows(texts, vectors, metadata or {})), made_by
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from lightweight_decoder.bank import SAMPLE_ROWS, BankRows
+from lightweight_decoder.encoder import report_cut_texts
 from lightweight_decoder.errors import InputDataError
 from lightweight_decoder.vectors.columns import ColumnType
 from lightweight_decoder.vectors.text_tables import known_texts, stream_columns
@@ -113,7 +114,8 @@ def open_texts(
 def encoded_rows(texts: TextStream, encoder: Encoder) -> Iterator[BankRows]:
     """Yield blocks of texts with the vectors that the encoder makes of them."""
     while (some := texts.take(_TEXTS_AT_ONCE)).texts:
-        yield BankRows(some.texts, encoder.encode(some.texts), some.metadata)
+        yield BankRows(some.texts, encoder.encode_phrases(some.texts), some.metadata)
+    report_cut_texts(encoder)
 
 
 def encoded_sample(
@@ -126,7 +128,7 @@ def encoded_sample(
     while (some := texts.take(_TEXTS_AT_ONCE).texts) and first_row <= drawn[-1]:
         start, stop = np.searchsorted(drawn, (first_row, first_row + len(some)))
         if start < stop:
-            yield encoder.encode([some[row - first_row] for row in drawn[start:stop]])
+            yield encoder.encode_phrases([some[row - first_row] for row in drawn[start:stop]])
         first_row += len(some)
 
 

@@ -202,7 +202,7 @@ def _encoded(texts: Callable[[], TextStream], encoder: TextEncoder) -> _Rows:
     """Texts, encoded here."""
     stream = texts()
     rows, sample = encoded_rows(stream, encoder), _encoded_sample(texts, encoder)
-    info = EncoderInfo(name=encoder.name, fingerprint=encoder.fingerprint)
+    info = EncoderInfo.of(encoder)
     return _Rows(rows, sample, stream.num_rows, "float32", info)
 
 

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from lightweight_decoder.datatypes import NO_ID, Candidates, Decoded
+from lightweight_decoder.decoder.bank_encoder import encoder_of, warn_of_another_encoder
 from lightweight_decoder.decoder.checkpoints import (
     CHECKPOINT_VERSION,
     read_checkpoint,
     write_checkpoint,
 )
 from lightweight_decoder.decoder.query_cache import QueryCache, concatenate
+from lightweight_decoder.encoder import report_cut_texts
 from lightweight_decoder.errors import CheckpointError, ConfigError, EmbeddingError
 from lightweight_decoder.rerank import CandidateScorer, first_columns, reordered, with_tail
 from lightweight_decoder.search import ExactSearch, phrase_ranks
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from lightweight_decoder.bank import PhraseBank
     from lightweight_decoder.datatypes import FloatArray
     from lightweight_decoder.decoder.calibration import Calibration
-    from lightweight_decoder.encoder import Encoder
+    from lightweight_decoder.encoder import EncodesBothSides, TextEncoder
     from lightweight_decoder.rerank import ListwiseReranker, QueryAdapter
     from lightweight_decoder.search import SearchBackend
 
@@ -83,7 +85,7 @@ class PhraseBankDecoder:
         self.scorer = CandidateScorer(bank)
         self.device = torch.device(device)
         self.cache = QueryCache(cached_queries) if cached_queries else None
-        self._encoder: Encoder | None = None
+        self._encoder: TextEncoder | None = None
         self.to(device)
 
     def __repr__(self) -> str:
@@ -185,7 +187,7 @@ class PhraseBankDecoder:
         self,
         texts: str | Sequence[str],
         *,
-        encoder: Encoder | None = None,
+        encoder: EncodesBothSides | None = None,
         top_k: int = 5,
         abstain_below: float = 0.0,
     ) -> Decoded:
@@ -193,20 +195,25 @@ class PhraseBankDecoder:
 
         Args:
             texts: q texts, or one.
-            encoder: What makes their vectors; None: the encoder that the bank names, which is
-                loaded at the first call and kept.
+            encoder: What makes their vectors: anything that has a method ``encode_queries``; None:
+                the encoder that the bank names, which is loaded at the first call and kept. A
+                warning says where the bank's vectors are of another encoder than this.
             top_k: As of ``decode``.
             abstain_below: The same.
 
         Raises:
-            EncoderError: The bank names no encoder, or it cannot be found or loaded, or is not the
-                one that made the bank's vectors.
+            EncoderError: The bank names no encoder, or it cannot be found or loaded, is not the one
+                that made the bank's vectors, or is in a folder that only the bank names.
             EmbeddingError: The encoder's vectors have another width than the decoder's queries.
             ConfigError: As of ``decode``.
         """
         if encoder is None:
-            encoder = self._encoder = self._encoder or self._bank_encoder()
-        queries = encoder.encode([texts] if isinstance(texts, str) else texts)
+            self._encoder = self._encoder or encoder_of(self.bank, device=str(self.device))
+            encoder = self._encoder
+        elif self.adapter is None:
+            warn_of_another_encoder(self.bank, encoder)
+        queries = encoder.encode_queries([texts] if isinstance(texts, str) else texts)
+        report_cut_texts(encoder)
         return self.decode(queries, top_k=top_k, abstain_below=abstain_below)
 
     @torch.no_grad()
@@ -393,13 +400,6 @@ class PhraseBankDecoder:
             device=device,
             cached_queries=cached_queries,
         )
-
-    def _bank_encoder(self) -> Encoder:
-        """Return the encoder that the bank names."""
-        # decoding vectors does without what an encoder needs
-        from lightweight_decoder.decoder.bank_encoder import encoder_of  # noqa: PLC0415
-
-        return encoder_of(self.bank, device=str(self.device))
 
     def _queries(self, embeddings: npt.ArrayLike | Tensor, *, preprocessed: bool) -> Tensor:
         """Return the embeddings as checked (q, query_dim) float32 on the decoder's device."""

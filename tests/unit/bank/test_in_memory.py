@@ -12,6 +12,7 @@ import torch
 from lightweight_decoder.bank import BankRows, EncoderInfo, PhraseBank, build_bank, phrase_bank
 from lightweight_decoder.bank.manifest import read_manifest
 from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
+from lightweight_decoder.encoder import CustomEncoder
 from lightweight_decoder.errors import BankBuildError, BankError
 from lightweight_decoder.rerank.features import phrase_features, phrase_sums
 from lightweight_decoder.search import ExactSearch
@@ -23,14 +24,16 @@ METADATA = {"frequency": [7, 6, 5, 4, 3, 2, 1], "source": list("abcdefg")}
 class CountingEncoder:
     """Gives each text the vector of its length and its first letter."""
 
-    name, fingerprint = "lengths", "0123"
+    name, fingerprint, settings, knows_sides = "lengths", "0123", None, False
 
     def __init__(self):
         self.asked = []
 
-    def encode(self, texts):
+    def encode_phrases(self, texts):
         self.asked += texts
         return np.array([[len(text), ord(text[0]), 1] for text in texts], dtype=np.float32)
+
+    encode_queries = encode_phrases
 
 
 @pytest.mark.parametrize("preprocessing", [(), (L2(), PCA(dim=3))])
@@ -101,12 +104,27 @@ def test_texts_are_encoded_where_there_are_no_vectors(texts):
     bank = PhraseBank.from_texts(texts, encoder=encoder)
     assert encoder.asked == texts
     assert bank.manifest.encoder == EncoderInfo("lengths", "0123")
-    expected = CountingEncoder().encode(texts)
+    expected = CountingEncoder().encode_phrases(texts)
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
     np.testing.assert_allclose(bank.vectors, expected, atol=1e-6)
-    given = PhraseBank.from_texts(texts, CountingEncoder().encode(texts), encoder=encoder)
+    given = PhraseBank.from_texts(texts, CountingEncoder().encode_phrases(texts), encoder=encoder)
     assert given.fingerprint == bank.fingerprint
     assert encoder.asked == texts
+
+
+def test_any_object_that_encodes_both_sides_makes_a_bank():
+    class Lengths:
+        def encode_phrases(self, texts):
+            return [[len(text), 1] for text in texts]
+
+        def encode_queries(self, texts):
+            return [[len(text), 2] for text in texts]
+
+    bank = PhraseBank.from_texts(["a", "bcd"], encoder=Lengths())
+    expected = np.array([[1, 1], [3, 1]]) / np.sqrt([[2], [10]])
+    np.testing.assert_allclose(bank.vectors, expected, atol=1e-6)
+    assert bank.manifest.encoder.name.endswith("Lengths")
+    assert bank.manifest.encoder == EncoderInfo.of(CustomEncoder(Lengths()))
 
 
 def test_a_text_that_cannot_be_a_phrase_is_refused_before_it_is_encoded():

@@ -28,7 +28,7 @@ TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\r\n\x00"), min_
 class Lengths:
     """An encoder whose vectors say how long a text is."""
 
-    def encode(self, texts):
+    def encode_phrases(self, texts):
         return np.array([[len(text), 1] for text in texts], dtype=np.float32)
 
 
@@ -160,7 +160,7 @@ class Numbers:
     def __init__(self):
         self.encoded = []
 
-    def encode(self, texts):
+    def encode_phrases(self, texts):
         self.encoded += texts
         return np.array([[float(text.removeprefix("text "))] for text in texts], np.float32)
 

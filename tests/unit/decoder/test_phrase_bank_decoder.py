@@ -387,7 +387,11 @@ def test_an_adapter_for_another_width_replaces_the_preprocessing(reduced_bank):
 
 @pytest.mark.parametrize(
     ("row", "found"),
-    [(np.full(12, np.nan), "nan"), (np.zeros(12), "only zeros"), (np.full(12, np.inf), "inf")],
+    [
+        (np.r_[np.nan, np.ones(11)], "nan"),
+        (np.zeros(12), "only zeros"),
+        (np.full(12, np.inf), "inf"),
+    ],
 )
 def test_preprocessing_refuses_what_has_no_direction(reduced_bank, row, found):
     asked = reduced_rows()
