@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 
 Kind = Literal["vector", "integers", "number", "mixed", "text", "value", "other"]
 """What a column holds: lists of floats, lists of whole numbers, single numbers, numbers and texts,
-texts, truth values and points in time, or what is none of these (nested, or nothing at all)."""
+texts, other single values (truth, time), or none of these: what is nested, or nothing at all."""
 
-Written = Literal["list", "base64", "bytes"]
-"""How texts or bytes spell vectors: as numbers in brackets, or as float32, in base64 or plain."""
+Written = Literal["list", "bare", "base64", "bytes"]
+"""How texts or bytes spell vectors: as numbers, in brackets or without, or as float32, in base64 or
+plain."""
 
 NUMBER = re.compile(
     r"\s*[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|nan|inf(?:inity)?)\s*", re.IGNORECASE
@@ -34,6 +35,7 @@ NUMBER = re.compile(
 MISSING = ("", "null", "NULL", "None", "nan", "NaN", "NA", "N/A", "[]", r"\N")
 """What writers put where there is no vector."""
 
+_LEFT_OUT = "..."
 _NO_NUMBER = ("null", "NULL", "None", "NA")
 
 _LIST = (
@@ -189,9 +191,16 @@ def _keeps_digits(text: str) -> bool:
 
 
 def is_list_text(text: str) -> bool:
-    """Say whether a text spells a list of numbers."""
+    """Say whether a text spells a list of numbers, some of them perhaps left out."""
     match = re.match(_LIST, text)
-    return match is not None and all(map(is_number, re.split(r"[,\s]+", match[1].strip())))
+    return match is not None and all(
+        is_number(field) or field == _LEFT_OUT for field in re.split(r"[,\s]+", match[1].strip())
+    )
+
+
+def _is_bare_list(text: str) -> bool:
+    """Say whether a text spells several numbers, not all of them whole, and nothing else."""
+    return "." in text and len(text.split()) > 1 and is_list_text(f"[{text}]")
 
 
 def written_form(values: Sequence[Any]) -> Written | None:
@@ -201,6 +210,8 @@ def written_form(values: Sequence[Any]) -> Written | None:
         return None
     if isinstance(values[0], bytes):
         return "bytes" if _are_likely_float32(values) else None
+    if all(map(_is_bare_list, values)):
+        return "bare"
     if is_list_text(values[0]) and 2 * sum(map(is_list_text, values)) >= len(values):
         return "list"
     if all(_BASE64.fullmatch(value) for value in values):
@@ -238,7 +249,9 @@ def read_written(path: Path, column: pa.Array, form: Written, first_row: int) ->
     Raises:
         InputDataError: One of them spells none.
     """
-    if form == "list":
+    if form == "bare":
+        column = pc.binary_join_element_wise("[", column, "]", "")
+    if form in ("list", "bare"):
         return _parse_lists(path, column, first_row)
     values = ["" if value is None or value in MISSING else value for value in column.to_pylist()]
     packed = [value if isinstance(value, bytes) else _from_base64(value) for value in values]
@@ -294,7 +307,7 @@ def _no_vector(path: Path, row: int, expected: str, found: object) -> InputDataE
         at=f"row {row}",
         summary="a vector cannot be read",
         advice="What printed the vectors left numbers out; save the array itself."
-        if "..." in shown
+        if _LEFT_OUT in shown
         else None,
     )
 

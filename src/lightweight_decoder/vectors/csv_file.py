@@ -79,9 +79,13 @@ class CsvTable(Table):
             )
         cells = list(zip(*rows, strict=True))
         kinds = list(map(_kind, cells))
-        if not has_names and _counts_rows(cells, kinds):
-            kinds[0] = "other"
-            _log.info("%s: column 1 counts the rows and is no part of the vectors", path)
+        columns = list(zip(names, kinds, strict=True))
+        if not has_names:
+            # of columns without names, one with texts is no dimension with a mistake in it
+            columns = [(name, "text" if kind == "mixed" else kind) for name, kind in columns]
+            if _counts_rows(cells, kinds):
+                _log.info("%s: %s counts the rows and is left out", path, names[0])
+                columns = columns[1:]
         numbers = [
             cell
             for kind, some in zip(kinds, cells, strict=True)
@@ -91,7 +95,7 @@ class CsvTable(Table):
         self._decimal_point = "," if any(map(_DECIMAL_COMMA.fullmatch, numbers)) else "."
         self._places = {name: str(place) for place, name in enumerate(names)}
         self._names = names
-        super().__init__(path, zip(names, kinds, strict=True))
+        super().__init__(path, columns)
 
     def _batches(self, roles: Mapping[str, Role], max_rows: int) -> Generator[pa.RecordBatch]:  # noqa: ARG002
         types = {

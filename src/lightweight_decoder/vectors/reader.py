@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import closing, contextmanager
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
     from lightweight_decoder.datatypes import FloatArray, IntArray
 
+_log = logging.getLogger(__name__)
+
 BLOCK_BYTES = 2**20
 """Default size of a block as float32: larger ones fall out of the processor's cache."""
 
@@ -29,6 +32,7 @@ MAX_DIM = 2**20
 """Far above any embedding; catches damaged headers before anything is allocated."""
 
 FLOAT32 = np.finfo(np.float32)
+BYTE_DTYPES = ("int8", "uint8")
 BITS_SAMPLE = 64
 BITS_MARGIN = 0.1
 SHOWN_NAMES = 10
@@ -110,6 +114,8 @@ class FileReader(EmbeddingReader):
         self, path: Path, *, num_rows: int | None, dim: int, dtype: str, has_texts: bool
     ) -> None:
         check_shape(path, num_rows, dim)
+        if dtype in BYTE_DTYPES and self.may_be_bits:
+            _log.info("%s: %s numbers are read as they are, without a scale", path, dtype)
         self.path = path
         self.num_rows = num_rows
         self.dim = dim
@@ -153,7 +159,7 @@ class FileReader(EmbeddingReader):
                 at=f"row {first_row}",
                 summary="the vectors changed their width",
             )
-        if first_row == 0 and self.may_be_bits and array.dtype in (np.int8, np.uint8):
+        if first_row == 0 and self.may_be_bits and array.dtype.name in BYTE_DTYPES:
             refuse_packed_bits(self.path, array)
         rows = first_row + len(array)
         if self.num_rows is not None and rows > self.num_rows:
