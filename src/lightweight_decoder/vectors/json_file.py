@@ -123,6 +123,8 @@ def _is_unicode(text: str | None) -> bool:
 def _kind(values: Sequence[object]) -> Kind:
     """Tell by some values what a column holds."""
     there = [value for value in values if value is not None and value != []]
+    if any(isinstance(value, list) for value in there):
+        there = [value for value in there if value not in MISSING]
     types = set(map(type, there))
     if there and isinstance(there[0], list):
         lists = [value for value in there if isinstance(value, list)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import closing, contextmanager
@@ -42,7 +43,10 @@ FLOAT_DTYPES = ("float16", "bfloat16", "float32", "float64", "int8")
 """What array formats may store; integers are taken at face value, without a scale."""
 
 NOT_SUPPORTED = (AttributeError, ImportError, NotImplementedError, TypeError)
-"""What libraries raise at a file that is whole, but has what they or we cannot do."""
+NOT_SUPPORTED_WORDS = re.compile(
+    r"not registered|not built|(not |un)supported|encrypt|filter", re.IGNORECASE
+)
+"""What libraries raise at a file that is whole, but has what they or we cannot do; or say of it."""
 
 OnBadRow = Literal["raise", "keep"]
 StoredBlock = tuple["npt.NDArray[np.generic]", Sequence[str | None] | None]
@@ -171,15 +175,14 @@ class FileReader(EmbeddingReader):
 
     def _check_count(self, found: int) -> None:
         """Refuse a file that ends before, or goes on after, the row its header promised."""
-        if found != self.num_rows and (self.num_rows is not None or found == 0):
+        promised = self.num_rows or 0
+        if found != promised and (self.num_rows is not None or found == 0):
             raise InputDataError.unexpected(
                 self.path,
-                "at least one row" if self.num_rows is None else f"{self.num_rows} rows",
-                f"{found} rows" if found <= (self.num_rows or 0) else f"{found} or more",
+                f"{promised} rows" if promised else "at least one row",
+                f"{found} rows" if found <= promised else f"{found} or more",
                 summary="the number of rows is wrong",
-                advice=None
-                if self.num_rows is None
-                else "The file may be cut off; write it again.",
+                advice="The file may be cut off; write it again." if found < promised else None,
             )
 
 
@@ -197,7 +200,7 @@ def damage_as_input_error(path: Path, at: str | None = None) -> Generator[None]:
 
 def _advice_on(error: Exception) -> str | None:
     """Say what to do about an error of a library; only some of them mean damage."""
-    if isinstance(error, NOT_SUPPORTED):
+    if isinstance(error, NOT_SUPPORTED) or NOT_SUPPORTED_WORDS.search(str(error)):
         return "The file uses something that is not supported; save the vectors as .npy."
     if isinstance(error, OSError) and error.errno is not None:
         return None
@@ -319,7 +322,7 @@ def check_shape(path: Path, num_rows: int | None, dim: int) -> None:
             f"1 to {MAX_DIM} numbers a row",
             dim,
             summary="the width of the vectors cannot be right",
-            advice="Store one vector a row: the array may be transposed, or the header damaged.",
+            advice="Store one vector a row; an array may be transposed.",
         )
 
 

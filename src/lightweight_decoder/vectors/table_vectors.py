@@ -54,7 +54,7 @@ class TableReader(FileReader):
 
     Attributes:
         table: The table.
-        text_choices: Columns that could hold the texts, where several could and none was named.
+        text_choices: Columns that could hold the texts, where none was named or is meant.
     """
 
     def __init__(
@@ -219,4 +219,4 @@ def _choose_text(
         names = [name for name, kind in others.items() if kind in kinds]
         if names:
             return (names[0], []) if len(names) == 1 else (None, names)
-    return None, []
+    return None, [name for name, kind in others.items() if kind == "number"]
