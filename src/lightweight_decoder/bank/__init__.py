@@ -8,8 +8,10 @@ from lightweight_decoder.bank.builder import BuildReport, write_bank
 from lightweight_decoder.bank.manifest import EncoderInfo, FileInfo, Manifest, PreprocessingInfo
 from lightweight_decoder.bank.normalization import normalize_text
 from lightweight_decoder.bank.phrase_bank import PhraseBank
+from lightweight_decoder.bank.placement import refuse_output_over
 from lightweight_decoder.bank.preprocessing_file import SAMPLE_ROWS
 from lightweight_decoder.bank.rows import BankRows
+from lightweight_decoder.bank.verification import verify_bank
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,6 +28,8 @@ __all__ = [
     "PreprocessingInfo",
     "build_bank",
     "normalize_text",
+    "refuse_output_over",
+    "verify_bank",
     "write_bank",
 ]
 

@@ -184,19 +184,6 @@ def test_a_failed_replacement_leaves_the_old_bank(tmp_path, bank):
     assert [path.name for path in tmp_path.iterdir()] == ["bank"]
 
 
-@pytest.mark.parametrize("kind", ["folder", "file"])
-def test_what_is_no_bank_is_never_replaced(tmp_path, kind):
-    precious = tmp_path / "precious"
-    if kind == "folder":
-        precious.mkdir()
-        (precious / "thesis.txt").write_text("x")
-    else:
-        precious.write_text("x")
-    with pytest.raises(BankBuildError, match="is not a phrase bank, so it is not replaced"):
-        build_bank(precious, [BankRows(["a"], ones(1))], overwrite=True)
-    assert precious.exists()
-
-
 def test_an_output_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(BankBuildError, match=r"file/bank: the output folder cannot be written"):
