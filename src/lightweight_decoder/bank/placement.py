@@ -57,8 +57,7 @@ def placed_when_finished(output: Path, *, overwrite: bool) -> Iterator[Path]:
     Raises:
         BankBuildError: If ``output`` exists and may not be replaced, or cannot be written.
     """
-    with _reporting_unwritable(output):
-        output = output.resolve()
+    output = Path(os.path.realpath(output))
     _check_replaceable(output, overwrite=overwrite)
     partial = output.with_name(f".{output.name}.partial")
     with contextlib.ExitStack() as stack:

@@ -17,10 +17,10 @@ from lightweight_decoder.bank import (
     BankRows,
     FileInfo,
     PhraseBank,
-    build_bank,
     hashed_file,
     phrase_bank,
     stored_file,
+    write_bank,
 )
 from lightweight_decoder.bank.stored_file import StoredFile, array_in
 from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
@@ -74,8 +74,8 @@ def large(tmp_path, monkeypatch):
     monkeypatch.setattr(stored_file, "_SETTLED_S", 0)
     monkeypatch.setenv("LIGHTWEIGHT_DECODER_CACHE", str(tmp_path / "cache"))
     vectors = np.random.default_rng(0).normal(size=(NUM_ROWS, 16)).astype(np.float32)
-    rows = [BankRows([f"phrase {i}" for i in range(NUM_ROWS)], vectors)]
-    bank = build_bank(tmp_path / "large", rows)
+    texts = [f"phrase {i}" for i in range(NUM_ROWS)]
+    bank = PhraseBank.build(tmp_path / "large", texts, vectors)
     assert list((tmp_path / "cache").glob("checked/*")) == []
     return bank
 
@@ -110,7 +110,8 @@ def test_the_sums_are_those_of_the_files(large, name):
 def test_sums_are_right_whether_the_header_was_or_not(tmp_path, monkeypatch, total, block):
     monkeypatch.setattr(hashed_file, "BLOCK_BYTES", block)
     rows = [BankRows(list("abcdefg"), np.arange(1, 36).reshape(7, 5))]
-    build_bank(tmp_path / "bank", rows, total=total).verify()
+    write_bank(tmp_path / "bank", rows, total=total)
+    PhraseBank.open(tmp_path / "bank").verify()
     PhraseBank.from_texts(rows[0].texts, rows[0].vectors).verify()
 
 
@@ -131,7 +132,7 @@ def test_every_altered_byte_is_found_when_it_is_read(large, name, part, was_read
 def test_texts_are_checked_by_the_part_that_is_read(tmp_path, monkeypatch, large):
     num_phrases = 3 * 16_384
     texts = [f"phrase {i}" for i in range(num_phrases)]
-    build_bank(tmp_path / "texts", [BankRows(texts, np.ones((num_phrases, 1)))])
+    PhraseBank.build(tmp_path / "texts", texts, np.ones((num_phrases, 1)))
     size = (tmp_path / "texts" / "phrases.arrow").stat().st_size
     alter(tmp_path / "texts" / "phrases.arrow", size // 2)
     bank = PhraseBank.open(tmp_path / "texts")

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lightweight_decoder.bank import BankRows, build_bank, hashed_file, verify_bank
+from lightweight_decoder.bank import PhraseBank, hashed_file, verify_bank
 from lightweight_decoder.vectors.preprocessing import Center
 
 SCRIPT = Path(__file__).parents[3] / "scripts" / "verify_bank.py"
@@ -26,8 +26,8 @@ def folder(tmp_path, monkeypatch):
     """A bank of blocks of 200 bytes, with preprocessing."""
     monkeypatch.setattr(hashed_file, "BLOCK_BYTES", BLOCK)
     vectors = np.random.default_rng(0).normal(size=(60, 8)).astype(np.float32)
-    rows = [BankRows([f"phrase {i % 50}" for i in range(60)], vectors)]
-    return build_bank(tmp_path / "bank", rows, preprocessing=[Center()]).path
+    texts = [f"phrase {i % 50}" for i in range(60)]
+    return PhraseBank.build(tmp_path / "bank", texts, vectors, preprocessing=[Center()]).path
 
 
 def alter(path, *places):

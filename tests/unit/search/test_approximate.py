@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightweight_decoder.bank import BankRows, build_bank
+from lightweight_decoder.bank import PhraseBank
 from lightweight_decoder.datatypes import NO_ID
 from lightweight_decoder.errors import (
     BankBuildError,
@@ -38,7 +38,7 @@ def unit(seed, *shape):
 
 def bank_at(folder, seed=0, num_phrases=NUM_VECTORS):
     texts = [f"phrase {i % num_phrases}" for i in range(NUM_VECTORS)]
-    return build_bank(folder, [BankRows(texts, unit(seed, NUM_VECTORS, DIM).numpy())])
+    return PhraseBank.build(folder, texts, unit(seed, NUM_VECTORS, DIM).numpy())
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightweight_decoder.bank import BankRows, build_bank
+from lightweight_decoder.bank import PhraseBank
 from lightweight_decoder.datatypes import NO_ID
 from lightweight_decoder.search import ExactSearch, phrase_ranks
 from lightweight_decoder.search import ranks as ranks_module
@@ -100,7 +100,7 @@ def test_agrees_with_the_search(tiny_bank, queries):
 def test_ties_fall_to_the_lower_phrase(tmp_path, dtype):
     vectors = np.random.default_rng(0).normal(size=(20, 16)).astype(np.float32)
     texts = [f"word {i}" for i in range(60)]
-    bank = build_bank(tmp_path / "bank", [BankRows(texts, np.tile(vectors, (3, 1)))], dtype=dtype)
+    bank = PhraseBank.build(tmp_path / "bank", texts, np.tile(vectors, (3, 1)), dtype=dtype)
     queries = torch.from_numpy(vectors[:5])
     targets = torch.arange(5)[:, None] + torch.tensor([0, 20, 40])
     assert phrase_ranks(bank, queries, targets).tolist() == [[1, 2, 3]] * 5

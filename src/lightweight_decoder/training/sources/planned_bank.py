@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from lightweight_decoder.bank import BankRows, EncoderInfo, PhraseBank, build_bank
+from lightweight_decoder.bank import BankRows, EncoderInfo, PhraseBank, write_bank
 from lightweight_decoder.errors import BankBuildError, BankError
 
 if TYPE_CHECKING:
@@ -93,13 +93,14 @@ class PlannedBank:
             except BankError as error:
                 _log.warning("building a cached bank again: %s", error)
         try:
-            return build_bank(
+            write_bank(
                 folder,
                 self._rows(encoder),
                 encoder=EncoderInfo(name=encoder.name, fingerprint=encoder.fingerprint),
                 overwrite=True,
                 total=len(self.texts),
             )
+            return PhraseBank.open(folder)
         except BankBuildError:
             try:  # another process may have built the same bank meanwhile
                 return PhraseBank.open(folder)
