@@ -13,7 +13,6 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, open_dict
 
 from lightweight_decoder import PhraseBank, PhraseBankDecoder, shell
-from lightweight_decoder.bank import BankRows, build_bank
 from lightweight_decoder.errors import LightweightDecoderError
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -42,7 +41,7 @@ def vectors(num_rows):
 def work(tmp_path):
     """A folder with a bank, four queries and a table."""
     folder = tmp_path / "work"
-    build_bank(folder / "bank", [BankRows(texts=TEXTS, vectors=vectors(3))])
+    PhraseBank.build(folder / "bank", TEXTS, vectors(3))
     np.save(folder / "q.npy", vectors(4))
     (folder / "t.csv").write_text("text,label\nhello,greeting\n")
     return folder
@@ -202,7 +201,7 @@ def checkpoint_of(work):
 
 def test_a_checkpoint_from_another_bank(work):
     path = checkpoint_of(work / "bank")
-    build_bank(work / "other", [BankRows(texts=TEXTS, vectors=vectors(5)[:3])])
+    PhraseBank.build(work / "other", TEXTS, vectors(5)[:3])
 
     message = refusal(work, "decode", f"checkpoint={path}", "bank={work}/other", *DECODE[1:])
 

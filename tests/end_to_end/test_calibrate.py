@@ -11,7 +11,7 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from lightweight_decoder import PhraseBankDecoder, shell
-from lightweight_decoder.bank import BankRows, build_bank
+from lightweight_decoder.bank import PhraseBank
 from lightweight_decoder.errors import ConfigError, EmbeddingError, InputDataError
 from lightweight_decoder.rerank import QueryAdapter
 
@@ -30,7 +30,7 @@ def work(tmp_path):
     """A bank of sixty phrases, queries near them, and queries near none."""
     random = np.random.default_rng(0)
     vectors = random.standard_normal((60, 16)).astype(np.float32)
-    build_bank(tmp_path / "bank", [BankRows([f"phrase {i}" for i in range(60)], vectors)])
+    PhraseBank.build(tmp_path / "bank", [f"phrase {i}" for i in range(60)], vectors)
     targets = random.integers(60, size=400)
     queries = vectors[targets] + 1.2 * random.standard_normal((400, 16)).astype(np.float32)
     np.save(tmp_path / "q.npy", queries)

@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from lightweight_decoder import shell
-from lightweight_decoder.bank import BankRows, build_bank
+from lightweight_decoder.bank import PhraseBank
 from lightweight_decoder.errors import (
     BankError,
     CheckpointError,
@@ -39,7 +39,7 @@ def work(tmp_path_factory, run):
     folder = tmp_path_factory.mktemp("work")
     vectors = np.random.default_rng(0).standard_normal((60, 16)).astype(np.float32)
     texts = [f"phrase {i}" for i in range(60)]
-    build_bank(folder / "bank", [BankRows(texts, vectors, {"frequency": list(range(60))})])
+    PhraseBank.build(folder / "bank", texts, vectors, metadata={"frequency": list(range(60))})
     status, output = run(
         folder,
         "train.py",
@@ -199,7 +199,7 @@ def test_a_moved_bank_is_found_where_it_is_said_to_be(run_dir, work, tmp_path):
 
 def test_another_bank_is_refused(run_dir, tmp_path):
     vectors = np.random.default_rng(1).standard_normal((60, 16)).astype(np.float32)
-    build_bank(tmp_path / "other", [BankRows([f"phrase {i}" for i in range(60)], vectors)])
+    PhraseBank.build(tmp_path / "other", [f"phrase {i}" for i in range(60)], vectors)
 
     with pytest.raises(CheckpointError, match="another bank"):
         evaluate(f"run_dir={run_dir}", f"bank={tmp_path}/other")

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lightweight_decoder.bank import BankRows, build_bank
+from lightweight_decoder.bank import PhraseBank
 
 ROOT = Path(__file__).resolve().parents[2]
 NUM_PHRASES = 60
@@ -36,7 +36,7 @@ OPTUNA = ["hparams_search=optuna", "hydra.sweeper.seed=1"]
 def bank(tmp_path_factory):
     folder = tmp_path_factory.mktemp("banks") / "bank"
     vectors = np.random.default_rng(0).standard_normal((NUM_PHRASES, 16)).astype(np.float32)
-    build_bank(folder, [BankRows([f"phrase {i}" for i in range(NUM_PHRASES)], vectors)])
+    PhraseBank.build(folder, [f"phrase {i}" for i in range(NUM_PHRASES)], vectors)
     return folder
 
 

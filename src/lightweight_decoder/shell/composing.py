@@ -87,6 +87,7 @@ COMMANDS = {
     "evaluate": Command(f"{_COMMANDS}.evaluate.evaluate_run", ("wandb",)),
     "build_bank": Command(f"{_COMMANDS}.build_bank.build_bank", ("text_encoder",)),
     "decode": Command(f"{_COMMANDS}.decode.decode_file", _SEARCHES, verbatim=("text",)),
+    "verify_bank": Command(f"{_COMMANDS}.verify_bank.verify_bank"),
     "calibrate": Command(f"{_COMMANDS}.calibrate.calibrate"),
     "doctor": Command("lightweight_decoder.accelerator.doctor.run_doctor"),
 }
@@ -250,7 +251,7 @@ def _job(name: str, verbatim: Mapping[str, str], config: DictConfig) -> float | 
             return as_job(_train, config)
         overrides = HydraConfig.get().overrides.task
         result = call(name, config, filled=verbatim, overrides=overrides)
-    if name == "doctor":
+    if name in ("doctor", "verify_bank"):
         raise SystemExit(result)
     return None
 
