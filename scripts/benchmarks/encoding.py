@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 
-from lightweight_decoder.encoder import TextEncoder, default_cache_dir, text_encoder
+from lightweight_decoder.encoder import TextEncoder, text_encoder
+from lightweight_decoder.files import user_cache_dir
 from lightweight_decoder.training.sources.wordnet import read_wordnet
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def quality(options: argparse.Namespace) -> None:
     targets = [{row_of[p] for p in s.phrases if p in row_of} for s in asked]
     texts = [synset.definition for synset in asked]
     encoders = {
-        "float32": TextEncoder(cache_dir=default_cache_dir()),
+        "float32": TextEncoder(cache_dir=user_cache_dir()),
         "bfloat16": TextEncoder(cache_dir=None, precision="bfloat16"),
     }
     banks = {name: encoder.encode(phrases) for name, encoder in encoders.items()}

@@ -44,7 +44,8 @@ from search_peers import (
 )
 
 from lightweight_decoder.bank import BankRows, PhraseBank, build_bank
-from lightweight_decoder.encoder import TextEncoder, default_cache_dir
+from lightweight_decoder.encoder import TextEncoder
+from lightweight_decoder.files import user_cache_dir
 from lightweight_decoder.search import AutoSearch, ExactSearch, FaissSearch, HnswSearch
 from lightweight_decoder.training.sources.wordnet import read_wordnet
 
@@ -134,7 +135,7 @@ def make_tasks(arguments: argparse.Namespace) -> Iterator[tuple[Task, Path]]:
     if arguments.vectors:
         bank = PhraseBank.open(arguments.bank)
         texts = [synset.definition for synset in read_wordnet()][::57]
-        encoder = TextEncoder(cache_dir=default_cache_dir())
+        encoder = TextEncoder(cache_dir=user_cache_dir())
         definitions = torch.from_numpy(encoder.encode(texts[: arguments.queries]))
     for size in arguments.vectors:
         rows = np.ascontiguousarray(bank.vectors[:: -(-len(bank.vectors) // size)])

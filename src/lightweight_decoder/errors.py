@@ -112,10 +112,6 @@ class BankBuildError(BankError):
     """A phrase bank could not be written; nothing half-made was left behind."""
 
 
-class ResumeError(BankBuildError):
-    """An interrupted build cannot go on with these rows; it was left as it is."""
-
-
 class CheckpointError(LightweightDecoderError):
     """A checkpoint is missing, damaged, or belongs to another bank or version."""
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from lightweight_decoder.accelerator.machine import look_at_machine
-from lightweight_decoder.accelerator.probe import probe_devices
+from lightweight_decoder.accelerator.probe import probe_devices, read_arch_list
 from lightweight_decoder.accelerator.request import parse_request
 from lightweight_decoder.accelerator.resolver import decide
 from lightweight_decoder.errors import AcceleratorError, ConfigError
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lightweight_decoder.accelerator.request import Devices
     from lightweight_decoder.accelerator.survey import Probe
 
-_MACHINE_FACTS = ("torch_version", "cuda_version", "hip_version", "arch_list", "system")
+_MACHINE_FACTS = ("torch_version", "cuda_version", "hip_version", "system")
 _PATH_VARIABLES = frozenset({"LD_LIBRARY_PATH"})
 _NARROWEST_TABLE = 110
 
@@ -138,8 +138,10 @@ def examine(
 def _facts(machine: Machine) -> dict[str, Any]:
     """Return what a reader of a bug report asks for first."""
     known = asdict(machine)
+    has_kernels = machine.cuda_version or machine.hip_version
     return {
         **{name: known[name] for name in _MACHINE_FACTS},
+        "arch_list": machine.arch_list or (read_arch_list() if has_kernels else ()),
         "driver_cuda_version": machine.driver_cuda_version,
         "python_version": platform.python_version(),
         "variables": {

@@ -6,11 +6,14 @@ import contextlib
 import ctypes
 import os
 import platform
+import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from lightweight_decoder.accelerator.arch_list import read_arch_list
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 VISIBILITY_VARIABLES = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
 # Variables that change which kernels run, or on what.
@@ -34,10 +37,11 @@ _LIBCUDA = {"win32": "nvcuda.dll"}.get(sys.platform, "libcuda.so.1")
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU that the operating system lists, whether or not torch may use it."""
+    """A GPU that the system or its driver lists, whether or not torch may use it."""
 
     uuid: str | None
     name: str | None
+    free_memory_bytes: int | None = None  # None where nobody asked, or it is the CPU's memory
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,10 @@ class Machine:
         hip_version: HIP version of a ROCm build, else None.
         mps_built: Whether the build supports Apple GPUs.
         xpu_built: Whether the build supports Intel GPUs.
-        arch_list: What the build has kernels for.
+        installed_ns: When this torch was installed, in nanoseconds since 1970: another build may
+            have the same version.
+        arch_list: What the build has kernels for; empty until the probe's child says it, as asking
+            torch would mark this process ("Cannot re-initialize CUDA in forked subprocess").
         driver_loads: Whether the driver's user library can be loaded.
         driver_cuda_version: Newest CUDA version that the driver supports, such as ``"13.0"``.
         device_files: Whether the kernel driver offers device files.
@@ -65,6 +72,7 @@ class Machine:
     hip_version: str | None = None
     mps_built: bool = False
     xpu_built: bool = False
+    installed_ns: int = 0
     arch_list: tuple[str, ...] = ()
     driver_loads: bool = False
     driver_cuda_version: str | None = None
@@ -92,7 +100,7 @@ def look_at_machine() -> Machine:
         hip_version=hip,
         mps_built=torch.backends.mps.is_built(),
         xpu_built=getattr(torch.version, "xpu", None) is not None,
-        arch_list=read_arch_list() if torch.version.cuda or hip else (),
+        installed_ns=_newest_ns(Path(torch.__file__).parent / "lib"),
         driver_loads=driver_version is not None,
         driver_cuda_version=driver_version,
         device_files=_KFD.exists() if hip else _has_nvidia_files(),
@@ -106,6 +114,11 @@ def look_at_machine() -> Machine:
         },
         system=f"{platform.system()} {platform.machine()}",
     )
+
+
+def _newest_ns(folder: Path) -> int:
+    """Return when the newest of torch's own libraries was written; 0 where there is none."""
+    return max((file.stat().st_mtime_ns for file in folder.glob("*torch*")), default=0)
 
 
 def _driver_cuda_version() -> str | None:
@@ -146,3 +159,82 @@ def _amd_gpus() -> tuple[Gpu, ...]:
                 unique = int(facts.get("unique_id", 0))
                 gpus.append(Gpu(uuid=f"GPU-{unique:x}" if unique else None, name=None))
     return tuple(gpus)
+
+
+@dataclass(frozen=True)
+class Visibility:
+    """Which devices the environment lets a process see.
+
+    Attributes:
+        setting: ``"CUDA_VISIBLE_DEVICES='0,1'"``, or None if nothing restricts.
+        hides_all: Whether nothing is left to see.
+        deliberate: Whether that is how one switches GPUs off on purpose (empty, or ``-1``).
+        reason: One sentence that names the value; empty if nothing restricts.
+    """
+
+    setting: str | None = None
+    hides_all: bool = False
+    deliberate: bool = False
+    reason: str = ""
+
+
+def read_visibility(variables: Mapping[str, str], *, hip: bool = False) -> Visibility:
+    """Read the variable that counts for this build, as CUDA and torch read it.
+
+    Source of the grammar: ``_parse_visible_devices`` in torch 2.13's ``torch/cuda/__init__.py``.
+
+    Args:
+        variables: Environment variables.
+        hip: Whether torch is a ROCm build, where HIP_VISIBLE_DEVICES wins over
+            ROCR_VISIBLE_DEVICES, and that over CUDA_VISIBLE_DEVICES.
+    """
+    names = ["CUDA_VISIBLE_DEVICES"]
+    if hip:
+        names = ["HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", *names]
+    name = next((name for name in names if name in variables), None)
+    if name is None:
+        return Visibility()
+    value = variables[name]
+    setting = f"{name}={value!r}"
+    if value.strip() in {"", "-1"}:
+        return Visibility(setting, True, True, f"{setting} hides every GPU")
+    if value.startswith("MIG-"):
+        return Visibility(setting, reason=f"{setting} shows one MIG instance of a GPU")
+    elements = [element.strip() for element in value.split(",")]
+    if value.startswith("GPU-"):
+        return _of_names(setting, elements)
+    return _of_ordinals(setting, elements)
+
+
+def _of_names(setting: str, elements: list[str]) -> Visibility:
+    """UUIDs or unique beginnings of UUIDs."""
+    twice = _first_repeated(elements)
+    if twice is not None:
+        return _nothing(setting, f"names {twice} twice, which hides every GPU")
+    return Visibility(setting, reason=f"{setting} shows only the GPUs it names")
+
+
+def _of_ordinals(setting: str, elements: list[str]) -> Visibility:
+    """Numbers, read up to the first that is none; text after a number is ignored."""
+    ordinals: list[int] = []
+    for element in elements:
+        match = re.match(r"[+-]?\d+", element)
+        if match is None or int(match[0]) < 0:
+            break
+        ordinals.append(int(match[0]))
+    twice = _first_repeated(ordinals)
+    if twice is not None:
+        return _nothing(setting, f"names GPU {twice} twice, which hides every GPU")
+    if not ordinals:
+        return _nothing(setting, "names no GPU, so it hides every GPU")
+    listed = " and ".join(map(str, ordinals))
+    return Visibility(setting, reason=f"{setting} shows only GPU {listed} of the machine")
+
+
+def _nothing(setting: str, why: str) -> Visibility:
+    return Visibility(setting, hides_all=True, reason=f"{setting} {why}")
+
+
+def _first_repeated(elements: Sequence[object]) -> object | None:
+    """Return the first element that stands in the list twice."""
+    return next((item for place, item in enumerate(elements) if item in elements[:place]), None)

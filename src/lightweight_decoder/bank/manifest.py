@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal
 
@@ -155,7 +156,10 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     """
     sealed = {"fingerprint": manifest.fingerprint, "manifest": manifest.to_dict()}
     text = json.dumps(sealed, indent=2, ensure_ascii=False) + "\n"
-    (folder / MANIFEST_NAME).write_text(text, encoding="utf-8")
+    with (folder / MANIFEST_NAME).open("wb") as file:
+        file.write(text.encode())
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from lightweight_decoder.datatypes import NO_ID
 from lightweight_decoder.files import whole_file
 from lightweight_decoder.progress import report_progress
 
@@ -52,7 +53,7 @@ def write_answers(
         for block in reader.blocks():
             decoded = decoder.decode(block.vectors, top_k=top_k, abstain_below=abstain_below)
             for line in _lines(decoded, num_written):
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+                file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
             num_written += len(block.vectors)
             advance(len(block.vectors))
     return num_written
@@ -75,14 +76,15 @@ def answer_table(decoded: Decoded, *, title: str) -> Table:
 
 
 def _lines(decoded: Decoded, first_query: int) -> Iterator[dict[str, Any]]:
-    """One plain record a query."""
+    """One plain record a query; what an approximate search left empty is left out."""
     for row, texts in enumerate(decoded.texts):
+        found = int((decoded.phrase_ids[row] != NO_ID).sum())
         confidence = None if decoded.confidence is None else float(decoded.confidence[row])
         yield {
             "query": first_query + row,
-            "text": None if decoded.abstained[row] else texts[0],
-            "phrases": texts,
-            "values": [round(float(value), 6) for value in decoded.values[row]],
+            "text": None if decoded.abstained[row] or not found else texts[0],
+            "phrases": texts[:found],
+            "values": [round(float(value), 6) for value in decoded.values[row, :found]],
             "kind": decoded.kind,
             "confidence": None if confidence is None else round(confidence, 6),
         }

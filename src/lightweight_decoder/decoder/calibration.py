@@ -19,14 +19,21 @@ Shapes: q queries, k candidates, s similarities.
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import ConfigDict, Field, NonNegativeFloat, TypeAdapter, ValidationError
 from scipy.special import expit, log_expit, logsumexp, softmax
 
-from lightweight_decoder.decoder.abstention import OperatingPoints, measure_operating_points
+from lightweight_decoder.decoder.abstention import (
+    STRICT,
+    OperatingPoints,
+    Share,
+    measure_operating_points,
+)
 from lightweight_decoder.errors import CheckpointError, ConfigError, InputDataError
 
 if TYPE_CHECKING:
@@ -59,14 +66,16 @@ class Calibration:
         operating_points: What thresholds come to; see ``abstention``.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
     method: CalibrationMethod
-    num_candidates: int
-    num_similarities: int
-    temperature: float
-    weights: tuple[float, ...]
+    num_candidates: Annotated[int, Field(gt=0)]
+    num_similarities: Annotated[int, Field(ge=0)]
+    temperature: Annotated[float, Field(gt=0)]
+    weights: tuple[NonNegativeFloat, ...]
     bias: float
     log_odds_knots: tuple[float, ...] = ()
-    confidence_knots: tuple[float, ...] = ()
+    confidence_knots: tuple[Share, ...] = ()
     operating_points: OperatingPoints | None = None
 
     def confidence(self, values: FloatArray, similarity: FloatArray | None = None) -> FloatArray:
@@ -110,8 +119,14 @@ class Calibration:
             confidence = np.interp(log_odds, self.log_odds_knots, self.confidence_knots)
         return np.asarray(confidence, dtype=np.float32)
 
+    def __repr__(self) -> str:
+        return (
+            f"Calibration({self.method}, reads {self.num_candidates} values and "
+            f"{self.num_similarities} similarities of a query)"
+        )
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain strings, numbers and lists: loads with ``weights_only=True`` and as JSON."""
+        """Return plain strings, numbers and lists: for ``weights_only=True`` and for JSON."""
         points = None if self.operating_points is None else self.operating_points.to_dict()
         fields = asdict(self) | {"operating_points": points}
         return {key: list(v) if isinstance(v, tuple) else v for key, v in fields.items()}
@@ -121,50 +136,19 @@ class Calibration:
         """Return the record that ``to_dict`` gave.
 
         Raises:
-            CheckpointError: A field is missing, unknown, of the wrong kind, or not finite.
+            CheckpointError: A field is missing, unknown, of the wrong kind, out of its range, or
+                does not go with the others: no fit could have made such a record.
         """
-        expected, found = sorted(cls.__dataclass_fields__), sorted(fields)
-        if expected != found:
-            raise _damaged("the fields are not those of a calibration", expected, found)
         try:
-            points = fields["operating_points"]
-            calibration = cls(
-                method=fields["method"],
-                num_candidates=int(fields["num_candidates"]),
-                num_similarities=int(fields["num_similarities"]),
-                temperature=float(fields["temperature"]),
-                weights=_floats(fields["weights"]),
-                bias=float(fields["bias"]),
-                log_odds_knots=_floats(fields["log_odds_knots"]),
-                confidence_knots=_floats(fields["confidence_knots"]),
-                operating_points=points and OperatingPoints.from_dict(points),
-            )
-        except (TypeError, ValueError) as error:
-            raise _damaged("a field is of the wrong kind", "numbers", error) from error
-        calibration._check()
+            calibration = TypeAdapter(cls).validate_json(json.dumps(fields))
+        except ValidationError as error:
+            wrong = error.errors(include_url=False)[0]
+            found = "nothing" if wrong["type"] == "missing" else repr(wrong["input"])[:80]
+            raise _damaged(".".join(map(str, wrong["loc"])), wrong["msg"], found) from error
+        except (TypeError, ValueError, RecursionError) as error:
+            raise _damaged("", "plain values", error) from error
+        _check_together(calibration)
         return calibration
-
-    def _check(self) -> None:
-        """Refuse a record that no fit could have made."""
-        numbers = (self.temperature, self.bias, *self.weights)
-        knots = (*self.log_odds_knots, *self.confidence_knots)
-        if not np.isfinite([*numbers, *knots]).all():
-            raise _damaged("a number is not finite", "finite numbers", [*numbers, *knots])
-        if self.method not in get_args(CalibrationMethod):
-            raise _damaged("unknown method", get_args(CalibrationMethod), self.method)
-        if min(self.weights) < 0 or self.temperature <= 0 or self.num_candidates < 1:
-            raise _damaged(
-                "a number is out of range",
-                "weights from 0, temperature and num_candidates above 0",
-                (*self.weights, self.temperature, self.num_candidates),
-            )
-        if len(self.weights) != 2 + max(self.num_similarities, 1):
-            raise _damaged(
-                "the weights do not fit the similarities", self.num_similarities, self.weights
-            )
-        lengths = (len(self.log_odds_knots), len(self.confidence_knots))
-        if lengths[0] != lengths[1] or (lengths[0] > 0) != (self.method == "isotonic"):
-            raise _damaged("the knots do not fit the method", self.method, f"{lengths} knots")
 
 
 def fit_calibration(
@@ -365,12 +349,30 @@ def _check_right(right: BoolArray, num_queries: int) -> None:
         )
 
 
-def _damaged(summary: str, expected: object, found: object) -> CheckpointError:
-    """Return the error for a saved calibration that cannot be read."""
-    return CheckpointError(
-        summary,
-        where="calibration",
-        expected=expected,
-        found=found,
+def _check_together(saved: Calibration) -> None:
+    """Refuse fields that are right by themselves and do not go together."""
+    num_weights, num_knots = 2 + max(saved.num_similarities, 1), len(saved.log_odds_knots)
+    if len(saved.weights) != num_weights:
+        raise _damaged("weights", f"{num_weights} numbers", len(saved.weights))
+    if (num_knots > 0) != (saved.method == "isotonic"):
+        raise _damaged("log_odds_knots", f"those of method {saved.method}", num_knots)
+    if len(saved.confidence_knots) != num_knots:
+        raise _damaged("confidence_knots", num_knots, len(saved.confidence_knots))
+    for name in ("log_odds_knots", "confidence_knots"):
+        if (np.diff(getattr(saved, name)) < 0).any():
+            raise _damaged(name, "rising numbers", getattr(saved, name)[:10])
+    if saved.operating_points is not None:
+        columns = saved.operating_points.to_dict()
+        lengths = {name: len(column) for name, column in columns.items()}
+        if len(set(lengths.values())) > 1:
+            raise _damaged("operating_points", "columns of equal length", lengths)
+
+
+def _damaged(field: str, expected: object, found: object) -> CheckpointError:
+    """Build the error for a saved calibration that cannot be used."""
+    return CheckpointError.unexpected(
+        f"calibration.{field}".rstrip("."),
+        expected,
+        found,
         advice="Calibrate again with scripts/calibrate.py.",
     )

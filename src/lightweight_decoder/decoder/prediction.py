@@ -14,10 +14,10 @@ from lightweight_decoder.evaluation.predictions import SCHEMA, build_predictions
 from lightweight_decoder.evaluation.rank_metrics import best_ranks
 from lightweight_decoder.evaluation.speed import (
     latency_metrics,
-    peak_memory_bytes,
     queries_per_s,
     time_queries,
 )
+from lightweight_decoder.memory import peak_memory_bytes
 from lightweight_decoder.progress import report_progress
 
 if TYPE_CHECKING:

@@ -1,15 +1,13 @@
 """Texts to vectors: the text encoder and its cache."""
 
-from lightweight_decoder.encoder.embedding_cache import EmbeddingCache, default_cache_dir
+from lightweight_decoder.encoder.embedding_cache import EmbeddingCache
 from lightweight_decoder.encoder.encoder import Encoder
-from lightweight_decoder.encoder.encoder_precision import Precision
-from lightweight_decoder.encoder.text_encoder import DEFAULT_MODEL, TextEncoder
+from lightweight_decoder.encoder.text_encoder import DEFAULT_MODEL, EncoderPrecision, TextEncoder
 
 __all__ = [
     "DEFAULT_MODEL",
     "EmbeddingCache",
     "Encoder",
-    "Precision",
+    "EncoderPrecision",
     "TextEncoder",
-    "default_cache_dir",
 ]

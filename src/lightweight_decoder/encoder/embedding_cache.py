@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import sqlite3
 import time
 from contextlib import closing
@@ -12,15 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-import platformdirs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from lightweight_decoder.datatypes import FloatArray, IntArray
-
-CACHE_VARIABLE = "LIGHTWEIGHT_DECODER_CACHE"
-"""Environment variable that names the folder of all caches."""
 
 _T = TypeVar("_T")
 
@@ -36,12 +31,6 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, vector BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS width (id INTEGER PRIMARY KEY CHECK (id = 0), dim INTEGER NOT NULL);
 """
-
-
-def default_cache_dir() -> Path:
-    """Return ``$LIGHTWEIGHT_DECODER_CACHE``, else the user's folder for caches."""
-    chosen = os.environ.get(CACHE_VARIABLE)
-    return Path(chosen) if chosen else platformdirs.user_cache_path("lightweight-decoder")
 
 
 class EmbeddingCache:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Encoder(Protocol):
-    """Makes vectors of texts; :class:`~lightweight_decoder.embeddings.TextEncoder` is one."""
+    """Makes vectors of texts; :class:`~lightweight_decoder.encoder.TextEncoder` is one."""
 
     name: str
 

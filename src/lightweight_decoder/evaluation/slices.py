@@ -57,19 +57,12 @@ def slice_metrics(
     """
     check_predictions(predictions)
     if num_groups < 1:
-        raise ConfigError(
-            "too few groups", where="num_groups", expected="at least 1", found=num_groups
-        )
+        raise ConfigError.unexpected("num_groups", "at least 1", num_groups)
     inside = predictions.filter(predictions["in_bank"])
     columns = _columns(inside)
     unknown = [name for name in by or () if name not in columns]
     if unknown:
-        raise ConfigError(
-            "no such column to slice by",
-            where="by",
-            expected=", ".join(columns),
-            found=", ".join(unknown),
-        )
+        raise ConfigError.unexpected("by", ", ".join(columns), ", ".join(unknown))
     rows: list[dict[str, Any]] = []
     for name in columns if by is None else by:
         count = 10 if name == CONFIDENCE else num_groups

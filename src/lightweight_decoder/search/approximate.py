@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import torch
 
-from lightweight_decoder.bank import unit_rows
 from lightweight_decoder.datatypes import NO_ID, Candidates
+from lightweight_decoder.vectors.directions import unit_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -82,10 +82,10 @@ def approximate_search(
         logger.info("%d vectors are searched exactly: an index pays later", exact.num_vectors)
         return exact
     vectors = torch.as_tensor(bank.vectors)
-    if not isinstance(bank, PhraseBank):
+    place = _folder(bank, folder)
+    if place is None or not isinstance(bank, PhraseBank):
         index = library.build(vectors)
         return ApproximateSearch(exact, index, _tuned(exact, vectors, index, target_recall))
-    place = _folder(bank, folder)
     with reporting_unwritable(place):
         place.mkdir(parents=True, exist_ok=True)
     path = place / library.file_name
@@ -98,14 +98,17 @@ def approximate_search(
 
 def has_index(bank: VectorTable, library: Library[Any], *, folder: str | None) -> bool:
     """Say whether an index is there already, for whichever target."""
+    place = _folder(bank, folder)
+    return place is not None and record_path(place / library.file_name).exists()
+
+
+def _folder(bank: VectorTable, folder: str | None) -> Path | None:
+    """Say where the indexes of a bank are kept; None: nowhere, as the vectors are in memory."""
     if not isinstance(bank, PhraseBank):
-        return False
-    return record_path(_folder(bank, folder) / library.file_name).exists()
-
-
-def _folder(bank: PhraseBank, folder: str | None) -> Path:
-    """Say where the indexes of a bank are kept."""
-    return Path(folder) if folder else bank.path.with_name(f"{bank.path.name}.search")
+        return None
+    if folder:
+        return Path(folder)
+    return None if bank.path is None else bank.path.with_name(f"{bank.path.name}.search")
 
 
 def _serves(record: IndexRecord, library: Library[Any], target_recall: float) -> bool:

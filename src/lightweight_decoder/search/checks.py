@@ -8,12 +8,10 @@ import torch
 
 from lightweight_decoder.errors import BankError, EmbeddingError
 from lightweight_decoder.search.first_pass import slices
+from lightweight_decoder.vectors.directions import rows_of_other_length
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-UNIT_TOLERANCE = 2e-3
-"""How far a length may be from 1: float16 rounds entries by up to 2**-11 of their size."""
 
 
 def check_owners(owners: Tensor, num_phrases: int) -> None:
@@ -47,16 +45,14 @@ def check_unit_rows(vectors: Tensor) -> None:
         EmbeddingError: If a length is NaN or off by more than ``UNIT_TOLERANCE``; the message names
             the first such row.
     """
-    for rows in slices(len(vectors), 2**16):
-        lengths = torch.linalg.vector_norm(vectors[rows].float(), dim=1)
-        for row in (~((lengths - 1).abs() <= UNIT_TOLERANCE)).nonzero()[:1, 0].tolist():
-            raise EmbeddingError(
-                "a vector cannot be searched",
-                at=f"row {rows.start + row}",
-                expected="a vector of length 1",
-                found=f"length {lengths[row].item():.6g}",
-                advice="Scale the rows with lightweight_decoder.bank.unit_rows",
-            )
+    for row, length in rows_of_other_length(vectors):
+        raise EmbeddingError(
+            "a vector cannot be searched",
+            at=f"row {row}",
+            expected="a vector of length 1",
+            found=f"length {length:.6g}",
+            advice="Scale the rows with lightweight_decoder.vectors.directions.unit_rows",
+        )
 
 
 def counts_up(owners: Tensor) -> bool:

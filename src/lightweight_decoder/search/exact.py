@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lightweight_decoder.bank import unit_rows
 from lightweight_decoder.datatypes import NO_ID, Candidates
 from lightweight_decoder.errors import ConfigError, EmbeddingError
 from lightweight_decoder.search.checks import (
@@ -38,6 +37,7 @@ from lightweight_decoder.search.kernels.cuda_graphs import GraphedFunction
 from lightweight_decoder.search.order import rounded_cosines
 from lightweight_decoder.search.rescoring import Found, Rescorer
 from lightweight_decoder.search.vector_table import Arrays, VectorTable
+from lightweight_decoder.vectors.directions import unit_rows
 
 if TYPE_CHECKING:
     import numpy.typing as npt

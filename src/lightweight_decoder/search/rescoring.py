@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from lightweight_decoder.datatypes import NO_ID
-from lightweight_decoder.search.checks import UNIT_TOLERANCE
 from lightweight_decoder.search.first_pass import slices
 from lightweight_decoder.search.listed_products import products_with
 from lightweight_decoder.search.order import (
@@ -25,6 +24,7 @@ from lightweight_decoder.search.order import (
     sorted_by_value,
     value_of_kth_phrase,
 )
+from lightweight_decoder.vectors.directions import UNIT_TOLERANCE
 
 _PAIRS_AT_ONCE = 16_384
 _FEW_PAIRS = 1_024

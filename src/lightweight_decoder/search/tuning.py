@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from lightweight_decoder.bank import unit_rows
 from lightweight_decoder.search.approximate import ApproximateSearch, Index, Setting
+from lightweight_decoder.vectors.directions import unit_rows
 
 if TYPE_CHECKING:
     from torch import Tensor

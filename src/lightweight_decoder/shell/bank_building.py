@@ -86,7 +86,6 @@ def _build(config: DictConfig, steps: list[Step], plan: AcceleratorPlan | None) 
         sample=source.sample,
         dtype="float16" if stays_float16 else config.dtype,
         overwrite=config.overwrite,
-        interrupted="resume" if config.resume else "keep",
         on_bad_row=config.on_bad_row,
         total=source.num_rows,
         show_progress=True,

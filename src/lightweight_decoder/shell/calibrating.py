@@ -63,7 +63,7 @@ def _calibrate(config: DictConfig, plan: AcceleratorPlan, options: dict[str, Any
     fit(decoder, _read_split(config, decoder), **options)
     learned: dict[str, Any] = {"state_dict": {}}
     if config.checkpoint is not None:
-        learned = read_checkpoint(Path(config.checkpoint))
+        learned = dict(read_checkpoint(config.checkpoint).content)
     output.parent.mkdir(parents=True, exist_ok=True)
     write_checkpoint(learned | {"decoder": decoder.recipe()}, output)
     if decoder.calibration is not None and decoder.calibration.operating_points is not None:

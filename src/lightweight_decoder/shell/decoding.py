@@ -9,10 +9,17 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from lightweight_decoder.decoder.answers import answer_table, write_answers
+from lightweight_decoder.decoder.bank_encoder import encoder_of
 from lightweight_decoder.errors import ConfigError
 from lightweight_decoder.shell.budget import within_budget
 from lightweight_decoder.shell.checking import check
-from lightweight_decoder.shell.parts import abstain_below, encoder_of, open_decoder, resolve
+from lightweight_decoder.shell.parts import (
+    abstain_below,
+    cache_dir_of,
+    device_of,
+    open_decoder,
+    resolve,
+)
 from lightweight_decoder.vectors import open_embeddings
 
 if TYPE_CHECKING:
@@ -50,8 +57,9 @@ def _decode(config: DictConfig, plan: AcceleratorPlan) -> None:
     limits = {"top_k": config.top_k, "abstain_below": abstain_below(config, decoder)}
     if config.text is not None:
         text = str(config.text)
-        queries = encoder_of(decoder.bank, config, plan).encode([text])
-        Console().print(answer_table(decoder.decode(queries, **limits), title=text))
+        encoder = encoder_of(decoder.bank, device=device_of(plan), cache_dir=cache_dir_of(config))
+        decoded = decoder.decode_texts(text, encoder=encoder, **limits)
+        Console().print(answer_table(decoded, title=text))
     else:
         output = Path(config.output)
         num_queries = write_answers(decoder, open_embeddings(config.input), output, **limits)

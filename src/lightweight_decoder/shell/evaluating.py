@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from lightweight_decoder.datatypes import NO_ID
-from lightweight_decoder.decoder.checkpoints import bank_path, read_checkpoint, reporting_misfits
+from lightweight_decoder.decoder.checkpoints import read_checkpoint
 from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
 from lightweight_decoder.decoder.prediction import (
     plain_search,
@@ -22,12 +22,12 @@ from lightweight_decoder.decoder.prediction import (
     speed_metrics,
 )
 from lightweight_decoder.errors import CheckpointError, ConfigError, RegressionError
-from lightweight_decoder.evaluation.comparison import metric_table
-from lightweight_decoder.evaluation.gate import compare_metrics
-from lightweight_decoder.evaluation.html_report import write_report
+from lightweight_decoder.evaluation.comparison import compare_metrics, metric_table
+from lightweight_decoder.evaluation.html_report import render_report
 from lightweight_decoder.evaluation.metrics_file import read_metrics, write_metrics
 from lightweight_decoder.evaluation.predictions import read_predictions, write_predictions
 from lightweight_decoder.evaluation.summary import summarize_predictions
+from lightweight_decoder.files import whole_file
 from lightweight_decoder.shell.budget import within_budget
 from lightweight_decoder.shell.checking import check
 from lightweight_decoder.shell.parts import (
@@ -159,10 +159,8 @@ def find_run(path: Path, *, bank: str | None = None) -> FinishedRun:
             found="no such file",
             advice="Let the training finish: python train.py ckpt_path=RUN/checkpoints/last.ckpt",
         )
-    recipe = read_checkpoint(checkpoint)["decoder"]
-    with reporting_misfits(checkpoint):
-        trained_with = recipe["bank"]["path"]
-    place = Path(bank) if bank is not None else bank_path(checkpoint, trained_with)
+    saved = read_checkpoint(checkpoint)
+    place = Path(bank) if bank is not None else saved.find_bank()
     config = _read_config(config_path)
     OmegaConf.update(config, "data.bank", str(place.absolute()), force_add=True)
     check(config)
@@ -198,14 +196,15 @@ def _write(
     predictions, report = output / PREDICTIONS_NAME, output / REPORT_NAME
     metrics = write_metrics(evaluation.metrics, output)
     write_predictions(evaluation.predictions, predictions)
-    write_report(
-        report,
+    page = render_report(
         evaluation.metrics,
         evaluation.predictions,
-        title=run.path.name,
+        title=run.path.absolute().name,
         facts=_facts(run, plan, evaluation.metrics),
         latencies_ms=evaluation.latencies_ms,
     )
+    with whole_file(report) as temporary:
+        temporary.write_text(page, encoding="utf-8")
     return [metrics, predictions, report]
 
 
@@ -240,12 +239,14 @@ def _measure(
     return Evaluation(metrics, predictions, latencies_ms)
 
 
-def _facts(run: FinishedRun, plan: AcceleratorPlan, metrics: dict[str, float]) -> dict[str, str]:
+def _facts(
+    run: FinishedRun, plan: AcceleratorPlan, metrics: dict[str, float]
+) -> dict[str, str | Path]:
     """Return what the report says under its title."""
     figure = {name.removeprefix("test/decoder/"): value for name, value in metrics.items()}
     return {
-        "run": str(run.path),
-        "bank": str(run.bank),
+        "run": run.path,
+        "bank": run.bank,
         "device": device_of(plan),
         "one query": ", ".join(
             f"p{share} {figure[f'latency_p{share}_ms']:.2f} ms" for share in (50, 95, 99)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast, get_args
+from typing import TYPE_CHECKING, cast
 
 from lightweight_decoder.bank import PhraseBank
 from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
-from lightweight_decoder.encoder import Precision, TextEncoder, default_cache_dir
-from lightweight_decoder.errors import ConfigError, EncoderError
+from lightweight_decoder.errors import ConfigError
 from lightweight_decoder.memory import GIB
 from lightweight_decoder.search import ExactSearch
 from lightweight_decoder.search.exact import BLOCKS_HELD, DEFAULT_BLOCK_BYTES, DEFAULT_COPY_BYTES
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from lightweight_decoder.accelerator import AcceleratorPlan
+    from lightweight_decoder.encoder import TextEncoder
     from lightweight_decoder.search import SearchBackend
     from lightweight_decoder.training.sources.datamodule import DecoderDataModule
 
@@ -37,10 +37,15 @@ def device_of(plan: AcceleratorPlan) -> str:
 
 def build_encoder(config: DictConfig, plan: AcceleratorPlan) -> TextEncoder:
     """Return the configured text encoder on the device that works, with the cache of this user."""
-    cache_dir = default_cache_dir() if config.cache else None
+    cache_dir = cache_dir_of(config)
     return cast(
         "TextEncoder", build(config.embeddings, device=device_of(plan), cache_dir=cache_dir)
     )
+
+
+def cache_dir_of(config: DictConfig) -> str | None:
+    """Return where vectors of texts are kept, as ``TextEncoder`` takes it."""
+    return "auto" if config.cache else None
 
 
 def build_datamodule(config: DictConfig, plan: AcceleratorPlan) -> DecoderDataModule:
@@ -110,39 +115,6 @@ def open_decoder(
         search=build_search(config, bank, plan),
         device=device_of(plan),
         cached_queries=cached_queries,
-    )
-
-
-def encoder_of(bank: PhraseBank, config: DictConfig, plan: AcceleratorPlan) -> TextEncoder:
-    """Return the encoder that made a bank's vectors, the very same, in the precision it had.
-
-    Raises:
-        EncoderError: The bank does not name one, or it has changed since.
-    """
-    info = bank.manifest.encoder
-    if info is None:
-        raise EncoderError(
-            "the bank does not say which encoder made its vectors",
-            where=bank.path,
-            advice="Encode the text yourself and decode it with input=FILE",
-        )
-    found = []
-    for precision in get_args(Precision):
-        encoder = TextEncoder(
-            model=info.name,
-            device=device_of(plan),
-            cache_dir=default_cache_dir() if config.cache else None,
-            precision=precision,
-        )
-        if encoder.fingerprint == info.fingerprint:
-            return encoder
-        found.append(f"{encoder.fingerprint[:12]} in {precision}")
-    raise EncoderError(
-        "the encoder is not the one that made the bank's vectors",
-        where=info.name,
-        expected=f"fingerprint {info.fingerprint[:12]}",
-        found=", ".join(found),
-        advice="Install the encoder that the bank was built with, or build the bank again",
     )
 
 

@@ -18,7 +18,6 @@ from lightweight_decoder.errors import ConfigError, LightweightDecoderError
 from lightweight_decoder.evaluation.sweep_summary import (
     SweepJob,
     best_job,
-    plot_sweep,
     read_job,
     read_jobs,
     swept_parameters,
@@ -110,6 +109,8 @@ class SweepSummary(Callback):
 
     def on_multirun_end(self, config: DictConfig, **_: object) -> None:
         """Write ``sweep.csv`` and ``sweep.png``; prints all jobs and the best one's command."""
+        from lightweight_decoder.evaluation.plots import plot_sweep  # noqa: PLC0415 - slow to load
+
         sweep_dir = Path(config.hydra.sweep.dir)
         jobs = read_jobs(sweep_dir).values()
         table = write_sweep_table(sweep_dir)

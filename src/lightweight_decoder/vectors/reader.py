@@ -7,15 +7,14 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-import torch
-
 from lightweight_decoder.errors import InputDataError, LightweightDecoderError
+from lightweight_decoder.vectors.directions import refuse_directionless, to_float32
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
     from pathlib import Path
 
+    import numpy as np
     import numpy.typing as npt
 
     from lightweight_decoder.datatypes import FloatArray
@@ -76,11 +75,12 @@ class EmbeddingReader(ABC):
         Args:
             block_rows: Most rows that a block may have, at least 1; some formats give fewer. By
                 default as many as make about 1 MiB.
-            on_bad_row: What happens at a vector that is all zeros or has a NaN, an infinity, or a
-                number beyond float32: ``"raise"``, or ``"keep"`` it as it is.
+            on_bad_row: What happens at a vector that is all zeros or has a NaN or an infinity:
+                ``"raise"``, or ``"keep"`` it as it is.
 
         Yields:
-            Blocks of at least one row, in the file's order. Float64 is rounded to float32.
+            Blocks of at least one row, in the file's order. Float64 is rounded to float32; a row
+            beyond its range is scaled.
 
         Raises:
             InputDataError: ``block_rows`` is below 1, or the file is damaged, changes its width, or
@@ -118,9 +118,13 @@ class FileReader(EmbeddingReader):
                     if stored is None:
                         break
                     block = self._block(stored, first_row)
+                next_row = first_row + len(block.vectors)
                 if on_bad_row == "raise":
-                    refuse_bad_rows(self.path, block)
-                first_row += len(block.vectors)
+                    rows = range(first_row, next_row)
+                    refuse_directionless(
+                        block.vectors, rows=rows, error=InputDataError, where=self.path
+                    )
+                first_row = next_row
                 yield block
         self._check_count(first_row)
 
@@ -178,59 +182,6 @@ def resolve_block_rows(block_rows: int | None, dim: int) -> int:
     if block_rows < 1:
         raise InputDataError("a block needs rows", expected="block_rows >= 1", found=block_rows)
     return block_rows
-
-
-def to_float32(array: npt.NDArray[np.generic]) -> FloatArray:
-    """Convert to writable C-ordered float32, with a copy only where needed.
-
-    A number beyond its range becomes infinity, which the row check finds.
-    """
-    if array.dtype == np.float16:
-        return widen_float16(array)
-    with np.errstate(over="ignore", invalid="ignore"):
-        return np.require(array, np.float32, ["C_CONTIGUOUS", "WRITEABLE"])
-
-
-def widen_float16(array: npt.NDArray[np.generic]) -> FloatArray:
-    """Convert (b, d) float16 with torch, which is 20 times as fast as numpy at this.
-
-    In pieces below 32,768 numbers, where torch stays in the calling thread: its threads, when other
-    work keeps the processors busy, make the conversion slower than numpy's. Each piece is copied
-    first because torch takes no read-only or byte-swapped memory.
-    """
-    vectors = np.empty(array.shape, dtype=np.float32)
-    rows = max(1, 2**15 // array.shape[1])
-    for start in range(0, len(array), rows):
-        piece = torch.from_numpy(np.array(array[start : start + rows], dtype=np.float16))
-        torch.from_numpy(vectors[start : start + rows]).copy_(piece)
-    return vectors
-
-
-def refuse_bad_rows(path: Path, block: EmbeddingBlock) -> None:
-    """Raise at the first row that is all zeros or not finite; costs one pass over the block."""
-    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-        squares = np.vecdot(block.vectors, block.vectors)
-        # Squares overflow and underflow where the numbers themselves are fine: look twice.
-        suspects = np.flatnonzero(~((squares > 0) & np.isfinite(squares)))
-    for row in suspects:
-        found = _why_bad(block.vectors[row])
-        if found is not None:
-            raise InputDataError(
-                "this vector cannot be used",
-                where=path,
-                at=f"row {block.first_row + int(row)}",
-                expected="finite float32 numbers, not all of them zero",
-                found=found,
-                advice="Remove the row, or find out why its encoder gave no direction.",
-            )
-
-
-def _why_bad(vector: FloatArray) -> str | None:
-    """Say what is wrong with a vector, if anything."""
-    wrong = np.flatnonzero(~np.isfinite(vector))
-    if wrong.size:
-        return f"{vector[wrong[0]]} in column {wrong[0]}"
-    return None if vector.any() else "only zeros"
 
 
 def check_shape(path: Path, num_rows: int | None, dim: int) -> None:

@@ -115,10 +115,10 @@ def test_without_cache_every_survey_probes(probes, own_cache):
     ("gpus", "source"),
     [
         ((), "cache"),
-        ((nvml.NvmlGpu("GPU-a", "A", 60 * GIB),), "cache"),
-        ((nvml.NvmlGpu("GPU-a", "A", None),), "cache"),
-        ((nvml.NvmlGpu("GPU-a", "A", GIB // 4),), "probe"),
-        ((nvml.NvmlGpu("GPU-b", "B", 60 * GIB),), "probe"),
+        ((Gpu("GPU-a", "A", 60 * GIB),), "cache"),
+        ((Gpu("GPU-a", "A", None),), "cache"),
+        ((Gpu("GPU-a", "A", GIB // 4),), "probe"),
+        ((Gpu("GPU-b", "B", 60 * GIB),), "probe"),
     ],
     ids=["no NVML", "free", "shared memory", "full", "another GPU"],
 )

@@ -153,27 +153,53 @@ def test_saved_calibration_answers_the_same(calibration, tmp_path):
         np.testing.assert_array_equal(again.confidence(values), calibration.confidence(values))
 
 
+ISOTONIC = {
+    "method": "isotonic",
+    "log_odds_knots": [0.0, 1.0],
+    "confidence_knots": [0.2, 0.8],
+}
+
+
+def points(thresholds, precisions, coverages):
+    columns = {"thresholds": thresholds, "precisions": precisions, "coverages": coverages}
+    return {"operating_points": columns}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"extra": 1}, "the fields are not those of a calibration.*found.*extra"),
-        ({"weights": [1.0, 2.0]}, "the weights do not fit"),
-        ({"weights": "many"}, "a field is of the wrong kind"),
-        ({"operating_points": {"thresholds": [0.5]}}, "the operating points cannot be read"),
-        ({"bias": "high"}, "a field is of the wrong kind"),
-        ({"bias": float("nan")}, "a number is not finite"),
-        ({"method": "platt"}, "unknown method"),
-        ({"temperature": 0.0}, "a number is out of range"),
-        ({"weights": [-1.0, 0.0, 0.0]}, "a number is out of range"),
-        ({"log_odds_knots": [0.0], "confidence_knots": [0.5]}, "the knots do not fit"),
+        ({"extra": 1}, "calibration.extra: .*Unexpected"),
+        ({"weights": [1.0, 2.0]}, "calibration.weights: .*expected 3 numbers, found 2"),
+        ({"weights": "many"}, "calibration.weights: .*found 'many'"),
+        ({"weights": None}, "calibration.weights: .*found None"),
+        ({"weights": [-1.0, 0.0, 0.0]}, "calibration.weights.0: .*found -1.0"),
+        ({"weights": [1.0, True, 0.0]}, "calibration.weights.1: .*found True"),
+        ({"bias": "1.5"}, "calibration.bias: .*found '1.5'"),
+        ({"bias": float("nan")}, "calibration.bias: .*finite"),
+        ({"bias": {1, 2}}, "calibration: .*expected plain values"),
+        ({"method": "platt"}, "calibration.method: .*found 'platt'"),
+        ({"temperature": 0.0}, "calibration.temperature: .*found 0.0"),
+        ({"num_candidates": 0}, "calibration.num_candidates: .*found 0"),
+        ({"num_similarities": -1}, "calibration.num_similarities: .*found -1"),
+        ({"log_odds_knots": [0.0]}, "calibration.log_odds_knots: .*temperature, found 1"),
+        (ISOTONIC | {"log_odds_knots": []}, "calibration.log_odds_knots: .*isotonic, found 0"),
+        (ISOTONIC | {"confidence_knots": [0.5]}, "calibration.confidence_knots: .*2, found 1"),
+        (ISOTONIC | {"confidence_knots": [0.5, 4.5]}, "confidence_knots.1: .*found 4.5"),
+        (ISOTONIC | {"confidence_knots": [0.9, 0.5]}, "confidence_knots: .*rising numbers"),
+        (ISOTONIC | {"log_odds_knots": [1.0, 0.0]}, "log_odds_knots: .*rising numbers"),
+        ({"operating_points": {"thresholds": [0.5]}}, "operating_points.precisions: .*nothing"),
+        (points([0.5], [2.0], [1.0]), "operating_points.precisions.0: .*found 2.0"),
+        (points([0.5], [0.5], []), "operating_points: .*equal length.*'coverages': 0"),
+        (points([], [], []), "operating_points.thresholds: "),
     ],
 )
-def test_damaged_record_is_refused(change, message):
+def test_a_record_that_no_fit_has_made_is_refused(change, message):
     values, right, _ = ranked_queries(0, num_queries=200)
     fields = fit_calibration(values, right).to_dict()
 
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(CheckpointError, match=message) as raised:
         Calibration.from_dict({**fields, **change})
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(("answer", "word"), [(True, "right"), (False, "wrong")])

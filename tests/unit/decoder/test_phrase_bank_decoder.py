@@ -61,6 +61,17 @@ def test_gives_the_phrases_of_highest_cosine(tiny_bank, decoder, queries):
     assert not answer.abstained.any()
 
 
+def test_it_shows_what_it_is_made_of(tiny_bank, learned, queries):
+    assert repr(PhraseBankDecoder(tiny_bank)) == (
+        f"PhraseBankDecoder({tiny_bank!r}, search=ExactSearch, device=cpu, not calibrated)"
+    )
+    assert repr(calibrated(learned, queries)) == (
+        f"PhraseBankDecoder({tiny_bank!r}, adapter=QueryAdapter, reranker=ListwiseReranker, "
+        "search=ExactSearch, device=cpu, Calibration(temperature, reads 8 values and "
+        "2 similarities of a query))"
+    )
+
+
 def read_only(rows):
     rows = rows.numpy().copy()
     rows.flags.writeable = False
@@ -172,14 +183,22 @@ def test_refuses_another_width(decoder, shape):
         decoder.decode(np.ones(shape))
 
 
-@pytest.mark.parametrize(
-    ("value", "found"), [(np.nan, "nan"), (np.inf, "inf"), (-np.inf, "-inf"), (1e300, "inf")]
-)
+@pytest.mark.parametrize(("value", "found"), [(np.nan, "nan"), (np.inf, "inf"), (-np.inf, "-inf")])
 def test_refuses_what_is_not_finite(decoder, queries, value, found):
     rows = queries.double().numpy()
     rows[4, 7] = value
     with pytest.raises(EmbeddingError, match=f"row 4: .*found {found} in column 7"):
         decoder.decode(rows)
+
+
+@pytest.mark.parametrize("scale", [1e200, 1e-200])
+def test_float64_of_any_length_is_decoded(decoder, queries, scale):
+    rows = queries.double()
+    expected = decoder.decode(queries)
+    for given in (rows * scale, (rows * scale).numpy(), (rows * scale).tolist()):
+        decoded = decoder.decode(given)
+        np.testing.assert_array_equal(decoded.phrase_ids, expected.phrase_ids)
+        np.testing.assert_allclose(decoded.values, expected.values, atol=1e-6)
 
 
 def test_refuses_zeros(learned, queries):

@@ -5,14 +5,13 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lightweight_decoder.encoder import EmbeddingCache, default_cache_dir
+from lightweight_decoder.encoder import EmbeddingCache
 
 WRITER = """
 import sys
@@ -140,10 +139,3 @@ def test_two_processes_may_write_at_once(tmp_path):
     places, found = EmbeddingCache(path).get([*texts, *(f"both {chunk}" for chunk in range(30))])
     assert len(places) == 1_230
     np.testing.assert_array_equal(found[-30:, 0], np.arange(30))
-
-
-def test_the_environment_names_the_cache_folder(monkeypatch):
-    monkeypatch.setenv("LIGHTWEIGHT_DECODER_CACHE", "/somewhere/else")
-    assert default_cache_dir() == Path("/somewhere/else")
-    monkeypatch.delenv("LIGHTWEIGHT_DECODER_CACHE")
-    assert default_cache_dir().name == "lightweight-decoder"

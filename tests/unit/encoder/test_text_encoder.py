@@ -5,11 +5,13 @@ import pickle
 import socket
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import torch
 
+from lightweight_decoder.accelerator import precision
 from lightweight_decoder.encoder import TextEncoder, text_encoder
 from lightweight_decoder.encoder.model_files import model_fingerprint
 from lightweight_decoder.errors import ConfigError, EncoderError
@@ -114,9 +116,46 @@ def test_only_float32_has_the_fingerprint_of_the_files(make_encoder, model_folde
     assert make_encoder(precision="bfloat16").fingerprint == expected
 
 
-def test_an_unknown_precision_is_refused_at_once(tmp_path):
-    with pytest.raises(ConfigError, match=r"precision: .*found 'half'"):
-        TextEncoder(model=str(tmp_path), cache_dir=None, precision="half")
+@pytest.mark.parametrize("asked", ["half", "float16", "bf16", "", None])
+def test_an_unknown_precision_is_refused_at_once(asked):
+    expected = rf"precision: .*expected float32 or bfloat16 or auto, found {asked!r}\. Leave"
+    with pytest.raises(ConfigError, match=expected):
+        TextEncoder(precision=asked)
+
+
+@pytest.mark.parametrize("asked", ["float32", "bfloat16"])
+@pytest.mark.parametrize("device", ["cpu", "cuda", "mps"])
+def test_the_precision_that_is_asked_for_stays(asked, device):
+    assert TextEncoder(precision=asked, device=device).precision == asked
+
+
+@pytest.mark.parametrize(("native", "chosen"), [(True, "bfloat16"), (False, "float32")])
+def test_auto_follows_the_processor(native, chosen, monkeypatch):
+    monkeypatch.setattr(precision, "cpu_has_bf16", lambda: native)
+    assert TextEncoder(precision="auto").precision == chosen
+    assert TextEncoder(precision="auto", device="mps").precision == "float32"
+
+
+def test_it_shows_what_it_is_without_loading_anything():
+    encoder = TextEncoder(model="some/model", device="cuda:1", precision="auto")
+    assert repr(encoder) == "TextEncoder('some/model', device='cuda:1', precision='auto')"
+
+
+def test_the_cache_is_the_users_own_unless_another_is_named(make_encoder, monkeypatch, tmp_path):
+    monkeypatch.setenv("LIGHTWEIGHT_DECODER_CACHE", str(tmp_path / "users"))
+    make_encoder(cache_dir="auto").encode(TEXTS)
+    assert list((tmp_path / "users" / "embeddings").glob("*.sqlite"))
+
+
+@pytest.mark.parametrize(("native", "chosen"), [(True, "bfloat16"), (False, "float32")])
+def test_auto_asks_the_gpu_that_is_used(native, chosen, monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.cuda, "device", lambda device: asked.append(device) or nullcontext())
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda *, including_emulation: native | including_emulation
+    )
+    assert TextEncoder(precision="auto", device="cuda:1").precision == chosen
+    assert asked == ["cuda:1"]
 
 
 @pytest.mark.parametrize(

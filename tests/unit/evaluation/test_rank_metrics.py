@@ -7,14 +7,14 @@ from sklearn.metrics import label_ranking_average_precision_score, ndcg_score
 
 from lightweight_decoder.errors import ConfigError, InputDataError
 from lightweight_decoder.evaluation.rank_metrics import (
+    average_precision_at_k,
     best_ranks,
-    map_at_k,
+    hits_at_k,
     median_rank,
-    mrr,
-    ndcg_at_k,
+    ndcg_values_at_k,
     ranking_metrics,
     ranking_values,
-    recall_at_k,
+    reciprocal_ranks,
 )
 
 NUM_PHRASES = 40
@@ -85,10 +85,10 @@ def test_metrics_agree_with_scikit_learn(seed):
     scores = np.empty(order.shape)
     np.put_along_axis(scores, order, -np.arange(NUM_PHRASES, dtype=float)[None], axis=1)
 
-    assert map_at_k(ranks, NUM_PHRASES) == pytest.approx(
+    assert average_precision_at_k(ranks, NUM_PHRASES).mean() == pytest.approx(
         label_ranking_average_precision_score(right, scores)
     )
-    assert ndcg_at_k(ranks, 10) == pytest.approx(ndcg_score(right, scores, k=10))
+    assert ndcg_values_at_k(ranks, 10).mean() == pytest.approx(ndcg_score(right, scores, k=10))
 
 
 def test_default_metrics_are_those_of_the_run_folder():
@@ -142,20 +142,20 @@ def test_values_have_the_metrics_as_means():
 
 
 def test_mrr_stops_at_k():
-    assert mrr(np.array([2, 30]), 25) == pytest.approx(0.25)
-    assert mrr(np.array([2, 30])) == pytest.approx((1 / 2 + 1 / 30) / 2)
+    assert reciprocal_ranks(np.array([2, 30]), 25) == pytest.approx([1 / 2, 0])
+    assert reciprocal_ranks(np.array([2, 30])) == pytest.approx([1 / 2, 1 / 30])
 
 
 def test_k_below_one_is_refused():
-    for function in (recall_at_k, mrr, map_at_k, ndcg_at_k):
-        with pytest.raises(ConfigError, match="k is too small: expected at least 1, found 0"):
+    for function in (hits_at_k, reciprocal_ranks, average_precision_at_k, ndcg_values_at_k):
+        with pytest.raises(ConfigError, match="k: cannot be used: expected at least 1, found 0"):
             function(np.array([1]), 0)
 
 
 @pytest.mark.parametrize(
     ("ranks", "message"),
     [
-        (np.array([1, -2]), "row 1: a rank is negative.*found -2"),
+        (np.array([1, -2]), "ranks, row 1: .*from 1, 0 for no target, found -2"),
         (np.array([], dtype=np.int64), "there are no ranks"),
         (np.array([1.0]), r"expected \(q,\) or \(q, m\) whole numbers, found \(1,\) float64"),
     ],

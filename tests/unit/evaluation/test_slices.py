@@ -90,9 +90,9 @@ def test_groups_of_numbers_are_in_order_and_never_empty(numbers, num_groups):
 
 
 def test_an_unknown_column_is_named(make_predictions):
-    with pytest.raises(ConfigError, match=r"by: no such column.*expected.*frequency.*found color"):
+    with pytest.raises(ConfigError, match=r"by: cannot be used: expected.*frequency.*found color"):
         slice_metrics(make_predictions(), by=["color"])
-    with pytest.raises(ConfigError, match="num_groups: too few groups"):
+    with pytest.raises(ConfigError, match=r"num_groups: .*at least 1"):
         slice_metrics(make_predictions(), num_groups=0)
 
 

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightweight_decoder.errors import InputDataError
+from lightweight_decoder.evaluation.plots import plot_sweep
 from lightweight_decoder.evaluation.sweep_summary import (
     JOB_FILE,
     SweepJob,
     best_job,
-    plot_sweep,
     read_job,
     read_jobs,
     swept_parameters,
@@ -71,7 +71,9 @@ def test_a_folder_without_a_record(tmp_path):
 )
 def test_a_damaged_record_is_named(tmp_path, content):
     (tmp_path / JOB_FILE).write_text(content)
-    with pytest.raises(InputDataError, match=r"job\.json: is no record.*Delete the job's folder"):
+    with pytest.raises(
+        InputDataError, match=r"job\.json: .*the record of a job.*Delete the job's folder"
+    ):
         read_job(tmp_path)
 
 

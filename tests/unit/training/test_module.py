@@ -281,7 +281,7 @@ def test_a_checkpoint_whose_parts_do_not_fit_is_refused(trained, tmp_path, damag
     checkpoint = torch.load(trained.best, weights_only=True)
     damage(checkpoint)
     torch.save(checkpoint, tmp_path / "some.ckpt")
-    with pytest.raises(CheckpointError, match=r"some\.ckpt: its parts do not fit together"):
+    with pytest.raises(CheckpointError, match=r"some\.ckpt, key .*: its parts do not fit together"):
         PhraseBankDecoder.from_checkpoint(tmp_path / "some.ckpt")
 
 
@@ -301,7 +301,9 @@ def test_calibration_hides_own_vectors(trained):
     decoder.calibration = None
     calibrate(decoder, split)
     assert decoder.calibration.weights == pytest.approx(expected.weights)
-    assert decoder.calibration.operating_points == expected.operating_points
+    points, wanted = decoder.calibration.operating_points, expected.operating_points
+    assert points.thresholds == pytest.approx(wanted.thresholds)  # sums differ in their last bits
+    assert (points.precisions, points.coverages) == (wanted.precisions, wanted.coverages)
     assert decoder.calibration.weights != pytest.approx(careless.weights)
 
 

@@ -10,12 +10,12 @@ import os
 import pytest
 import torch
 
-from lightweight_decoder.bank import unit_rows
 from lightweight_decoder.datatypes import NO_ID
 from lightweight_decoder.errors import EmbeddingError
 from lightweight_decoder.search import ExactSearch
 from lightweight_decoder.search.kernels import few_queries
 from lightweight_decoder.search.kernels.group_maxima import choice_error
+from lightweight_decoder.vectors.directions import unit_rows
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"

@@ -11,7 +11,6 @@ import os
 import pytest
 import torch
 
-from lightweight_decoder.bank import unit_rows
 from lightweight_decoder.datatypes import NO_ID
 from lightweight_decoder.search import ExactSearch
 from lightweight_decoder.search.first_pass import grouped_pass
@@ -22,6 +21,7 @@ from lightweight_decoder.search.kernels.group_maxima import (
     longest_rounding,
     top_k_products,
 )
+from lightweight_decoder.vectors.directions import unit_rows
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightweight_decoder.bank import text_index
-from lightweight_decoder.bank.text_index import TextIndex
+from lightweight_decoder.bank import phrase_writer
+from lightweight_decoder.bank.phrase_writer import TextIndex
 
 
 def numbered(blocks):
@@ -47,7 +47,7 @@ def test_texts_with_the_same_first_hash_stay_apart(monkeypatch, num_values):
     def weak(text):
         return builtins.hash(text) if text.endswith("\n") else len(text) % num_values
 
-    monkeypatch.setattr(text_index, "hash", weak, raising=False)
+    monkeypatch.setattr(phrase_writer, "hash", weak, raising=False)
     texts = [f"{'x' * (i % 5)}{i % 70}" for i in range(200)]
     index = TextIndex()
     assert [index.add(texts).ids.tolist()] == [ids for ids, _ in numbered([texts])]

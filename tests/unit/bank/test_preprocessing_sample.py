@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.stats import kstest
 
-from lightweight_decoder.bank import sampling
-from lightweight_decoder.bank.sampling import draw_sample
+from lightweight_decoder.bank import preprocessing_file
+from lightweight_decoder.bank.preprocessing_file import draw_sample
 from lightweight_decoder.errors import BankBuildError
 
 
@@ -20,7 +20,7 @@ def numbered(num_rows):
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch):
-    monkeypatch.setattr(sampling, "SAMPLE_ROWS", 100)
+    monkeypatch.setattr(preprocessing_file, "SAMPLE_ROWS", 100)
 
 
 def test_few_rows_are_all_taken_in_their_order():
@@ -44,7 +44,7 @@ def test_the_sample_is_spread_evenly():
 
 
 def test_wide_rows_are_bounded_by_their_bytes(monkeypatch):
-    monkeypatch.setattr(sampling, "SAMPLE_BYTES", 40 * 2 * 4)
+    monkeypatch.setattr(preprocessing_file, "SAMPLE_BYTES", 40 * 2 * 4)
     assert draw_sample([numbered(500)]).shape == (40, 2)
 
 
@@ -64,7 +64,7 @@ def test_rows_without_direction(bad):
         ([], "there is nothing to fit the preprocessing on"),
         ([np.zeros((3, 2))], "there is nothing to fit"),
         ([np.ones((3, 2)), np.ones((3, 4))], "rows from 3: .*another shape: expected .rows, 2."),
-        ([["a", "b"]], "not an array of numbers"),
+        ([[["a", "b"]]], "not an array of numbers"),
     ],
 )
 def test_what_cannot_be_sampled(blocks, message):
