@@ -92,13 +92,14 @@ def test_a_search_goes_on_where_it_stopped(run, tmp_path):
     status, output = run(*OPTUNA, "hydra.sweeper.n_trials=1")
     assert status == 0, output
     (first,) = table(tmp_path)
-    status, output = run(*OPTUNA, "hydra.sweeper.n_trials=2")
+    parallel = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweeper.n_jobs=2"]
+    status, output = run(*OPTUNA, *parallel, "hydra.sweeper.n_trials=3")
     assert status == 0, output
 
     rows = table(tmp_path)
     assert {key: rows[0][key] for key in first} == first
-    assert [row["number"] for row in rows] == ["0", "1"]
-    assert [times_trained(tmp_path, job) for job in range(2)] == [1, 1]
+    assert [row["number"] for row in rows] == ["0", "1", "2"]
+    assert [times_trained(tmp_path, job) for job in range(3)] == [1, 1, 1]
     for row in rows:
         job = tmp_path / "sweep" / row["number"]
         metrics = json.loads((job / "metrics.json").read_text())
