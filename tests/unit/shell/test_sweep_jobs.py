@@ -7,11 +7,11 @@ import sys
 
 import pytest
 from hydra.types import RunMode
-from lightweight_decoder.shell.sweep import SweepSummary, as_job, group_of_sweep
 from omegaconf import OmegaConf
 
 from lightweight_decoder.errors import ConfigError
 from lightweight_decoder.evaluation.sweep_summary import SweepJob, read_job, write_job
+from lightweight_decoder.shell.sweep_jobs import SweepSummary, as_job
 
 CONFIG = OmegaConf.create({"lr": 2})
 
@@ -38,7 +38,6 @@ def test_outside_a_sweep_nothing_is_kept(hydra_job, tmp_path):
     assert not list((tmp_path / "run").iterdir())
     with pytest.raises(ConfigError):
         as_job(refused, CONFIG)
-    assert group_of_sweep() is None
 
 
 def test_a_job_is_not_done_again(hydra_job, tmp_path):
@@ -46,7 +45,6 @@ def test_a_job_is_not_done_again(hydra_job, tmp_path):
     assert as_job(lambda config: config.lr / 4, CONFIG) == 0.5
     assert read_job(tmp_path / "s" / "3") == SweepJob(3, ("lr=2",), "finished", 0.5)
     assert as_job(never, CONFIG) == 0.5
-    assert group_of_sweep() == "s"
 
 
 def test_a_job_without_an_objective_is_not_done_again(hydra_job, tmp_path):
