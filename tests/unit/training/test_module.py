@@ -299,8 +299,13 @@ def test_calibration_hides_own_vectors(trained):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"lr": 0}, r"training\.lr: .*expected above 0, found 0"),
-        ({"num_negatives": 0}, r"training\.num_negatives: .*expected at least 1"),
+        ({"lr": 0}, r"training\.lr: .*above 0, finite, found 0"),
+        ({"lr": float("nan")}, r"training\.lr: .*found nan"),
+        ({"weight_decay": -0.1}, r"training\.weight_decay: .*at least 0, finite, found -0\.1"),
+        ({"num_negatives": 0}, r"training\.num_negatives: .*at least 1, found 0"),
+        ({"num_hard_negatives": -1}, r"training\.num_hard_negatives: .*at least 0, found -1"),
+        ({"num_listed": 0}, r"training\.num_listed: .*at least 1, found 0"),
+        ({"num_mined": 0}, r"training\.num_mined: .*at least 1, found 0"),
     ],
 )
 def test_numbers_out_of_range_are_refused(tiny_bank, options, message):
