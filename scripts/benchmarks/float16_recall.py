@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 
 from lightweight_decoder.bank import BankRows, PhraseBank, build_bank
-from lightweight_decoder.encoder import TextEncoder, default_cache_dir
+from lightweight_decoder.encoder import TextEncoder
+from lightweight_decoder.files import user_cache_dir
 from lightweight_decoder.search import ExactSearch
 from lightweight_decoder.training.sources.reverse_dictionary import ReverseDictionary
 
@@ -26,7 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--size", choices=("small", "full"), default="full")
     options = parser.parse_args()
-    encoder = TextEncoder(cache_dir=default_cache_dir())
+    encoder = TextEncoder(cache_dir=user_cache_dir())
     with tempfile.TemporaryDirectory() as folder:
         source = ReverseDictionary(encoder=encoder, bank_root=Path(folder), size=options.size)
         source.prepare()

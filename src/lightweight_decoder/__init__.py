@@ -2,8 +2,8 @@
 
 >>> import lightweight_decoder
 >>> lightweight_decoder.__all__
-['LightweightDecoderError', 'PhraseBank', 'PhraseBankDecoder', 'TextEncoder', 'build_bank',
- 'fit_calibration', 'open_embeddings', 'resolve_accelerator']
+['CustomEncoder', 'LightweightDecoderError', 'PhraseBank', 'PhraseBankDecoder', 'TextEncoder',
+ 'build_bank', 'fit_calibration', 'open_embeddings', 'resolve_accelerator']
 """
 
 from __future__ import annotations
@@ -16,11 +16,14 @@ if TYPE_CHECKING:
     from lightweight_decoder.bank import PhraseBank, build_bank
     from lightweight_decoder.decoder.calibration_fit import fit_calibration
     from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
-    from lightweight_decoder.encoder import TextEncoder
+    from lightweight_decoder.encoder import CustomEncoder, TextEncoder
     from lightweight_decoder.errors import LightweightDecoderError
     from lightweight_decoder.vectors import open_embeddings
 
+__version__ = "0.1.0"
+
 _ROOM_OF = {
+    "CustomEncoder": "encoder",
     "LightweightDecoderError": "errors",
     "PhraseBank": "bank",
     "PhraseBankDecoder": "decoder.phrase_bank_decoder",
@@ -32,6 +35,7 @@ _ROOM_OF = {
 }
 
 __all__ = [
+    "CustomEncoder",
     "LightweightDecoderError",
     "PhraseBank",
     "PhraseBankDecoder",

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 
+from lightweight_decoder.display import printable
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -105,5 +107,5 @@ _TEXTS_SHOWN = ("answer", "then")
 
 def _one_line(text: str) -> str:
     """Return a text as one short line that does nothing to a terminal."""
-    safe = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:_CHARACTERS_SHOWN])
+    safe = printable(text[:_CHARACTERS_SHOWN])
     return safe if len(text) <= _CHARACTERS_SHOWN else f"{safe}…"

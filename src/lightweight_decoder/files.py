@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, and where files of the user's own are kept."""
 
 from __future__ import annotations
 
@@ -14,6 +14,22 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from lightweight_decoder.errors import LightweightDecoderError
+
+
+CACHE_VARIABLE = "LIGHTWEIGHT_DECODER_CACHE"
+"""Environment variable that names the folder of all caches."""
+
+
+def user_cache_dir() -> Path:
+    """Return ``$LIGHTWEIGHT_DECODER_CACHE``, else the user's folder for caches; it may be missing.
+
+    Nothing in it is ever needed: what cannot be read or written there is made anew.
+    """
+    if chosen := os.environ.get(CACHE_VARIABLE):
+        return Path(chosen)
+    import platformdirs  # noqa: PLC0415, most calls do without it
+
+    return platformdirs.user_cache_path("lightweight-decoder", appauthor=False)
 
 
 @contextlib.contextmanager

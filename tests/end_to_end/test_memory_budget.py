@@ -117,7 +117,7 @@ def rows():
     yield BankRows(texts=["c", "d"], vectors=np.ones((2**28, 2), dtype=np.float32))
 
 with memory_budget(0.1, work="building", advice="do less."):
-    write_bank(sys.argv[1], rows(), interrupted="keep")
+    write_bank(sys.argv[1], rows())
 """
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
@@ -46,3 +48,48 @@ def single_bank(tmp_path_factory):
 def queries():
     """Thirty queries (30, 16) float32 of different lengths."""
     return torch.from_numpy(np.random.default_rng(2).normal(size=(30, DIM)).astype(np.float32) * 3)
+
+
+def _with_default_dtype(dtype):
+    @contextlib.contextmanager
+    def change():
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(dtype)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(before)
+
+    return change
+
+
+@contextlib.contextmanager
+def _with_medium_products():
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        yield
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+SURROUNDINGS = {
+    "bf16-mixed": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+    "16-mixed": lambda: torch.autocast("cpu", dtype=torch.float16),
+    "64-true": _with_default_dtype(torch.float64),
+    "bf16-true": _with_default_dtype(torch.bfloat16),
+    "medium": _with_medium_products,
+}
+
+
+@pytest.fixture(scope="session")
+def all_surroundings():
+    """Every such context by name."""
+    return SURROUNDINGS
+
+
+@pytest.fixture(params=SURROUNDINGS)
+def surroundings(request):
+    """A context that changes how torch computes, as trainer.precision and users do."""
+    return SURROUNDINGS[request.param]

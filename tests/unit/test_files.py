@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from lightweight_decoder.errors import CheckpointError, InputDataError
-from lightweight_decoder.files import whole_file
+from lightweight_decoder.files import user_cache_dir, whole_file
 
 
 def test_a_file_is_there_when_it_is_whole(tmp_path):
@@ -41,3 +43,10 @@ def test_the_caller_says_which_error_and_what_to_do(tmp_path):
     refused = pytest.raises(CheckpointError, match=r"x/f: .*Pray")
     with refused, whole_file(tmp_path / "x" / "f", error=CheckpointError, advice="Pray"):
         pytest.fail("there is nowhere to write")
+
+
+def test_the_environment_names_the_cache_folder(monkeypatch):
+    monkeypatch.setenv("LIGHTWEIGHT_DECODER_CACHE", "/somewhere/else")
+    assert user_cache_dir() == Path("/somewhere/else")
+    monkeypatch.setenv("LIGHTWEIGHT_DECODER_CACHE", "")
+    assert user_cache_dir().name == "lightweight-decoder"

@@ -7,7 +7,6 @@ import sys
 import pytest
 
 import lightweight_decoder
-from lightweight_decoder import PhraseBank
 
 HEAVY = ("torch", "numpy", "lightning", "hydra", "omegaconf", "transformers", "pyarrow", "wandb")
 
@@ -44,7 +43,6 @@ def test_every_public_name_is_there():
         lightweight_decoder.nothing  # noqa: B018
 
 
-@pytest.mark.skipif(not hasattr(PhraseBank, "from_texts"), reason="banks in memory come next")
 @pytest.mark.parametrize(
     "name", [n for n in lightweight_decoder.__all__ if n[0].isupper() and not n.endswith("Error")]
 )

@@ -9,6 +9,7 @@ import platform
 import re
 import sys
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -202,39 +203,19 @@ def read_visibility(variables: Mapping[str, str], *, hip: bool = False) -> Visib
         return Visibility(setting, reason=f"{setting} shows one MIG instance of a GPU")
     elements = [element.strip() for element in value.split(",")]
     if value.startswith("GPU-"):
-        return _of_names(setting, elements)
-    return _of_ordinals(setting, elements)
+        listed, shown = elements, "the GPUs it names"
+    else:
+        numbers = _ordinals(elements)
+        listed = [f"GPU {number}" for number in numbers]
+        shown = f"GPU {' and '.join(map(str, numbers))} of the machine"
+    twice = next((item for place, item in enumerate(listed) if item in listed[:place]), None)
+    if twice is not None or not listed:
+        why = "names no GPU, so it" if twice is None else f"names {twice} twice, which"
+        return Visibility(setting, hides_all=True, reason=f"{setting} {why} hides every GPU")
+    return Visibility(setting, reason=f"{setting} shows only {shown}")
 
 
-def _of_names(setting: str, elements: list[str]) -> Visibility:
-    """UUIDs or unique beginnings of UUIDs."""
-    twice = _first_repeated(elements)
-    if twice is not None:
-        return _nothing(setting, f"names {twice} twice, which hides every GPU")
-    return Visibility(setting, reason=f"{setting} shows only the GPUs it names")
-
-
-def _of_ordinals(setting: str, elements: list[str]) -> Visibility:
-    """Numbers, read up to the first that is none; text after a number is ignored."""
-    ordinals: list[int] = []
-    for element in elements:
-        match = re.match(r"[+-]?\d+", element)
-        if match is None or int(match[0]) < 0:
-            break
-        ordinals.append(int(match[0]))
-    twice = _first_repeated(ordinals)
-    if twice is not None:
-        return _nothing(setting, f"names GPU {twice} twice, which hides every GPU")
-    if not ordinals:
-        return _nothing(setting, "names no GPU, so it hides every GPU")
-    listed = " and ".join(map(str, ordinals))
-    return Visibility(setting, reason=f"{setting} shows only GPU {listed} of the machine")
-
-
-def _nothing(setting: str, why: str) -> Visibility:
-    return Visibility(setting, hides_all=True, reason=f"{setting} {why}")
-
-
-def _first_repeated(elements: Sequence[object]) -> object | None:
-    """Return the first element that stands in the list twice."""
-    return next((item for place, item in enumerate(elements) if item in elements[:place]), None)
+def _ordinals(elements: Sequence[str]) -> list[int]:
+    """Return the numbers up to the first element that is none; text after a number is ignored."""
+    matches = (re.match(r"\+?\d+|-0+(?!\d)", element) for element in elements)
+    return [int(match[0]) for match in takewhile(bool, matches) if match]

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightweight_decoder.accelerator.plan import DeviceReport
 from lightweight_decoder.errors import InputDataError
-from lightweight_decoder.files import whole_file
+from lightweight_decoder.files import user_cache_dir, whole_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-DIRECTORY_VARIABLE = "LIGHTWEIGHT_DECODER_CACHE"
 HANDED_DOWN_VARIABLE = "LIGHTWEIGHT_DECODER_ACCELERATOR_VERDICT"
 _FORMAT = 2  # raise it when the records or the probe's work change
 _LARGEST_FILE_BYTES = 1 << 20
@@ -58,19 +57,9 @@ def machine_key(machine: Machine, backend: str) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def cache_directory() -> Path:
-    """Return the folder of the cache; it need not exist."""
-    override = os.environ.get(DIRECTORY_VARIABLE)
-    if override:
-        return Path(override)
-    import platformdirs  # noqa: PLC0415 - a cpu run must not wait for it
-
-    return Path(platformdirs.user_cache_dir("lightweight-decoder", appauthor=False))
-
-
 def _folder() -> Path:
     """Return the cache's folder, or a temporary one of this user where that cannot be written."""
-    wanted = cache_directory()
+    wanted = user_cache_dir()
     user = os.getuid() if hasattr(os, "getuid") else 0
     for folder in (wanted, Path(tempfile.gettempdir()) / f"lightweight-decoder-{user}"):
         with contextlib.suppress(OSError):

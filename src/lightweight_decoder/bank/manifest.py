@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
+from lightweight_decoder.encoder.encoder import EncoderSettings  # noqa: TC001 - pydantic reads it
 from lightweight_decoder.errors import BankError, ConfigError
 from lightweight_decoder.vectors.preprocessing import Step, output_dim
 
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pydantic_core import ErrorDetails
+
+    from lightweight_decoder.encoder import Encoder
 
 FORMAT_VERSION: Final = 1
 PREPROCESSED_VERSION: Final = 2
@@ -42,13 +46,22 @@ class EncoderInfo:
 
     Attributes:
         name: Folder or hub name it was loaded by.
-        fingerprint: Identifies weights, tokenizer and pooling; equal for equal vectors.
+        fingerprint: Identifies weights, tokenizer and pooling, and all in ``settings``; equal for
+            equal vectors.
+        settings: What it did, and does to queries, besides what its files say; None: nothing, as in
+            version 0.1.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
     name: str
     fingerprint: str
+    settings: EncoderSettings | None = None
+
+    @classmethod
+    def of(cls, encoder: Encoder) -> EncoderInfo:
+        """Return what a bank says about the encoder of its vectors."""
+        return cls(encoder.name, encoder.fingerprint, encoder.settings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,13 +126,15 @@ class Manifest:
     preprocessing: PreprocessingInfo | None = None
 
     def to_dict(self) -> dict[str, object]:
-        """Return plain values, as JSON has them; without preprocessing, as they were in version 1.
+        """Return plain values, as JSON has them; what is None of later keys is left out.
 
         So the fingerprints of banks and of what was trained on them stay what they were.
         """
         content = asdict(self)
         if self.preprocessing is None:
             del content["preprocessing"]
+        if self.encoder is not None and self.encoder.settings is None:
+            del content["encoder"]["settings"]
         return content
 
     @property
@@ -155,7 +170,10 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     """
     sealed = {"fingerprint": manifest.fingerprint, "manifest": manifest.to_dict()}
     text = json.dumps(sealed, indent=2, ensure_ascii=False) + "\n"
-    (folder / MANIFEST_NAME).write_text(text, encoding="utf-8")
+    with (folder / MANIFEST_NAME).open("wb") as file:
+        file.write(text.encode())
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def read_manifest(folder: Path) -> Manifest:

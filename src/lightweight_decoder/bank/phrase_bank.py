@@ -1,8 +1,10 @@
-"""The phrase bank: texts with their vectors, opened without reading them."""
+"""The phrase bank: texts with their vectors, opened without reading them, or in memory."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -10,63 +12,106 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 import torch
 
-from lightweight_decoder.bank.arrays import map_array
+from lightweight_decoder.bank.arrays import REBUILD, array_in, map_file
+from lightweight_decoder.bank.builder import Dtype, write_bank, write_files
+from lightweight_decoder.bank.hashed_file import reporting_full_disk
 from lightweight_decoder.bank.manifest import (
+    MANIFEST_NAME,
     OWNERS_NAME,
     PHRASES_NAME,
+    PREPROCESSING_NAME,
     VECTORS_NAME,
+    EncoderInfo,
     Manifest,
     read_manifest,
+    write_manifest,
 )
-from lightweight_decoder.bank.normalization import has_direction, unit_rows
 from lightweight_decoder.bank.phrases import PhraseTable
+from lightweight_decoder.bank.placement import placed_when_finished
 from lightweight_decoder.bank.preprocessing_file import read_preprocessing
+from lightweight_decoder.bank.rows import BankRows, RowsInMemory, refuse_unusable_texts
 from lightweight_decoder.datatypes import NO_ID
+from lightweight_decoder.encoder import TextEncoder, as_encoder, report_cut_texts
 from lightweight_decoder.errors import BankError
+from lightweight_decoder.vectors.directions import (
+    UNIT_TOLERANCE,
+    refuse_directionless,
+    rows_of_other_length,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    import mmap
+    from collections.abc import Callable, Mapping, Sequence
 
     import numpy.typing as npt
     from torch import Tensor
 
     from lightweight_decoder.datatypes import FloatArray, IntArray
-    from lightweight_decoder.vectors.preprocessing import Preprocessing
+    from lightweight_decoder.encoder import EncodesBothSides
+    from lightweight_decoder.vectors.preprocessing import Preprocessing, Step
+
+    Contents = Mapping[str, "mmap.mmap | memoryview"]
 
 CHECKSUM_LIMIT_BYTES = 100_000_000
 """Opening checks checksums of banks up to this size: about 0.1 s at the 1 GB/s of a slow core."""
 
 _BLOCK_ROWS = 65_536
+_IN_MEMORY = Path("bank in memory")
 
 
 class PhraseBank:
-    """A phrase bank on disk, memory-mapped. Immutable; safe to share between threads.
+    r"""A phrase bank, in a folder and memory-mapped, or in memory. Immutable, shared by threads.
 
-    Open one with :meth:`open`. Pickling keeps only the path: each process maps the same files and
-    the system keeps one copy of their pages.
+    Make one with :meth:`build` or :meth:`from_texts`, open one with :meth:`open`.
+
+    >>> bank = PhraseBank.from_texts(["red", "green", "red"], [[1, 0], [0, 2], [3, 4]])
+    >>> bank
+    PhraseBank(2 phrases, 3 vectors of width 2, float32, in memory)
+    >>> bank.texts([1]), bank.find([" red\n", "blue"]).tolist()
+    (['green'], [0, -1])
+    >>> bank.vectors[bank.vector_ids_of([0])].round(1).tolist()
+    [[[1.0, 0.0], [0.6000000238418579, 0.800000011920929]]]
+
+    Pickling a bank of a folder keeps only the path: each process maps the same files and the system
+    keeps one copy of their pages.
 
     Attributes:
-        path: The bank's folder.
-        manifest: What the folder holds.
-        vectors: (n, d) float32 or float16, unit rows, a private map of the file: nothing is read
-            until it is used, and writing to it does not reach the file.
+        path: The bank's folder; None where it is in memory.
+        manifest: What it holds.
+        vectors: (n, d) float32 or float16, unit rows; of a folder a private map of the file:
+            nothing is read until it is used, and writing to it does not reach the file.
         owners: (n,) int64, the phrase that each vector belongs to, mapped likewise.
         preprocessing: What the vectors went through before they were stored; None: nothing.
     """
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
+    def __init__(self, manifest: Manifest, contents: Contents, path: Path | None = None) -> None:
         self.path = path
         self.manifest = manifest
-        self.vectors: npt.NDArray[np.float32] | npt.NDArray[np.float16] = map_array(
-            path / VECTORS_NAME, (manifest.num_vectors, manifest.dim), manifest.dtype
+        self._contents = contents
+        self._name = path or _IN_MEMORY
+        self.vectors: npt.NDArray[np.float32] | npt.NDArray[np.float16] = array_in(
+            contents[VECTORS_NAME],
+            self._name / VECTORS_NAME,
+            (manifest.num_vectors, manifest.dim),
+            manifest.dtype,
         )
-        self.owners: IntArray = map_array(path / OWNERS_NAME, (manifest.num_vectors,), np.int64)
-        self._phrases = PhraseTable(path / PHRASES_NAME, num_phrases=manifest.num_phrases)
-        self.preprocessing: Preprocessing | None = read_preprocessing(path, manifest.preprocessing)
+        self.owners: IntArray = array_in(
+            contents[OWNERS_NAME], self._name / OWNERS_NAME, (manifest.num_vectors,), np.int64
+        )
+        self._phrases = PhraseTable(
+            contents[PHRASES_NAME], self._name / PHRASES_NAME, num_phrases=manifest.num_phrases
+        )
+        self.preprocessing: Preprocessing | None = None
+        if manifest.preprocessing is not None:
+            self.preprocessing = read_preprocessing(
+                contents[PREPROCESSING_NAME],
+                manifest.preprocessing,
+                where=self._name / PREPROCESSING_NAME,
+            )
 
     @classmethod
     def open(cls, path: str | Path) -> PhraseBank:
-        """Open a bank: read its manifest, map its files.
+        """Open the bank in a folder: read its manifest, map its files.
 
         Sizes and headers are always checked, checksums while all files together are at most
         ``CHECKSUM_LIMIT_BYTES``; :meth:`verify` checks everything.
@@ -77,17 +122,111 @@ class PhraseBank:
         folder = Path(path).absolute()
         manifest = read_manifest(folder)
         _check_sizes(folder, manifest)
+        contents = {name: map_file(folder / name) for name in manifest.files}
         if manifest.total_bytes <= CHECKSUM_LIMIT_BYTES:
-            _check_checksums(folder, manifest)
-        return cls(folder, manifest)
+            _check_checksums(folder, manifest, contents)
+        return cls(manifest, contents, folder)
 
-    def __reduce__(self) -> tuple[Callable[[str], PhraseBank], tuple[str]]:
-        return PhraseBank.open, (str(self.path),)
+    @classmethod
+    def from_texts(
+        cls,
+        texts: Sequence[str],
+        vectors: npt.ArrayLike | Tensor | None = None,
+        *,
+        encoder: EncodesBothSides | None = None,
+        metadata: Mapping[str, Sequence[object]] | None = None,
+        preprocessing: Sequence[Step] = (),
+    ) -> PhraseBank:
+        """Make a bank in memory; it has the fingerprint of the same bank in a folder.
+
+        Memory: the bank, and the texts and vectors themselves; :func:`write_bank` streams.
+
+        Args:
+            texts: n texts; one that comes again gets one more vector.
+            vectors: (n, d) floating point of any length above zero; None: made by ``encoder``.
+            encoder: What makes the vectors, or made them: any object with the methods of
+                ``CustomEncoder``; None: the default text encoder where there are no vectors.
+            metadata: Columns of n values each; of a text that comes again, the first one is kept.
+            preprocessing: Steps of ``vectors.preprocessing``, applied to queries too.
+
+        Raises:
+            BankBuildError: If a row cannot be used, or texts, vectors and metadata differ in
+                number; the message has the row's number, from 0.
+            ConfigError: If a step of the preprocessing does not go with the vectors.
+            EncoderError: If the texts cannot be encoded.
+        """
+        rows, made_by = _rows(texts, vectors, encoder, metadata)
+        files: dict[str, io.BytesIO] = {}
+        manifest, _ = write_files(
+            lambda name: contextlib.nullcontext(files.setdefault(name, io.BytesIO())),
+            rows,
+            where=_IN_MEMORY,
+            encoder=made_by,
+            preprocessing=preprocessing,
+            dtype=rows.smallest_dtype(keeping=not preprocessing),
+            total=len(rows),
+        )
+        return cls(manifest, {name: file.getbuffer() for name, file in files.items()})
+
+    @classmethod
+    def build(
+        cls,
+        folder: str | Path,
+        texts: Sequence[str],
+        vectors: npt.ArrayLike | Tensor | None = None,
+        *,
+        encoder: EncodesBothSides | None = None,
+        metadata: Mapping[str, Sequence[object]] | None = None,
+        preprocessing: Sequence[Step] = (),
+        dtype: Dtype = "auto",
+        overwrite: bool = False,
+        show_progress: bool = False,
+    ) -> PhraseBank:
+        """Build a bank in a folder from what is in memory, and open it.
+
+        See :meth:`from_texts` for the other arguments and for errors, and :func:`write_bank` for
+        those of the folder.
+        """
+        rows, made_by = _rows(texts, vectors, encoder, metadata)
+        if dtype == "auto":
+            dtype = rows.smallest_dtype(keeping=not preprocessing)
+        write_bank(
+            folder,
+            rows,
+            encoder=made_by,
+            preprocessing=preprocessing,
+            dtype=dtype,
+            overwrite=overwrite,
+            total=len(rows),
+            show_progress=show_progress,
+        )
+        return cls.open(folder)
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> PhraseBank:
+        """Write the bank into a folder, and open it there.
+
+        Raises:
+            BankBuildError: If ``folder`` exists or cannot be written, or if the disk is full.
+        """
+        with placed_when_finished(Path(folder).absolute(), overwrite=overwrite) as partial:
+            for name, content in self._contents.items():
+                with reporting_full_disk(partial / name, len(content)):
+                    (partial / name).write_bytes(content)
+            with reporting_full_disk(partial / MANIFEST_NAME, 0):
+                write_manifest(partial, self.manifest)
+        return PhraseBank.open(folder)
+
+    def __reduce__(self) -> tuple[Callable[..., PhraseBank], tuple[object, ...]]:
+        if self.path is not None:
+            return PhraseBank.open, (str(self.path),)
+        contents = {name: bytes(content) for name, content in self._contents.items()}
+        return _in_memory, (self.manifest, contents)
 
     def __repr__(self) -> str:
+        place = "in memory" if self.path is None else f'"{self.path}"'
         return (
-            f"PhraseBank({str(self.path)!r}, num_phrases={self.num_phrases}, "
-            f"num_vectors={self.num_vectors}, dim={self.dim})"
+            f"PhraseBank({self.num_phrases:,} phrases, {self.num_vectors:,} vectors of width "
+            f"{self.dim}, {self.manifest.dtype}, {place})"
         )
 
     @property
@@ -131,9 +270,9 @@ class PhraseBank:
         """
         if self.preprocessing is None:
             return vectors
-        _refuse_directionless(vectors)
+        refuse_directionless(vectors)
         processed = self.preprocessing(vectors)
-        _refuse_directionless(processed, after="after the bank's preprocessing")
+        refuse_directionless(processed, after="after the bank's preprocessing")
         return processed
 
     @property
@@ -141,16 +280,22 @@ class PhraseBank:
         """Names of the metadata columns."""
         return self._phrases.column_names
 
-    def column(self, name: str) -> npt.NDArray[Any]:
-        """Read a metadata column.
+    def column(self, name: str, phrase_ids: IntArray | None = None) -> npt.NDArray[Any]:
+        """Read a metadata column, of all phrases or of some.
+
+        Args:
+            name: One of ``column_names``.
+            phrase_ids: (m,) int64; None: all.
 
         Returns:
-            (p,) numbers, or objects where the column holds texts. A missing number is a NaN.
+            (p,) or (m,) numbers, or objects where the column holds texts. A missing number is a
+            NaN.
 
         Raises:
-            BankError: If there is no such column; the message lists those there are.
+            BankError: If there is no such column (the message lists those there are), or if an id
+                is not of the bank.
         """
-        return self._phrases.column(name)
+        return self._phrases.column(name, phrase_ids)
 
     @overload
     def texts(self, phrase_ids: Sequence[int]) -> list[str]: ...
@@ -234,7 +379,7 @@ class PhraseBank:
                 is out of range, a phrase owns no vector, or a text is damaged or there twice; the
                 message names the file, the row, what was expected and what was found.
         """
-        _check_checksums(self.path, self.manifest)
+        _check_checksums(self._name, self.manifest, self._contents)
         self._verify_vectors()
         self._verify_owners()
         self._phrases.verify()
@@ -249,13 +394,10 @@ class PhraseBank:
 
     def _verify_vectors(self) -> None:
         """Check that every vector is finite and has unit length."""
-        tolerance = 1e-4 if self.manifest.dtype == "float32" else 2e-3
-        for start in range(0, self.num_vectors, _BLOCK_ROWS):
-            block = self.vectors[start : start + _BLOCK_ROWS].astype(np.float32)
-            lengths = np.linalg.norm(block, axis=1)
-            for row in np.flatnonzero(~(np.abs(lengths - 1) <= tolerance))[:1]:
-                found = f"length {lengths[row]}"
-                raise self._altered(VECTORS_NAME, start + row, "a vector of length 1", found)
+        tolerance = 1e-4 if self.manifest.dtype == "float32" else UNIT_TOLERANCE
+        vectors = torch.from_numpy(self.vectors)
+        for row, length in rows_of_other_length(vectors, tolerance=tolerance):
+            raise self._altered(VECTORS_NAME, row, "a vector of length 1", f"length {length}")
 
     def _verify_owners(self) -> None:
         """Check that owners are phrases and that every phrase owns a vector."""
@@ -270,31 +412,46 @@ class PhraseBank:
 
     def _no_such(self, what: str, count: int, place: int, found: int) -> BankError:
         """Build the error for an id that is not in the bank."""
-        return BankError(
-            f"there is no such {what}",
-            where=self.path,
+        return BankError.unexpected(
+            self._name,
+            f"a {what} id from 0 to {count - 1}",
+            found,
             at=f"entry {place}",
-            expected=f"a {what} id from 0 to {count - 1}",
-            found=found,
+            summary=f"there is no such {what}",
         )
 
     def _altered(self, name: str, row: int, expected: str, found: object) -> BankError:
         """Build the error for a row that a build would not have written."""
-        return BankError(
-            "the bank was altered",
-            where=self.path / name,
+        return BankError.unexpected(
+            self._name / name,
+            expected,
+            found,
             at=f"row {row}",
-            expected=expected,
-            found=found,
-            advice="Copy or build the bank again",
+            summary="the bank was altered",
+            advice=REBUILD,
         )
 
 
-def _refuse_directionless(vectors: FloatArray, *, after: str = "") -> None:
-    """Refuse rows that are not finite or all zero."""
-    rows = torch.from_numpy(vectors)
-    if rows.numel() and not bool(has_direction(rows).all()):
-        unit_rows(rows, after=after)
+def _in_memory(manifest: Manifest, contents: Mapping[str, bytes]) -> PhraseBank:
+    """Put a pickled bank together again; torch wants memory that can be written to."""
+    return PhraseBank(manifest, {name: memoryview(bytearray(c)) for name, c in contents.items()})
+
+
+def _rows(
+    texts: Sequence[str],
+    vectors: npt.ArrayLike | Tensor | None,
+    encoder: EncodesBothSides | None,
+    metadata: Mapping[str, Sequence[object]] | None,
+) -> tuple[RowsInMemory, EncoderInfo | None]:
+    """Return what to build from, with the encoder that made its vectors."""
+    named = None if encoder is None else as_encoder(encoder)
+    if vectors is None:
+        named = named or TextEncoder()
+        refuse_unusable_texts(texts)
+        vectors = named.encode_phrases(texts)
+        report_cut_texts(named)
+    made_by = None if named is None else EncoderInfo.of(named)
+    return RowsInMemory(BankRows(texts, vectors, metadata or {})), made_by
 
 
 def _check_sizes(folder: Path, manifest: Manifest) -> None:
@@ -309,21 +466,16 @@ def _check_sizes(folder: Path, manifest: Manifest) -> None:
             raise _cut(folder / name, expected, f"{size} bytes")
 
 
-def _check_checksums(folder: Path, manifest: Manifest) -> None:
+def _check_checksums(where: Path, manifest: Manifest, contents: Contents) -> None:
     """Refuse files whose content is not what was written."""
-    for name in manifest.files:
-        with (folder / name).open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != manifest.files[name].sha256:
-            raise _cut(folder / name, f"sha256 {manifest.files[name].sha256}", f"sha256 {found}")
+    for name, content in contents.items():
+        expected, found = manifest.files[name].sha256, hashlib.sha256(content).hexdigest()
+        if found != expected:
+            raise _cut(where / name, f"sha256 {expected}", f"sha256 {found}")
 
 
 def _cut(path: Path, expected: str, found: str | None) -> BankError:
     """Build the error for a file that differs from the manifest."""
-    return BankError(
-        "the file does not match the manifest",
-        where=path,
-        expected=expected,
-        found=found,
-        advice="The bank was cut or altered; copy or build it again",
+    return BankError.unexpected(
+        path, expected, found, summary="the file does not match the manifest", advice=REBUILD
     )

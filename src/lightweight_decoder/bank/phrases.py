@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lightweight_decoder.bank.arrays import REBUILD
 from lightweight_decoder.bank.normalization import is_storable, normalize_text
 from lightweight_decoder.datatypes import NO_ID
 from lightweight_decoder.errors import BankError
 
 if TYPE_CHECKING:
+    import mmap
     from collections.abc import Sequence
     from pathlib import Path
 
@@ -29,18 +30,19 @@ class PhraseTable:
     """Read access to ``phrases.arrow``; only what is asked for is read.
 
     Args:
-        path: The Arrow IPC file.
+        content: The Arrow IPC file.
+        path: Its name, for messages.
         num_phrases: p, the number of rows it must have.
 
     Raises:
         BankError: If the file is damaged, has another number of rows or no column of texts.
     """
 
-    def __init__(self, path: Path, *, num_phrases: int) -> None:
+    def __init__(self, content: mmap.mmap | memoryview, path: Path, *, num_phrases: int) -> None:
         self._path = path
         self._checked: set[int] = set()
         try:
-            self._reader = pa.ipc.open_file(pa.memory_map(str(path)))
+            self._reader = pa.ipc.open_file(pa.py_buffer(content))
             self._batches = [
                 self._reader.get_batch(i) for i in range(self._reader.num_record_batches)
             ]
@@ -75,31 +77,49 @@ class PhraseTable:
             BankError: If an id is not a row of the table, or if the file is damaged there.
         """
         unique, inverse = np.unique(phrase_ids, return_inverse=True)
-        self._check_ids(unique)
         texts = np.full(len(unique), "", dtype=object)
-        chosen = self._batch_of(unique)
-        for number in np.unique(chosen[unique != NO_ID]):
-            here = np.flatnonzero((chosen == number) & (unique != NO_ID))
-            rows = pa.array(unique[here] - self._starts[number])
-            column = self._batch(number).column(TEXT_COLUMN)
-            texts[here] = column.take(rows).to_numpy(zero_copy_only=False)
+        texts[unique != NO_ID] = self._column(TEXT_COLUMN, unique[unique != NO_ID])
         return texts[inverse].reshape(np.shape(phrase_ids))
 
-    def column(self, name: str) -> npt.NDArray[Any]:
-        """Read one metadata column, (p,).
+    def column(self, name: str, phrase_ids: IntArray | None = None) -> npt.NDArray[Any]:
+        """Read one column, (p,), or its values of (m,) phrases.
 
         Raises:
-            BankError: If there is no such column, or if the file is damaged.
+            BankError: If there is no such column, if an id is not a row of the table, or if the
+                file is damaged there.
         """
         if name not in self.column_names:
-            raise BankError(
-                f"the bank has no column {name!r}",
-                where=self._path,
-                expected=f"one of {', '.join(self.column_names) or '(the bank has none)'}",
-                found=name,
+            raise BankError.unexpected(
+                self._path,
+                f"one of {', '.join(self.column_names) or '(the bank has none)'}",
+                name,
+                summary=f"the bank has no column {name!r}",
             )
-        chunks = [self._batch(i).column(self._names.index(name)) for i in range(len(self._batches))]
-        return pa.chunked_array(chunks).to_numpy()  # type: ignore[no-any-return]
+        return self._column(name, phrase_ids)
+
+    def _column(self, name: str, phrase_ids: IntArray | None) -> npt.NDArray[Any]:
+        """Read one column that is there, that of the texts too."""
+        index = self._names.index(name)
+        if phrase_ids is None:
+            chunks = [self._batch(number).column(index) for number in range(len(self._batches))]
+            return pa.chunked_array(chunks).to_numpy()  # type: ignore[no-any-return]
+        unique, inverse = np.unique(phrase_ids, return_inverse=True)
+        for wrong in unique[(unique < 0) | (unique >= self._starts[-1])][:1]:
+            raise BankError.unexpected(
+                self._path,
+                f"a phrase id from 0 to {self._starts[-1] - 1}",
+                wrong,
+                summary="there is no such phrase",
+            )
+        chosen = np.searchsorted(self._starts, unique, side="right") - 1
+        chunks = [
+            self._batch(number)
+            .column(index)
+            .take(pa.array(unique[chosen == number] - self._starts[number]))
+            for number in np.unique(chosen)
+        ]
+        found = pa.chunked_array(chunks, type=self._reader.schema.field(index).type).to_numpy()
+        return found[inverse]  # type: ignore[no-any-return]
 
     def find(self, texts: Sequence[str]) -> IntArray:
         """Find the rows of texts, (len(texts),), ``NO_ID`` where absent."""
@@ -133,25 +153,6 @@ class PhraseTable:
                     found = f"{text!r}, also in row {first_row[text]}"
                     raise _damaged(self._path, expected, found, row=row)
 
-    @cached_property
-    def _largest_id(self) -> int:
-        return int(self._starts[-1]) - 1
-
-    def _check_ids(self, phrase_ids: IntArray) -> None:
-        """Refuse ids that are no rows (``phrase_ids`` sorted)."""
-        if len(phrase_ids) and not NO_ID <= phrase_ids[0] <= phrase_ids[-1] <= self._largest_id:
-            wrong = phrase_ids[0] if phrase_ids[0] < NO_ID else phrase_ids[-1]
-            raise BankError(
-                "there is no such phrase",
-                where=self._path,
-                expected=f"a phrase id from 0 to {self._largest_id}",
-                found=wrong,
-            )
-
-    def _batch_of(self, phrase_ids: IntArray) -> IntArray:
-        """Return the record batch in which each phrase lies."""
-        return np.searchsorted(self._starts, phrase_ids, side="right") - 1
-
     def _batch(self, number: int) -> Any:  # noqa: ANN401, pyarrow has no types
         """Return a record batch, checked in full when it is first used."""
         batch = self._batches[number]
@@ -168,11 +169,6 @@ class PhraseTable:
 
 def _damaged(path: Path, expected: str, found: str, row: int | None = None) -> BankError:
     """Build the error for a table that is not as it was written."""
-    return BankError(
-        "the phrase table does not match the manifest" if row is None else "a phrase is damaged",
-        where=path,
-        at=None if row is None else f"row {row}",
-        expected=expected,
-        found=found,
-        advice="The bank was cut or altered; copy or build it again",
-    )
+    at = None if row is None else f"row {row}"
+    summary = "a phrase is damaged" if at else "the phrase table does not match the manifest"
+    return BankError.unexpected(path, expected, found, at=at, summary=summary, advice=REBUILD)

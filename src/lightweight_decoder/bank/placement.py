@@ -6,103 +6,83 @@ import contextlib
 import logging
 import os
 import shutil
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
 from lightweight_decoder.bank.manifest import MANIFEST_NAME
-from lightweight_decoder.errors import BankBuildError, ResumeError
+from lightweight_decoder.errors import BankBuildError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-Interrupted = Literal["discard", "keep", "resume"]
+_LOCK_NAME = ".lock"
 
 _log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def placed_when_finished(
-    output: Path, *, overwrite: bool, interrupted: Interrupted = "discard"
-) -> Iterator[Path]:
+def placed_when_finished(output: Path, *, overwrite: bool) -> Iterator[Path]:
     """Give a temporary sibling of ``output`` to write into; rename it to ``output`` at the end.
 
-    If the body raises an error, the sibling is removed and ``output`` stays untouched. A killed
-    process leaves the sibling behind and nothing under the final name.
+    If the body raises, Ctrl-C included, the sibling is removed and ``output`` stays untouched. A
+    killed process leaves the sibling, ``.NAME.partial``, and nothing under the final name; the next
+    build of the same output replaces it. One that is building at the moment is waited for.
 
     Args:
         output: The final folder.
         overwrite: Whether a bank that is there may be replaced. Nothing but a bank (or an empty
             folder) ever is.
-        interrupted: ``"discard"``: Ctrl-C removes the sibling too. ``"keep"``: Ctrl-C leaves it,
-            what an earlier one left is removed. ``"resume"``: that is given back as it is.
 
     Raises:
-        BankBuildError: If ``output`` exists and may not be replaced, cannot be written, or is being
-            built by another process at this moment (not where interrupted builds are discarded).
+        BankBuildError: If ``output`` exists and may not be replaced, or cannot be written.
     """
     _check_replaceable(output, overwrite=overwrite)
-    suffix = f"-{os.getpid()}" if interrupted == "discard" else ""
-    partial = output.with_name(f".{output.name}.partial{suffix}")
+    partial = output.with_name(f".{output.name}.partial")
     with _reporting_unwritable(output):
         output.parent.mkdir(parents=True, exist_ok=True)
-        lock = contextlib.nullcontext() if interrupted == "discard" else _locked(partial)
-    with lock:
-        with _reporting_unwritable(output):
-            _prepare(partial, resume=interrupted == "resume")
-        try:
-            yield partial
-            with _reporting_unwritable(output):
-                _sync_folder(partial)
-                _move(partial, output)
-                _sync_folder(output.parent)
-        except ResumeError:
-            raise
-        except BaseException as error:
-            if interrupted == "discard" or isinstance(error, Exception):
-                shutil.rmtree(partial, ignore_errors=True)
-            else:
-                _log.warning("%s is kept; resume=true goes on with it", partial)
-            raise
-
-
-def _prepare(partial: Path, *, resume: bool) -> None:
-    """Make an empty folder, or find the one of the build to go on with."""
-    if partial.is_dir() and resume:
-        _log.info("going on with %s", partial)
-        return
-    if partial.is_dir():
-        # Process ids come again: what a killed process of the same number left is in the way.
-        _log.warning("removing %s, which an interrupted build left", partial)
-        shutil.rmtree(partial)
-    elif resume:
-        _log.info("there is no interrupted build to go on with, starting anew")
-    partial.mkdir()
-
-
-@contextlib.contextmanager
-def _locked(partial: Path) -> Iterator[None]:
-    """Hold the lock on ``partial`` that no other process can have at the same time."""
-    path = partial.with_name(f"{partial.name}.lock")
-    lock = FileLock(path, timeout=0)
-    with _reporting_unwritable(partial):
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise BankBuildError(
-                "another process is building this bank",
-                where=partial,
-                expected="one build at a time",
-                found=f"{path.name} is locked",
-                advice="Wait for it, or choose another output",
-            ) from error
+        lock = _take(partial)
     try:
-        yield
+        _check_replaceable(output, overwrite=overwrite)  # another process may have built it
+        with _reporting_unwritable(output):
+            _empty(partial)
+        yield partial
+        with _reporting_unwritable(output):
+            (partial / _LOCK_NAME).unlink()
+            _sync_folder(partial)
+            _move(partial, output)
+            _sync_folder(output.parent)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     finally:
-        with contextlib.suppress(OSError):
-            path.unlink()
         lock.release()
+
+
+def _take(partial: Path) -> FileLock:
+    """Make a folder and lock it, so that no other process writes into it."""
+    lock = FileLock(partial / _LOCK_NAME)
+    while True:
+        partial.mkdir(exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # who had it put the folder in its place
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                _log.warning("waiting for another process, which is building into %s", partial)
+                lock.acquire()
+            if (partial / _LOCK_NAME).exists():
+                return lock
+            lock.release()
+
+
+def _empty(partial: Path) -> None:
+    """Remove what a killed build left."""
+    left = [path for path in partial.iterdir() if path.name != _LOCK_NAME]
+    if left:
+        _log.warning("removing what an interrupted build left in %s", partial)
+    for path in left:
+        path.unlink()
 
 
 def _check_replaceable(output: Path, *, overwrite: bool) -> None:
@@ -110,17 +90,19 @@ def _check_replaceable(output: Path, *, overwrite: bool) -> None:
     if not os.path.lexists(output):
         return
     if not overwrite:
-        raise BankBuildError(
-            "the output exists already",
-            where=output,
-            expected="a path where nothing is",
+        raise BankBuildError.unexpected(
+            output,
+            "a path where nothing is",
+            None,
+            summary="the output exists already",
             advice="Choose another path, or allow it to be replaced with overwrite=true",
         )
     if not (output.is_dir() and ((output / MANIFEST_NAME).exists() or not any(output.iterdir()))):
-        raise BankBuildError(
-            "the output exists and is not a phrase bank, so it is not replaced",
-            where=output,
-            expected="a phrase bank, an empty folder or nothing",
+        raise BankBuildError.unexpected(
+            output,
+            "a phrase bank, an empty folder or nothing",
+            None,
+            summary="the output exists and is not a phrase bank, so it is not replaced",
             advice="Choose another path",
         )
 
@@ -158,10 +140,10 @@ def _reporting_unwritable(output: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise BankBuildError(
-            "the output folder cannot be written",
-            where=output,
-            expected="a folder that can be made and renamed",
-            found=f"{error.strerror} ({error.filename})",
+        raise BankBuildError.unexpected(
+            output,
+            "a folder that can be made and renamed",
+            f"{error.strerror} ({error.filename})",
+            summary="the output folder cannot be written",
             advice="Choose another path, or give write permission",
         ) from error

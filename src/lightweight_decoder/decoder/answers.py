@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from lightweight_decoder.datatypes import NO_ID
+from lightweight_decoder.display import cell
 from lightweight_decoder.files import whole_file
 from lightweight_decoder.progress import report_progress
 
@@ -61,17 +62,17 @@ def write_answers(
 
 def answer_table(decoded: Decoded, *, title: str) -> Table:
     """Return the phrases found for the first query, best first, for a terminal."""
-    table = Table(title=title, min_width=60)
+    table = Table(title=cell(title), min_width=60)
     table.add_column("", justify="right")
     table.add_column("phrase")
     table.add_column(decoded.kind, justify="right")
     for rank, (text, value) in enumerate(
         zip(decoded.texts[0], decoded.values[0], strict=True), start=1
     ):
-        table.add_row(str(rank), text, f"{value:.3f}")
+        table.add_row(str(rank), cell(text), f"{value:.3f}")
     if decoded.confidence is not None:
         answer = "no phrase" if decoded.abstained[0] else decoded.texts[0][0]
-        table.caption = f"answer: {answer}, confidence {decoded.confidence[0]:.2f}"
+        table.caption = cell(f"answer: {answer}, confidence {decoded.confidence[0]:.2f}")
     return table
 
 

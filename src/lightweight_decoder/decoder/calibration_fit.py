@@ -9,12 +9,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lightweight_decoder.bank import unit_rows
 from lightweight_decoder.datatypes import NO_ID
 from lightweight_decoder.decoder.calibration import Calibration, CalibrationMethod
 from lightweight_decoder.decoder.splits import no_own_vectors, pad_ids
 from lightweight_decoder.errors import ConfigError, EmbeddingError, InputDataError
 from lightweight_decoder.rerank import is_right
+from lightweight_decoder.vectors.directions import unit_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 
@@ -36,17 +36,17 @@ class BankIdentity:
     """The bank that a decoder belongs to.
 
     Attributes:
-        path: Its folder when the checkpoint was written.
+        path: Its folder when the checkpoint was written; None: it lived in memory.
         fingerprint: What tells it from any other.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
-    path: str
+    path: str | None
     fingerprint: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class AdapterOptions:
     """Arguments of :class:`~lightweight_decoder.rerank.QueryAdapter`."""
 
@@ -56,14 +56,10 @@ class AdapterOptions:
     bank_dim: Count
 
 
-@dataclass(frozen=True, slots=True)
-class RerankerOptions:
+@dataclass(frozen=True)
+class RerankerOptions(AdapterOptions):
     """Arguments of :class:`~lightweight_decoder.rerank.ListwiseReranker`."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = STRICT
-
-    query_dim: Count
-    bank_dim: Count
     num_phrases: Count
     num_candidates: Count
     rank_dim: Count
@@ -78,8 +74,8 @@ class Recipe:
     Attributes:
         version: ``CHECKPOINT_VERSION``.
         bank: The bank it belongs to.
-        adapter: How its adapter was made; None: it has none.
-        reranker: The same of its reranker.
+        adapter: Arguments of its adapter; None: it has none.
+        reranker: Arguments of its reranker; None: it has none.
         calibration: The fields of its calibration; None: it has none.
     """
 
@@ -113,30 +109,35 @@ class Checkpoint:
         """Return where the bank was when the checkpoint was written.
 
         Raises:
-            CheckpointError: It is there no longer.
+            CheckpointError: It is there no longer, or lived in memory.
         """
-        bank = Path(self.recipe.bank.path)
-        if not bank.is_dir():
-            raise CheckpointError(
-                "the bank it was trained with has moved",
-                where=self.path,
-                expected=bank,
-                found="no such folder",
+        bank = self.recipe.bank.path
+        try:
+            is_there = bank is not None and Path(bank).is_dir()
+        except OSError:  # no system has names of such a length
+            is_there = False
+        if bank is None or not is_there:
+            raise CheckpointError.unexpected(
+                self.path,
+                bank or "a bank that lived in memory",
+                "no such folder",
+                summary="the bank it was trained with has moved",
                 advice="Name the bank's new place with bank=DIR.",
             )
-        return bank
+        return Path(bank)
 
-    def open_bank(self, folder: str | Path | None = None) -> PhraseBank:
+    def open_bank(self, bank: str | Path | PhraseBank | None = None) -> PhraseBank:
         """Open the bank that the decoder belongs to.
 
         Args:
-            folder: Where it is now; None: where it was.
+            bank: The bank, or the folder where it is now; None: where it was.
 
         Raises:
             CheckpointError: It has moved, or another bank is there.
             BankError: It is missing or damaged.
         """
-        bank = PhraseBank.open(folder if folder is not None else self.find_bank())
+        if not isinstance(bank, PhraseBank):
+            bank = PhraseBank.open(self.find_bank() if bank is None else bank)
         self.check_bank(bank)
         return bank
 
@@ -155,13 +156,15 @@ class Checkpoint:
                 found=f"{bank.fingerprint[:12]} in {bank.path}",
                 advice="Name the bank of the training run with bank=DIR, or train again.",
             )
-        adapter, reranker = self.recipe.adapter, self.recipe.reranker
         sizes = {"bank_dim": bank.dim, "num_phrases": bank.num_phrases}
-        if adapter is not None:
-            self._check_sizes("adapter", asdict(adapter), sizes)
-            sizes["query_dim"] = adapter.query_dim
-        if reranker is not None:
-            self._check_sizes("reranker", asdict(reranker), sizes)
+        for part in ("adapter", "reranker"):
+            options = getattr(self.recipe, part)
+            for name, size in sizes.items():
+                found = getattr(options, name, size)
+                if found != size:
+                    raise _misfit(self.path, f"decoder.{part}.{name}", size, found)
+            if options is not None:
+                sizes["query_dim"] = options.query_dim  # both read the same queries
 
     def adapter(self) -> QueryAdapter | None:
         """Return the adapter with its weights; None where there is none.
@@ -169,8 +172,7 @@ class Checkpoint:
         Raises:
             CheckpointError: The weights are missing, of other shapes, or not finite numbers.
         """
-        options = self.recipe.adapter
-        return None if options is None else self._load("adapter", QueryAdapter, asdict(options))
+        return self._load("adapter", QueryAdapter, self.recipe.adapter)
 
     def reranker(self) -> ListwiseReranker | None:
         """Return the reranker with its weights; None where there is none.
@@ -178,10 +180,7 @@ class Checkpoint:
         Raises:
             CheckpointError: As of ``adapter``.
         """
-        options = self.recipe.reranker
-        return (
-            None if options is None else self._load("reranker", ListwiseReranker, asdict(options))
-        )
+        return self._load("reranker", ListwiseReranker, self.recipe.reranker)
 
     def calibration(self) -> Calibration | None:
         """Return the calibration; None where there is none.
@@ -196,14 +195,10 @@ class Checkpoint:
 
         return Calibration.from_dict(self.recipe.calibration)
 
-    def _check_sizes(self, part: str, options: dict[str, Any], sizes: dict[str, int]) -> None:
-        """Refuse a part that was made for another bank, or for other queries than the adapter."""
-        for name, size in sizes.items():
-            if options.get(name, size) != size:
-                raise _misfit(self.path, f"decoder.{part}.{name}", size, options[name])
-
-    def _load(self, name: str, build: type[_Part], options: dict[str, Any]) -> _Part:
+    def _load(self, name: str, build: type[_Part], options: AdapterOptions | None) -> _Part | None:
         """Build a learned part out of its options and weights, ready to decode with."""
+        if options is None:
+            return None
         state, prefix = self.content.get("state_dict"), f"{name}."
         if not isinstance(state, dict):
             raise _misfit(self.path, "state_dict", "weights by name", state)
@@ -214,11 +209,11 @@ class Checkpoint:
         }
         try:
             with torch.device("meta"):  # sizes of a stranger's recipe take no memory
-                part = build(**options)
+                part = build(**vars(options))
             part.load_state_dict(weights, assign=True)
-        except RuntimeError as error:
+        except (TypeError, RuntimeError) as error:
             found = " ".join(str(error).split())
-            raise _misfit(self.path, f"state_dict.{name}", "the weights it had", found) from error
+            raise _misfit(self.path, f"decoder.{name}", f"a {build.__name__}", found) from error
         return part.float().eval().requires_grad_(requires_grad=False)
 
 

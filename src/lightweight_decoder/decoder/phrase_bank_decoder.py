@@ -9,18 +9,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightweight_decoder.bank import unit_rows
 from lightweight_decoder.datatypes import NO_ID, Candidates, Decoded
+from lightweight_decoder.decoder.bank_encoder import encoder_of, warn_of_another_encoder
 from lightweight_decoder.decoder.checkpoints import (
     CHECKPOINT_VERSION,
     read_checkpoint,
     write_checkpoint,
 )
 from lightweight_decoder.decoder.query_cache import QueryCache, concatenate
+from lightweight_decoder.encoder import report_cut_texts
 from lightweight_decoder.errors import CheckpointError, ConfigError, EmbeddingError
 from lightweight_decoder.rerank import CandidateScorer, first_columns, reordered, with_tail
 from lightweight_decoder.search import ExactSearch, phrase_ranks
-from lightweight_decoder.search.listed_products import products_with
+from lightweight_decoder.search.products import listed_products
+from lightweight_decoder.vectors.directions import to_float32, unit_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from lightweight_decoder.bank import PhraseBank
     from lightweight_decoder.datatypes import FloatArray
     from lightweight_decoder.decoder.calibration import Calibration
-    from lightweight_decoder.encoder import Encoder
+    from lightweight_decoder.encoder import EncodesBothSides, TextEncoder
     from lightweight_decoder.rerank import ListwiseReranker, QueryAdapter
     from lightweight_decoder.search import SearchBackend
 
@@ -83,7 +85,7 @@ class PhraseBankDecoder:
         self.scorer = CandidateScorer(bank)
         self.device = torch.device(device)
         self.cache = QueryCache(cached_queries) if cached_queries else None
-        self._encoder: Encoder | None = None
+        self._encoder: TextEncoder | None = None
         self.to(device)
 
     def __repr__(self) -> str:
@@ -185,7 +187,7 @@ class PhraseBankDecoder:
         self,
         texts: str | Sequence[str],
         *,
-        encoder: Encoder | None = None,
+        encoder: EncodesBothSides | None = None,
         top_k: int = 5,
         abstain_below: float = 0.0,
     ) -> Decoded:
@@ -193,20 +195,25 @@ class PhraseBankDecoder:
 
         Args:
             texts: q texts, or one.
-            encoder: What makes their vectors; None: the encoder that the bank names, which is
-                loaded at the first call and kept.
+            encoder: What makes their vectors: anything that has a method ``encode_queries``; None:
+                the encoder that the bank names, which is loaded at the first call and kept. A
+                warning says where the bank's vectors are of another encoder than this.
             top_k: As of ``decode``.
             abstain_below: The same.
 
         Raises:
-            EncoderError: The bank names no encoder, or it cannot be found or loaded, or is not the
-                one that made the bank's vectors.
+            EncoderError: The bank names no encoder, or it cannot be found or loaded, is not the one
+                that made the bank's vectors, or is in a folder that only the bank names.
             EmbeddingError: The encoder's vectors have another width than the decoder's queries.
             ConfigError: As of ``decode``.
         """
         if encoder is None:
-            encoder = self._encoder = self._encoder or self._bank_encoder()
-        queries = encoder.encode([texts] if isinstance(texts, str) else texts)
+            self._encoder = self._encoder or encoder_of(self.bank, device=str(self.device))
+            encoder = self._encoder
+        elif self.adapter is None:
+            warn_of_another_encoder(self.bank, encoder)
+        queries = encoder.encode_queries([texts] if isinstance(texts, str) else texts)
+        report_cut_texts(encoder)
         return self.decode(queries, top_k=top_k, abstain_below=abstain_below)
 
     @torch.no_grad()
@@ -301,7 +308,7 @@ class PhraseBankDecoder:
         same_width = queries.shape[1] == self.bank.dim
         unit = torch.nn.functional.normalize(queries if same_width else self.adapt(queries), dim=1)
         vectors, ids = torch.from_numpy(self.bank.vectors), found.vector_ids.cpu()
-        products = products_with(unit.cpu(), vectors, ids).masked_fill_(ids == NO_ID, 0)
+        products = listed_products(unit.cpu(), vectors, ids).masked_fill_(ids == NO_ID, 0)
         first = first_columns(found, 1)
         best = self.bank.gather(first.vector_ids)
         together = self.scorer.agreement(unit, best, first, exclude_vectors)
@@ -324,14 +331,13 @@ class PhraseBankDecoder:
         return self.calibration.confidence(read.values.cpu().numpy(), similarity.cpu().numpy())
 
     def recipe(self) -> dict[str, Any]:
-        """Return what ``from_checkpoint`` needs besides the weights, as plain values.
-
-        Raises:
-            ConfigError: The bank lives in memory, so that no checkpoint can name it.
-        """
+        """Return what ``from_checkpoint`` needs besides the weights, as plain values."""
         return {
             "version": CHECKPOINT_VERSION,
-            "bank": {"path": str(self.bank.path.absolute()), "fingerprint": self.bank.fingerprint},
+            "bank": {
+                "path": None if self.bank.path is None else str(self.bank.path),
+                "fingerprint": self.bank.fingerprint,
+            },
             "adapter": None if self.adapter is None else self.adapter.hyperparameters,
             "reranker": None if self.reranker is None else self.reranker.hyperparameters,
             "calibration": None if self.calibration is None else self.calibration.to_dict(),
@@ -340,15 +346,14 @@ class PhraseBankDecoder:
     def save(self, path: str | Path) -> None:
         """Write a checkpoint that ``from_checkpoint`` reads: weights, calibration, bank's identity.
 
-        The bank itself stays where it is: the checkpoint names its folder and fingerprint. The
-        search is not part of it.
+        The bank itself stays where it is: the checkpoint names its folder, if it has one, and its
+        fingerprint. The search is not part of it.
 
         Args:
             path: The file to write or to replace; its folder is made.
 
         Raises:
             CheckpointError: It cannot be written; what was there before is still there.
-            ConfigError: The bank lives in memory: build one on disk for the decoder first.
         """
         recipe = self.recipe()
         weights = {
@@ -364,7 +369,7 @@ class PhraseBankDecoder:
         cls,
         path: str | Path,
         *,
-        bank: str | Path | None = None,
+        bank: str | Path | PhraseBank | None = None,
         search: Callable[[PhraseBank], SearchBackend | None] | None = None,
         device: str | torch.device = "cpu",
         cached_queries: int = 0,
@@ -373,7 +378,7 @@ class PhraseBankDecoder:
 
         Args:
             path: The checkpoint. It is never unpickled.
-            bank: Folder of the bank, where it is no longer where it was during training.
+            bank: The bank or its folder, where it is no longer where it was, or lived in memory.
             search: Makes the search out of the opened bank; exact search by default, or where it
                 gives None.
             device: As in the constructor.
@@ -395,13 +400,6 @@ class PhraseBankDecoder:
             device=device,
             cached_queries=cached_queries,
         )
-
-    def _bank_encoder(self) -> Encoder:
-        """Return the encoder that the bank names."""
-        # decoding vectors does without what an encoder needs
-        from lightweight_decoder.decoder.bank_encoder import encoder_of  # noqa: PLC0415
-
-        return encoder_of(self.bank, device=str(self.device))
 
     def _queries(self, embeddings: npt.ArrayLike | Tensor, *, preprocessed: bool) -> Tensor:
         """Return the embeddings as checked (q, query_dim) float32 on the decoder's device."""
@@ -442,10 +440,11 @@ class PhraseBankDecoder:
 def _as_tensor(embeddings: npt.ArrayLike | Tensor) -> Tensor:
     """Return a tensor; float32 where it was an array (of any layout and byte order) or a list."""
     if isinstance(embeddings, Tensor):
-        return embeddings.detach()
+        if embeddings.dtype != torch.float64:
+            return embeddings.detach()
+        embeddings = embeddings.detach().cpu().numpy()
     try:
-        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, is refused
-            return torch.from_numpy(np.array(embeddings, dtype=np.float32))
+        return torch.from_numpy(to_float32(np.asarray(embeddings)))
     except (TypeError, ValueError) as error:
         raise EmbeddingError("the embeddings are not an array of numbers", found=error) from error
 

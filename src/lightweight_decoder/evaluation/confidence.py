@@ -177,21 +177,16 @@ def aurc(values: AnyFloatArray, right: BoolArray) -> float:
     return float(risk_coverage_curve(values, right)[1].mean())
 
 
-def confidence_metrics(
-    confidence: AnyFloatArray, right: BoolArray, *, in_bank: BoolArray | None = None
-) -> dict[str, float]:
+def confidence_metrics(confidence: AnyFloatArray, right: BoolArray) -> dict[str, float]:
     """Every figure about confidence, by the name it is logged under.
 
     Args:
         confidence: (q,) floats in [0, 1].
         right: (q,) bool.
-        in_bank: (q,) bool, whether a right phrase of the query is in the bank at all; None where
-            every query has one.
 
     Returns:
         ``ece``, ``brier``, ``aurc``; ``auroc_right`` where some first phrases are right and some
-        wrong; ``auroc_in_bank`` and ``fpr95_in_bank`` where some queries are out of the bank. What
-        cannot be computed is left out.
+        wrong.
 
     Raises:
         InputDataError: No queries, lengths that differ, or confidence outside [0, 1].
@@ -203,9 +198,6 @@ def confidence_metrics(
     }
     if right.any() and not right.all():
         metrics["auroc_right"] = auroc(confidence, right)
-    if in_bank is not None and in_bank.any() and not in_bank.all():
-        metrics["auroc_in_bank"] = auroc(confidence, in_bank)
-        metrics["fpr95_in_bank"] = fpr_at_tpr(confidence, in_bank)
     return metrics
 
 

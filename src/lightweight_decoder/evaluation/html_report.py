@@ -108,6 +108,8 @@ def _level_note(metrics: Mapping[str, float], split: str) -> str:
     outside = metrics.get(f"{split}/decoder/num_out_of_bank", 0)
     note = f"Over {inside:,.0f} queries with a right phrase in the bank"
     note += f"; {outside:,.0f} more have none." if outside else "."
+    if trained_on := metrics.get(f"{split}/decoder/num_in_training"):
+        note += f" {trained_on:,.0f} of the first are training texts too, which is no test."
     if f"{split}/decoder/mrr/low" in metrics:
         note += (
             " Beside a figure stands its bootstrap interval; p is how often a difference this "

@@ -95,6 +95,7 @@ METRICS = {
     "rouge_l": MetricInfo("ROUGE-L", "Longest common run of words of first and right text.", True),
     "num_queries": MetricInfo("Queries", "Queries with a right phrase in the bank.", None),
     "num_out_of_bank": MetricInfo("Out of bank", "Queries without one.", None),
+    "num_in_training": MetricInfo("In training", "Queries whose text was trained on.", None),
 }
 """By the name in ``metrics.json``, without prefix and cutoff."""
 

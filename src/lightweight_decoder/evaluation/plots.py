@@ -16,6 +16,7 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from lightweight_decoder.display import plot_label
 from lightweight_decoder.evaluation.confidence import (
     NUM_BINS,
     reliability_bins,
@@ -253,11 +254,11 @@ def _plot_parameter(
     axes: Axes, parameter: str, values: Sequence[str], objectives: Sequence[float]
 ) -> None:
     """Objective over one parameter."""
-    _quiet_axes(axes, parameter, "Objective")
+    _quiet_axes(axes, plot_label(parameter), "Objective")
     try:
         numbers = [float(value) for value in values]
     except ValueError:
-        axes.scatter(values, objectives, color=STRONG)
+        axes.scatter([plot_label(value) for value in values], objectives, color=STRONG)
         return
     axes.scatter(numbers, objectives, color=STRONG, edgecolor=SOFT)
     if min(numbers) > 0 and max(numbers) / min(numbers) > _LOG_SPAN:

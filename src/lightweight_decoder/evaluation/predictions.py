@@ -7,6 +7,7 @@ them (frequency, number of vectors, seen in training ...) which evaluation slice
 
 from __future__ import annotations
 
+import unicodedata
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from lightweight_decoder.errors import InputDataError
 from lightweight_decoder.files import whole_file
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from lightweight_decoder.datatypes import FloatArray, IntArray
@@ -55,6 +56,10 @@ SCHEMA = pa.schema(
 - confidence: probability that the first phrase is right; null in all rows where not calibrated.
 - abstained: whether the answer was "no phrase".
 """
+
+
+IN_TRAINING = "text is in training"
+"""A column of truth values that ``mark_training_texts`` adds."""
 
 
 def build_predictions(
@@ -204,6 +209,27 @@ def evenly_drawn(predictions: pa.Table, count: int) -> pa.Table:
     return predictions.take(np.linspace(0, len(predictions) - 1, count).astype(np.int64))
 
 
+def mark_training_texts(predictions: pa.Table, training_texts: Iterable[str] | None) -> pa.Table:
+    """Say of each query whether its text is a training text too: then it was no test.
+
+    Texts are the same where they differ in case, white space and Unicode's forms only.
+
+    Args:
+        predictions: A checked table.
+        training_texts: What was trained on; None where it was never texts.
+
+    Returns:
+        The table with the column ``IN_TRAINING``; as it is where no query's text is.
+    """
+    known = set(map(_bare, training_texts or ()))
+    is_known = [
+        None if text is None else _bare(text) in known for text in predictions["text"].to_pylist()
+    ]
+    if not any(is_known):
+        return predictions
+    return predictions.append_column(IN_TRAINING, pa.array(is_known, pa.bool_()))
+
+
 def first_values(predictions: pa.Table) -> FloatArray:
     """(q,) float32, the value of each query's first phrase."""
     return np.asarray(pc.list_element(predictions["values"], 0).to_numpy(), dtype=np.float32)
@@ -222,6 +248,11 @@ def is_calibrated(predictions: pa.Table) -> bool:
 def metadata_columns(predictions: pa.Table) -> list[str]:
     """Names of the columns that are not of the schema, in the order of the table."""
     return [name for name in predictions.column_names if name not in SCHEMA.names]
+
+
+def _bare(text: str) -> str:
+    """Return what two texts must share to be the same."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def _column(name: str, values: Any, kind: pa.DataType | None, length: int) -> pa.Array:  # noqa: ANN401

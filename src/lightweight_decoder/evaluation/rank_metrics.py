@@ -44,26 +44,17 @@ def median_rank(ranks: IntArray) -> float:
 
 
 def ranking_metrics(
-    ranks: IntArray,
-    *,
-    recall_at: Sequence[int] = (1, 10, 100),
-    mrr_at: Sequence[int] = (),
-    map_at: Sequence[int] = (),
-    ndcg_at: Sequence[int] = (),
+    ranks: IntArray, *, recall_at: Sequence[int] = (1, 10, 100), mrr_at: Sequence[int] = ()
 ) -> dict[str, float]:
-    """Every ranking figure of a run, by the name it is logged under.
+    """Return every ranking figure of a run, by the name it is logged under.
 
     Args:
-        ranks: (q,) or (q, m) int64 ranks from 1; 0 is no target. ``map@k`` and ``ndcg@k`` of
-            queries with several right phrases need all their ranks, (q, m).
+        ranks: (q,) or (q, m) int64 ranks from 1; 0 is no target.
         recall_at: The k of each ``recall@k``.
         mrr_at: The k of each ``mrr@k``.
-        map_at: The k of each ``map@k``.
-        ndcg_at: The k of each ``ndcg@k``.
 
     Returns:
-        ``recall@k`` for each k, ``mrr``, ``median_rank`` and ``num_queries``, then the optional
-        ``mrr@k``, ``map@k`` and ``ndcg@k``.
+        ``recall@k`` and ``mrr@k`` for each k, ``mrr``, ``median_rank`` and ``num_queries``.
 
     Raises:
         ConfigError: A k is below 1.
@@ -73,9 +64,7 @@ def ranking_metrics(
         >>> ranking_metrics(np.array([1, 4, 0]), recall_at=(1, 10))["recall@10"]
         0.6666666666666666
     """
-    values = ranking_values(
-        ranks, recall_at=recall_at, mrr_at=mrr_at, map_at=map_at, ndcg_at=ndcg_at
-    )
+    values = ranking_values(ranks, recall_at=recall_at, mrr_at=mrr_at)
     metrics = {name: float(value.mean()) for name, value in values.items()}
     metrics["median_rank"] = median_rank(ranks)
     metrics["num_queries"] = float(len(ranks))
@@ -83,12 +72,7 @@ def ranking_metrics(
 
 
 def ranking_values(
-    ranks: IntArray,
-    *,
-    recall_at: Sequence[int] = (1, 10, 100),
-    mrr_at: Sequence[int] = (),
-    map_at: Sequence[int] = (),
-    ndcg_at: Sequence[int] = (),
+    ranks: IntArray, *, recall_at: Sequence[int] = (1, 10, 100), mrr_at: Sequence[int] = ()
 ) -> dict[str, Float64Array]:
     """Return values (q,) float64 in [0, 1] whose means ``ranking_metrics`` gives, by name.
 
@@ -96,10 +80,7 @@ def ranking_values(
     """
     values = {f"recall@{k}": hits_at_k(ranks, k) for k in recall_at}
     values["mrr"] = reciprocal_ranks(ranks)
-    values |= {f"mrr@{k}": reciprocal_ranks(ranks, k) for k in mrr_at}
-    values |= {f"map@{k}": average_precision_at_k(ranks, k) for k in map_at}
-    values |= {f"ndcg@{k}": ndcg_values_at_k(ranks, k) for k in ndcg_at}
-    return values
+    return values | {f"mrr@{k}": reciprocal_ranks(ranks, k) for k in mrr_at}
 
 
 def best_ranks(ranks: IntArray) -> IntArray:

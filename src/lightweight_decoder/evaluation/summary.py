@@ -2,7 +2,8 @@
 
 Figures are over the queries that have a right phrase in the bank, except those that say otherwise:
 ``num_out_of_bank``, ``auroc_in_bank``, ``fpr95_in_bank`` and ``answered_out_of_bank`` (the share of
-queries without a right phrase that the decoder did not abstain from).
+queries without a right phrase that the decoder did not abstain from). ``num_in_training`` is there
+where some of them are training texts too.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from lightweight_decoder.evaluation.confidence import (
     fpr_at_tpr,
 )
 from lightweight_decoder.evaluation.predictions import (
+    IN_TRAINING,
     check_predictions,
     first_values,
     has_baseline,
@@ -86,6 +88,8 @@ def summarize_predictions(
         for system, each in values.items()
     }
     figures["decoder"] |= _decoder_figures(inside) | _out_of_bank_figures(predictions)
+    if IN_TRAINING in inside.column_names:
+        figures["decoder"]["num_in_training"] = float(pc.sum(inside[IN_TRAINING]).as_py() or 0)
     if "baseline" in values:
         figures["baseline"] |= _baseline_figures(inside)
         figures["difference"] = _differences(bootstrap, values["baseline"], values["decoder"])

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
+from lightweight_decoder.display import spreadsheet_cell
 from lightweight_decoder.errors import InputDataError
 from lightweight_decoder.files import whole_file
 
@@ -120,8 +121,9 @@ def write_sweep_table(sweep_dir: Path) -> Path:
     path = sweep_dir / "sweep.csv"
     with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [*first, *figures])
-        writer.writeheader()
-        writer.writerows(rows)
+        writer.writerow({name: spreadsheet_cell(name) for name in writer.fieldnames})
+        for row in rows:
+            writer.writerow({name: spreadsheet_cell(value) for name, value in row.items()})
     return path
 
 

@@ -1,4 +1,8 @@
-"""Bayesian sweeps: Hydra's overrides become an Optuna search space, its launchers run the jobs."""
+"""Bayesian sweeps: Hydra's overrides become an Optuna search space, its launchers run the jobs.
+
+hydra-optuna-sweeper 1.3.0, the newest for Hydra 1.3, needs Optuna 2, whose SQLite storage fails
+with SQLAlchemy 2; and it starts a killed sweep anew.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +13,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
+from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from hydra.core.plugins import Plugins
+from hydra.plugins.sweeper import Sweeper
 from omegaconf import OmegaConf
 
 from lightweight_decoder.errors import ConfigError, MissingDependencyError
 from lightweight_decoder.evaluation.sweep_summary import read_jobs
+from lightweight_decoder.shell.exit_status import reported_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from hydra.plugins.launcher import Launcher
+    from hydra.types import HydraContext, TaskFunction
     from omegaconf import DictConfig
     from optuna.distributions import BaseDistribution
 
@@ -27,6 +36,85 @@ if TYPE_CHECKING:
     from lightweight_decoder.training.study import SweepStudy
 
 logger = logging.getLogger(__name__)
+
+
+class ResumableOptunaSweeper(Sweeper):
+    """Bayesian search that goes on where it stopped.
+
+    Args:
+        n_trials: Jobs of the whole sweep, those of an earlier start included.
+        n_jobs: Jobs at a time, for launchers that run several.
+        n_startup_trials: Jobs drawn at random, before there is something to learn from.
+        seed: Decides, with the results, what is drawn.
+        params: Search space as key: sweep; the command line goes before it.
+    """
+
+    def __init__(
+        self,
+        *,
+        n_trials: int,
+        n_jobs: int,
+        n_startup_trials: int,
+        seed: int,
+        params: dict[str, str],
+    ) -> None:
+        self._options = {
+            "n_trials": n_trials,
+            "n_jobs": n_jobs,
+            "n_startup_trials": n_startup_trials,
+            "seed": seed,
+        }
+        self._params = params
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Keep what Hydra gives, and make the launcher."""
+        self.config, self._sweep_config = config, config
+        self.hydra_context = hydra_context
+        self._launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Run the sweep of the typed overrides."""
+        overrides = [*(f"{key}={value}" for key, value in self._params.items()), *arguments]
+        with reported_errors():
+            sweep(
+                overrides,
+                config=self._sweep_config,
+                launcher=self._launcher,
+                compose=self.validate_batch_is_legal,
+                **self._options,
+            )
+
+
+def register_sweeper() -> None:
+    """Make ``hydra/sweeper=resumable_optuna`` known to Hydra in this process.
+
+    The processes that a launcher starts need no sweeper, and compose from a copy of Hydra's store.
+    """
+    plugins = Plugins.instance()
+    plugins.register(ResumableOptunaSweeper)
+    # Hydra 1.3 registers a sweeper of any package, and then makes only those of hydra_plugins:
+    # a package that every Hydra program in the environment would load.
+    name = f"{ResumableOptunaSweeper.__module__}.{ResumableOptunaSweeper.__name__}"
+    allowed = plugins.is_in_toplevel_plugins_module
+    plugins.is_in_toplevel_plugins_module = lambda clazz: (  # type: ignore[method-assign]
+        clazz == name or allowed(clazz)
+    )
+    ConfigStore.instance().store(
+        group="hydra/sweeper",
+        name="resumable_optuna",
+        node={
+            "_target_": name,
+            "n_trials": 20,
+            "n_jobs": 1,
+            "n_startup_trials": 5,
+            "seed": 0,
+            "params": {},
+        },
+    )
 
 
 def sweep(

@@ -107,8 +107,9 @@ def _bank_artifact(bank: PhraseBank) -> wandb.Artifact:
         type="bank",
         metadata={"fingerprint": bank.fingerprint, "num_phrases": bank.num_phrases},
     )
-    artifact.add_file(str(bank.path / "manifest.json"))
-    artifact.add_reference(bank.path.as_uri(), name="files", checksum=False)
+    if bank.path is not None:
+        artifact.add_file(str(bank.path / "manifest.json"))
+        artifact.add_reference(bank.path.as_uri(), name="files", checksum=False)
     return artifact
 
 

@@ -44,6 +44,10 @@ def test_texts_of_unknown_phrases_are_refused(bank, wrong):
 
 
 def test_metadata_of_the_first_appearance(bank):
+    assert bank.column("frequency", np.array([3, 0, 3])).tolist() == [3, 7, 3]
+    assert bank.column("source", np.array([], dtype=np.int64)).tolist() == []
+    with pytest.raises(BankError, match=r"phrase id from 0 to 3, found 4"):
+        bank.column("source", np.array([1, 4]))
     assert bank.column_names == ("frequency", "source")
     assert bank.column("frequency").tolist() == [7, 6, 5, 3]
     assert bank.column("source").tolist() == ["a", "b", "c", "e"]
@@ -232,7 +236,7 @@ def test_a_pickle_is_refused_and_not_run(bank, reseal, tmp_path, how):
     else:
         np.save(path, np.array([trap] * 7, dtype=object), allow_pickle=True)
     reseal(bank.path)
-    with pytest.raises(BankError, match=r"owners\.npy: .*expected a \.npy file of numbers"):
+    with pytest.raises(BankError, match=r"owners\.npy: .*the array does not match the manifest"):
         PhraseBank.open(bank.path)
     assert not (tmp_path / "trace").exists()
 

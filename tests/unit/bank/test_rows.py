@@ -24,7 +24,7 @@ def test_texts_are_normalized_as_one_by_one(texts):
 
 def test_bad_rows_are_dropped_and_counted(tmp_path):
     vectors = np.ones((8, 3))
-    vectors[1, 2], vectors[2, 0], vectors[3], vectors[4, 1] = np.nan, np.inf, 0, 1e300
+    vectors[1, 2], vectors[2, 0], vectors[3], vectors[4, 1] = np.nan, np.inf, 0, -np.inf
     texts = ["a", "b", "c", "d", "e", " ", "f", "a"]
     blocks = [BankRows(texts[:4], vectors[:4], {"n": [0, 1, 2, 3]})]
     blocks += [BankRows(texts[4:], vectors[4:], {"n": [4, 5, 6, 7]})]

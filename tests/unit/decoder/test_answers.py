@@ -8,7 +8,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from lightweight_decoder.datatypes import NO_ID
+from lightweight_decoder.datatypes import NO_ID, Decoded
 from lightweight_decoder.decoder.answers import answer_table, write_answers
 from lightweight_decoder.decoder.calibration import Calibration
 from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
@@ -137,3 +137,23 @@ def test_a_table_says_when_there_is_no_phrase(calibrated, queries):
         answer_table(sure, title="t")
     )
     assert "answer: no phrase" in shown(answer_table(unsure, title="t"))
+
+
+def test_hostile_texts_are_shown_and_not_obeyed():
+    texts = ["[/]", "[red]x[/red]", "\x1b[31mred"]
+    decoded = Decoded(
+        texts=[texts],
+        phrase_ids=np.array([[0, 1, 2]]),
+        values=np.array([[0.9, 0.8, 0.7]], dtype=np.float32),
+        kind="cosine",
+        confidence=np.array([0.5], dtype=np.float32),
+        abstained=np.array([False]),
+    )
+    console = Console(width=100, force_terminal=True, color_system=None)
+    with console.capture() as capture:
+        console.print(answer_table(decoded, title="[bold]\x1b[0m"))
+
+    shown = capture.get()
+    for text in ("[bold]\\x1b[0m", "[/]", "[red]x[/red]", "\\x1b[31mred", "answer: [/], confid"):
+        assert text in shown
+    assert "\x1b" not in shown

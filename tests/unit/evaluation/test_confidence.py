@@ -126,17 +126,14 @@ def test_risk_coverage_by_hand():
 
 def test_all_metrics_by_their_names():
     confidence, right = scored_queries(0)
-    in_bank = right | (np.arange(300) % 2 == 0)
 
-    metrics = confidence_metrics(confidence, right, in_bank=in_bank)
+    metrics = confidence_metrics(confidence, right)
 
     assert metrics == {
         "ece": expected_calibration_error(confidence, right),
         "brier": pytest.approx(brier_score_loss(right, confidence)),
         "aurc": aurc(confidence, right),
         "auroc_right": auroc(confidence, right),
-        "auroc_in_bank": auroc(confidence, in_bank),
-        "fpr95_in_bank": fpr_at_tpr(confidence, in_bank),
     }
 
 
@@ -144,11 +141,7 @@ def test_what_cannot_be_computed_is_left_out():
     confidence, _ = scored_queries(0)
     everything = np.ones(300, dtype=bool)
 
-    assert set(confidence_metrics(confidence, everything, in_bank=everything)) == {
-        "ece",
-        "brier",
-        "aurc",
-    }
+    assert set(confidence_metrics(confidence, everything)) == {"ece", "brier", "aurc"}
 
 
 def test_one_class_is_refused():

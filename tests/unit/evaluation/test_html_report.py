@@ -10,6 +10,7 @@ import pytest
 
 from lightweight_decoder.errors import InputDataError
 from lightweight_decoder.evaluation.html_report import render_report
+from lightweight_decoder.evaluation.predictions import IN_TRAINING, mark_training_texts
 from lightweight_decoder.evaluation.summary import summarize_predictions
 
 HOSTILE = '</script><script>alert("1")</script><img src=x onerror=alert(2)>&amp;\u2028'
@@ -203,3 +204,19 @@ def test_without_a_baseline_the_page_has_only_the_decoder(page):
     assert parsed.data["compared"] is False
     assert "plain search" not in html.split('<script type="application/json"')[0]
     assert parsed.tags.count("svg") == 4
+
+
+def test_the_page_says_how_many_queries_were_trained_on(make_predictions, monkeypatch):
+    monkeypatch.setattr("lightweight_decoder.evaluation.html_report._drawings", lambda *_: [])
+    predictions = make_predictions(text=["seen"] * 12 + ["new"] * 188)
+    marked = mark_training_texts(predictions, ["Seen"])
+    metrics = summarize_predictions(marked, num_resamples=10)
+
+    html = render_report(metrics, marked, title="A run")
+
+    assert "12 of the first are training texts too" in html
+    slices = Page(html).data["slices"]
+    counts = {row["group"]: row["num_queries"] for row in slices if row["slice"] == IN_TRAINING}
+    assert counts == {"no": 188, "yes": 12}
+    metrics = summarize_predictions(predictions, num_resamples=10)
+    assert "training texts" not in render_report(metrics, predictions, title="A run")

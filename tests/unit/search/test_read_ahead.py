@@ -14,9 +14,8 @@ import pytest
 import torch
 
 from lightweight_decoder.bank import BankRows, build_bank
-from lightweight_decoder.search import read_ahead as module
-from lightweight_decoder.search.device_blocks import device_blocks
-from lightweight_decoder.search.read_ahead import read_ahead
+from lightweight_decoder.search import vector_blocks as module
+from lightweight_decoder.search.vector_blocks import device_blocks, read_ahead
 
 on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="madvise, /proc")
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lightweight_decoder.bank import BankRows, EncoderInfo, PhraseBank, build_bank
+from lightweight_decoder.encoder import report_cut_texts
 from lightweight_decoder.errors import BankBuildError, BankError
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class EncodedTexts:
         """
         self.bank = self._open() if self._moved_to is not None else self._open_or_build()
         _ = self.queries
+        report_cut_texts(self._encoder)
 
     @cached_property
     def bank(self) -> PhraseBank:
@@ -84,7 +86,7 @@ class EncodedTexts:
         """(q, d) float32 vectors of the texts of each split, encoded in one go."""
         texts = [text for of_split in self._query_texts.values() for text in of_split]
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
-        vector_of = self._known | dict(zip(new, self._encoder.encode(new), strict=True))
+        vector_of = self._known | dict(zip(new, self._encoder.encode_queries(new), strict=True))
         self._known.clear()
         ends = np.cumsum([len(of_split) for of_split in self._query_texts.values()])[:-1]
         vectors = np.split(np.stack([vector_of[text] for text in texts]), ends)
@@ -144,7 +146,7 @@ class EncodedTexts:
             return build_bank(
                 self.folder,
                 self._rows(),
-                encoder=EncoderInfo(name=self._encoder.name, fingerprint=self._encoder.fingerprint),
+                encoder=EncoderInfo.of(self._encoder),
                 overwrite=True,
                 total=len(self.texts),
             )
@@ -158,8 +160,10 @@ class EncodedTexts:
     def _rows(self) -> Iterator[BankRows]:
         """Encode each distinct text and give the rows out in blocks; keep what queries need."""
         place_of = {text: place for place, text in enumerate(dict.fromkeys(self.texts))}
-        vectors = self._encoder.encode(list(place_of))
-        asked = {text for of_split in self._query_texts.values() for text in of_split}
+        vectors = self._encoder.encode_phrases(list(place_of))
+        asked: set[str] = set()
+        if not self._encoder.knows_sides:
+            asked = {text for of_split in self._query_texts.values() for text in of_split}
         self._known = {text: vectors[place_of[text]].copy() for text in asked & place_of.keys()}
         for start in range(0, len(self.texts), _BLOCK_ROWS):
             rows = slice(start, start + _BLOCK_ROWS)

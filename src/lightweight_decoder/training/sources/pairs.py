@@ -14,7 +14,7 @@ from lightweight_decoder.decoder.splits import Split, SplitName, no_own_vectors
 from lightweight_decoder.errors import InputDataError
 from lightweight_decoder.training.sources.holding_out import random_split
 from lightweight_decoder.vectors import open_embeddings
-from lightweight_decoder.vectors.text_tables import TABLE_SUFFIXES, read_columns, read_lines
+from lightweight_decoder.vectors.text_tables import read_texts
 
 if TYPE_CHECKING:
     from lightweight_decoder.datatypes import FloatArray, IntArray
@@ -128,7 +128,8 @@ def read_queries(path: Path, *, of: tuple[Path, int] | None = None) -> FloatArra
             path,
             f"{of[1]} rows, as many as {of[0]} has",
             f"{len(vectors)} rows",
-            advice="Row i of one file belongs to row i of the other",
+            summary="queries and targets differ in number",
+            advice="Row i of one file belongs to row i of the other; see whether both begin alike",
         )
     return vectors
 
@@ -144,8 +145,7 @@ def read_targets(path: Path, bank: PhraseBank, *, column: str = "text") -> IntAr
     Raises:
         InputDataError: If the file is missing, damaged or empty, or a phrase is not in the bank.
     """
-    is_table = path.suffix.lower() in TABLE_SUFFIXES
-    texts = read_columns(path, [column])[column] if is_table else read_lines(path)
+    texts = read_texts(path, column)
     phrase_ids = bank.find(texts)
     for row in np.flatnonzero(phrase_ids == NO_ID)[:1]:
         raise InputDataError.unexpected(

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from lightweight_decoder.datatypes import NO_ID
+from lightweight_decoder.decoder.splits import SPLIT_NAMES
 from lightweight_decoder.errors import BankError, ConfigError, InputDataError
 from lightweight_decoder.training.sources.labelled_text import LabelledText, readable_label
 
@@ -50,6 +51,19 @@ def test_labels_are_phrases_and_texts_are_their_vectors(make_source, encoder):
         np.testing.assert_allclose(bank.vectors[row], encoder.unit_vector(text), atol=1e-6)
         assert LABELS[bank.owners[row]] == label
     assert bank.column("num_examples").tolist() == [10, 10, 10]
+
+
+def test_a_text_that_is_query_and_example_has_the_vector_of_each_side(make_source, encoder):
+    """Training texts are queries and vectors of the bank: the sides are kept apart."""
+    encoder.knows_sides = True
+    encoder.encode_queries = lambda texts: np.stack([-encoder.vector(text) for text in texts])
+    source = make_source()
+    source.prepare()
+    np.testing.assert_allclose(source.bank.vectors[3], encoder.unit_vector("text 0"), atol=1e-6)
+    for name in SPLIT_NAMES:
+        split = source.split(name)
+        expected = np.stack([-encoder.vector(text) for text in split.texts])
+        np.testing.assert_array_equal(split.queries, expected)
 
 
 @pytest.mark.parametrize(
@@ -305,7 +319,7 @@ def test_labels_held_out_of_the_bank_are_asked_for_only_beside_the_test(make_sou
     outside = test.out_of_bank
     assert {label_of[text] for text in outside.texts} == left_out
     assert len(test) + len(outside) == 12
-    np.testing.assert_array_equal(outside.queries, encoder.encode(outside.texts))
+    np.testing.assert_array_equal(outside.queries, encoder.encode_queries(outside.texts))
     assert outside.targets.shape == outside.own_vectors.shape == (len(outside), 0)
     assert source.split("calib").out_of_bank is None
     assert bank.num_vectors == 4 + 40
