@@ -256,10 +256,12 @@ def test_a_whole_run_does_each_slow_thing_once(make_source, encoder, opened, tmp
     assert set(encoder.encoded) == query_texts(data.source) | {"label 0", "label 1"}
 
 
-@pytest.mark.parametrize("name", ["batch_size", "eval_batch_size"])
-def test_an_empty_batch_is_refused(name):
-    with pytest.raises(ConfigError, match=rf"batches\.{name}"):
-        DecoderDataModule(NumberedSource(), **{name: 0})
+@pytest.mark.parametrize(
+    ("name", "least"), [("batch_size", 1), ("eval_batch_size", 1), ("num_workers", 0)]
+)
+def test_a_number_below_the_least_is_refused(name, least):
+    with pytest.raises(ConfigError, match=rf"batches\.{name}: .*at least {least}, found"):
+        DecoderDataModule(NumberedSource(), **{name: least - 1})
 
 
 def test_ids_are_padded_to_the_widest_row():
