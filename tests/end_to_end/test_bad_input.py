@@ -125,7 +125,7 @@ def test_no_queries_at_all(work, refusal):
 @pytest.mark.parametrize(
     ("table", "told"),
     [
-        ("", ["table is empty"]),
+        ("", ["file is empty"]),
         ("text,label\n", ["WORK/t.csv"]),
         ("words,label\nhello,greeting\n", ["no column 'text'", "'words', 'label'", "text_column"]),
         ("text,label\nhello,greeting\n ,greeting\n", ["row 1", "empty", "' '"]),
