@@ -50,7 +50,7 @@ def run_console(content: str) -> None:
     """Run a block's lines as a shell does, with this Python's command."""
     python = f"{sys.executable} -m lightweight_decoder"
     done = subprocess.run(
-        ["bash", "-euc", COMMAND.sub(python, content)],
+        ["bash", "-euc", COMMAND.sub(python, content)],  # noqa: S607
         env=os.environ | {"PYTHONPATH": str(ROOT / "src"), "WANDB_MODE": "offline"},
         capture_output=True,
         text=True,
