@@ -46,6 +46,7 @@ def test_each_command_has_a_primary_config():
 
 PATHS = {
     "evaluate": ["run_dir=x"],
+    "verify_bank": ["bank=x"],
     "build_bank": ["input=x", "output=x"],
     "calibrate": ["queries=x", "targets=x", "output=x"],
 }
