@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from lightweight_decoder.errors import EncoderError
@@ -59,7 +59,8 @@ def load_model(folder: Path, *, device: str, precision: EncoderPrecision) -> Any
     from sentence_transformers import SentenceTransformer  # noqa: PLC0415, takes seconds
 
     try:
-        model = SentenceTransformer(str(folder), device=device, local_files_only=True)
+        with _without_loading_bar():
+            model = SentenceTransformer(str(folder), device=device, local_files_only=True)
     except Exception as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise EncoderError(
@@ -104,6 +105,20 @@ def cut_into_batches(
             stop -= 1
         yield start, stop
         start = stop
+
+
+@contextmanager
+def _without_loading_bar() -> Iterator[None]:
+    """Keep transformers from showing a bar while it reads weights, which takes no time."""
+    from transformers.utils import logging  # noqa: PLC0415, as late as the model
+
+    was_shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_shown:
+            logging.enable_progress_bar()
 
 
 def _round_linear_layers(model: Any) -> None:  # noqa: ANN401, as above

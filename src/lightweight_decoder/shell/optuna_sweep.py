@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 
 from lightweight_decoder.errors import ConfigError, MissingDependencyError
 from lightweight_decoder.evaluation.sweep_summary import read_jobs
-from lightweight_decoder.shell.errors import reported_errors
+from lightweight_decoder.shell.exit_status import reported_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

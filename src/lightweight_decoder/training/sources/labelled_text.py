@@ -98,7 +98,7 @@ class LabelledText:
         self,
         *,
         encoder: Encoder,
-        bank_root: Path,
+        bank_root: Path = Path("outputs/banks"),
         train: Path,
         test: Path | None = None,
         text_column: str = "text",

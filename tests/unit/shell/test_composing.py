@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from lightweight_decoder.__main__ import COMMANDS
-from lightweight_decoder.shell import command_line
-from lightweight_decoder.shell.command_line import TASKS, command_as_typed, config_folder
+from lightweight_decoder.shell import composing, sweep_jobs
+from lightweight_decoder.shell.composing import config_folder
 
 
-def test_every_command_has_a_task():
-    assert [name.replace("_", "-") for name in TASKS] == list(COMMANDS)
+def test_every_command_of_the_program_is_one():
+    assert {name.replace("_", "-") for name in composing.COMMANDS} == {*COMMANDS}
 
 
 def test_the_configuration_of_a_checkout_lies_beside_its_source():
@@ -20,7 +20,7 @@ def test_the_configuration_of_a_checkout_lies_beside_its_source():
 
 def test_the_configuration_of_an_installed_package_lies_within(tmp_path, monkeypatch):
     package = tmp_path / "site-packages" / "lightweight_decoder"
-    monkeypatch.setattr(command_line, "__file__", str(package / "shell" / "command_line.py"))
+    monkeypatch.setattr(composing, "__file__", str(package / "shell" / "composing.py"))
     with pytest.raises(FileNotFoundError, match="conf"):
         config_folder()
     (package / "conf").mkdir(parents=True)
@@ -32,10 +32,9 @@ def test_the_configuration_of_an_installed_package_lies_within(tmp_path, monkeyp
     ("program", "expected"),
     [
         ("train.py", ["python", "train.py"]),
-        ("scripts/build_bank.py", ["python", "scripts/build_bank.py"]),
-        ("lightweight-decoder", ["lightweight-decoder", "build-bank"]),
+        ("lightweight-decoder", ["lightweight-decoder", "train"]),
     ],
 )
 def test_a_command_is_named_as_it_was_started(monkeypatch, program, expected):
     monkeypatch.setattr(sys, "argv", [program])
-    assert command_as_typed("build_bank") == expected
+    assert sweep_jobs._as_typed() == expected

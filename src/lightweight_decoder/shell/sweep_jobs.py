@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,6 @@ from lightweight_decoder.evaluation.sweep_summary import (
     write_sweep_table,
 )
 from lightweight_decoder.files import whole_file
-from lightweight_decoder.shell.command_line import command_as_typed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -90,12 +90,6 @@ def _outcome(work: Callable[[DictConfig], float], config: DictConfig, job: Sweep
     )
 
 
-def group_of_sweep() -> str | None:
-    """Name under which an experiment tracker shows the jobs of one sweep; None outside a sweep."""
-    hydra = HydraConfig.get()
-    return Path(hydra.sweep.dir).name if hydra.mode == RunMode.MULTIRUN else None
-
-
 class SweepSummary(Callback):
     """Hydra callback: says how to go on with a sweep, and sums it up at its end."""
 
@@ -126,8 +120,14 @@ class SweepSummary(Callback):
         logger.info("%s: %d jobs", table, len(jobs))
         best = best_job(jobs)
         if best is not None:
-            command = printable(shlex.join([*command_as_typed("train"), *best.overrides]))
+            command = printable(shlex.join([*_as_typed(), *best.overrides]))
             logger.info("Best job %d, %.4f:\n%s", best.number, best.objective, command)
+
+
+def _as_typed() -> list[str]:
+    """Return the words that this process's command was started with."""
+    program = sys.argv[0]
+    return ["python", program] if program.endswith(".py") else [program, "train"]
 
 
 def _overview(jobs: Collection[SweepJob]) -> Table:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from lightweight_decoder.memory import memory_budget, require_memory
-from lightweight_decoder.shell.parts import device_of
+from lightweight_decoder.memory import GIB, memory_budget, require_memory
+from lightweight_decoder.search.exact import BLOCKS_HELD, DEFAULT_BLOCK_BYTES, DEFAULT_COPY_BYTES
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from omegaconf import DictConfig
-
-    from lightweight_decoder.accelerator import AcceleratorPlan
     from lightweight_decoder.training.module import DecoderModule
 
 _LEAST_BYTES: Final = 32 * 2**20  # for the code of libraries that are imported late, and its data
@@ -28,25 +25,39 @@ _ADVICE: Final = {
 
 
 def within_budget(
-    config: DictConfig, plan: AcceleratorPlan | None, *, work: str
+    gib: float | None, *, work: str, device: str = "cpu"
 ) -> AbstractContextManager[None]:
-    """Hold the block to ``config.max_memory_gb``; see ``memory_budget``.
+    """Hold the block to ``max_memory_gb``; see ``memory_budget``.
 
     Args:
-        config: A command's configuration.
-        plan: What the work runs on; None: nothing but the CPU.
-        work: What it is, a key of ``_ADVICE``.
+        gib: The budget; None: no limit.
+        work: What is done, a key of ``_ADVICE``.
+        device: Torch's name of what it is done on.
 
     Raises:
         MemoryBudgetError: The budget is too small for any work.
     """
-    limits = {"gib": config.max_memory_gb, "work": work, "advice": _ADVICE[work]}
+    limits: dict[str, Any] = {"gib": gib, "work": work, "advice": _ADVICE[work]}
     require_memory(needed={"the program itself": _LEAST_BYTES}, **limits)
-    return memory_budget(device="cpu" if plan is None else device_of(plan), **limits)
+    return memory_budget(device=device, **limits)
 
 
-def require_for_training(config: DictConfig, module: DecoderModule, *, num_queries: int) -> None:
-    """Refuses a budget below what training keeps in any case, besides its data.
+def search_sizes(gib: float | None, device: str) -> dict[str, int]:
+    """Return sizes for exact search that leave half of a budget to all else, by size and speed.
+
+    Empty without a budget and on a GPU, where the search knows best. The answers are the same.
+    """
+    if gib is None or device != "cpu":
+        return {}
+    quarter = round(gib * GIB / 4)  # one for blocks, one for the copy
+    return {
+        "max_block_bytes": min(quarter // BLOCKS_HELD, DEFAULT_BLOCK_BYTES),
+        "max_copy_bytes": min(quarter, DEFAULT_COPY_BYTES),
+    }
+
+
+def require_for_training(gib: float | None, module: DecoderModule, *, num_queries: int) -> None:
+    """Refuse a budget below what training keeps in any case, besides its data.
 
     Raises:
         MemoryBudgetError: It is.
@@ -56,7 +67,7 @@ def require_for_training(config: DictConfig, module: DecoderModule, *, num_queri
     num_listed = min(options["num_listed"], module.decoder.bank.num_phrases)
     num_parameters = sum(parameter.numel() for parameter in module.parameters())
     require_memory(
-        config.max_memory_gb,
+        gib,
         {
             f"{num_mined} x {num_listed} mined candidates": (
                 num_mined * num_listed * _BYTES_OF_CANDIDATE

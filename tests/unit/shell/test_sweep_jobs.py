@@ -12,8 +12,8 @@ from rich.console import Console
 
 from lightweight_decoder.errors import ConfigError
 from lightweight_decoder.evaluation.sweep_summary import SweepJob, read_job, write_job
-from lightweight_decoder.shell import sweep
-from lightweight_decoder.shell.sweep import SweepSummary, as_job, group_of_sweep
+from lightweight_decoder.shell import sweep_jobs
+from lightweight_decoder.shell.sweep_jobs import SweepSummary, as_job
 
 CONFIG = OmegaConf.create({"lr": 2})
 
@@ -40,7 +40,6 @@ def test_outside_a_sweep_nothing_is_kept(hydra_job, tmp_path):
     assert not list((tmp_path / "run").iterdir())
     with pytest.raises(ConfigError):
         as_job(refused, CONFIG)
-    assert group_of_sweep() is None
 
 
 def test_a_job_is_not_done_again(hydra_job, tmp_path):
@@ -48,7 +47,6 @@ def test_a_job_is_not_done_again(hydra_job, tmp_path):
     assert as_job(lambda config: config.lr / 4, CONFIG) == 0.5
     assert read_job(tmp_path / "s" / "3") == SweepJob(3, ("lr=2",), "finished", 0.5)
     assert as_job(never, CONFIG) == 0.5
-    assert group_of_sweep() == "s"
 
 
 def test_a_job_without_an_objective_is_not_done_again(hydra_job, tmp_path):
@@ -132,7 +130,7 @@ def test_a_sweep_in_which_nothing_finished(tmp_path, caplog):
 def test_hostile_settings_are_shown_in_the_overview(capsys):
     jobs = [SweepJob(0, ("[b]=[/]",), "finished", 0.5), SweepJob(1, ("[b]=\x1b[31m",), "failed")]
 
-    Console(width=100, force_terminal=True, color_system=None).print(sweep._overview(jobs))
+    Console(width=100, force_terminal=True, color_system=None).print(sweep_jobs._overview(jobs))
 
     shown = capsys.readouterr().out
     for text in ("[b]", "[/]", "\\x1b[31m"):
