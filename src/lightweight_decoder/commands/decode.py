@@ -11,6 +11,7 @@ from pydantic import Field
 from rich.console import Console
 
 from lightweight_decoder.accelerator import AcceleratorPlan
+from lightweight_decoder.bank.placement import refuse_output_over
 from lightweight_decoder.commands.arguments import Count, Gib, Share, command
 from lightweight_decoder.commands.budget import within_budget
 from lightweight_decoder.commands.devices import device_of, one_device
@@ -83,6 +84,8 @@ def decode_file(
         )
     if input is not None and output is None:
         raise ConfigError("no value was given", where="output", advice="Add output=FILE.jsonl.")
+    if input is not None and output is not None:
+        refuse_output_over(output, filter(None, (input, checkpoint)))
     device = device_of(accelerator())
     with within_budget(max_memory_gb, work="decoding", device=device):
         decoder = open_decoder(

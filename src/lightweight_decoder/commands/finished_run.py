@@ -73,7 +73,7 @@ def write_settings(arguments: Mapping[str, Any], run_dir: Path) -> dict[str, Any
     """Write the arguments of a training into its folder, and return them as they were written."""
     settings = as_configuration(described(arguments))
     with whole_file(run_dir / SETTINGS_NAME) as path:
-        text = yaml.dump(settings, Dumper=_PlainDumper, sort_keys=False, allow_unicode=True)
+        text = yaml.dump(settings, Dumper=_PlainDumper, sort_keys=False)
         path.write_text(text, encoding="utf-8")
     return settings
 
@@ -136,6 +136,8 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 def _check_plain(value: object, path: Path, name: str) -> None:
     """Refuse what is no plain value, stands for another one, or names code that is not ours."""
+    if name.rpartition(".")[2] == "_target_" and find_part(value) is None:
+        raise _no_settings(path, "a part of lightweight-decoder", f"{value!r:.80}", at=name)
     if isinstance(value, dict):
         for key, each in value.items():
             _check_plain(each, path, f"{name}.{key}" if name else str(key))
@@ -144,8 +146,6 @@ def _check_plain(value: object, path: Path, name: str) -> None:
             _check_plain(each, path, f"{name}[{place}]")
     elif isinstance(value, str) and "${" in value:
         raise _no_settings(path, "a value", "an interpolation", at=name)
-    elif name.rpartition(".")[2] == "_target_" and find_part(value) is None:
-        raise _no_settings(path, "a part of lightweight-decoder", f"{value!r:.80}", at=name)
     elif not isinstance(value, str | int | float | None):
         raise _no_settings(path, "text, a number or null", f"{value!r:.80}", at=name)
 

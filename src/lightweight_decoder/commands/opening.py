@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from lightweight_decoder.bank import PhraseBank
 from lightweight_decoder.commands.budget import search_sizes
 from lightweight_decoder.commands.parts import complete, target_of
+from lightweight_decoder.decoder.bank_encoder import encoder_of
 from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
 from lightweight_decoder.errors import ConfigError
 from lightweight_decoder.search import ExactSearch
@@ -92,8 +93,15 @@ def open_encoder(
         embeddings: Makes it.
         device: Where its model runs.
         cache: Whether vectors are kept in the cache of this user.
-        bank: The bank whose encoder it is.
+        bank: The bank whose encoder it is; None: it is to build one.
+
+    Raises:
+        ConfigError: It is the encoder of a bank, where there is none yet.
     """
+    if bank is None and target_of(embeddings) is encoder_of:
+        raise ConfigError.unexpected(
+            "embeddings", "an encoder to build a bank with: minilm or custom", "that of a bank"
+        )
     cache_dir = "auto" if cache else None
     encoder: Encoder = complete(embeddings, bank=bank, device=device, cache_dir=cache_dir)
     return encoder

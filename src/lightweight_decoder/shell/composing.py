@@ -8,7 +8,7 @@ import os
 import string
 import sys
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -91,6 +91,7 @@ COMMANDS = {
     "decode": Command(
         f"{_COMMANDS}.decode.decode_file", (*_ENCODERS_OF_BANK, *_SEARCHES), verbatim=("text",)
     ),
+    "verify_bank": Command(f"{_COMMANDS}.verify_bank.verify_bank"),
     "calibrate": Command(f"{_COMMANDS}.calibrate.calibrate"),
     "doctor": Command("lightweight_decoder.accelerator.doctor.run_doctor"),
 }
@@ -113,14 +114,29 @@ def run_command(name: str, typed: Sequence[str] | None = None) -> None:
     overrides = overrides_of(arguments)
     with stopped_by_signals():
         _refuse(mistakes_in(overrides, groups))
-        gc.disable()  # torch makes a million objects that stay: looking for garbage takes 0.5 s
-        register(name)
-        gc.enable()
-        with _errors_in_lines(name, overrides):
+        with _loaded(name), _errors_in_lines(name, overrides):
             if {"-h", "--help"}.isdisjoint(typed):
                 _run(name, verbatim, arguments)
             else:
                 print(help_text(name, overrides))  # noqa: T201 - what was asked for
+
+
+@contextmanager
+def _loaded(name: str) -> Iterator[None]:
+    """Import a command, and spare what its libraries made from being looked at as garbage.
+
+    It is a million objects that stay; looking at them takes half a second.
+    """
+    gc.disable()
+    try:
+        register(name)
+        gc.freeze()
+    finally:
+        gc.enable()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _refuse(lines: list[str]) -> None:
@@ -173,6 +189,7 @@ def config_groups() -> dict[str, list[str]]:
     return {path.name: sorted(option.stem for option in path.glob("*.yaml")) for path in folders}
 
 
+@cache
 def register(name: str) -> None:
     """Make the schema of a command, and those of the parts that it can have, known to Hydra."""
     known, store = COMMANDS[name], ConfigStore.instance()
@@ -254,7 +271,7 @@ def _job(name: str, verbatim: Mapping[str, str], config: DictConfig) -> float | 
             return as_job(_train, config)
         overrides = HydraConfig.get().overrides.task
         result = call(name, config, filled=verbatim, overrides=overrides)
-    if name == "doctor":
+    if name in ("doctor", "verify_bank"):
         raise SystemExit(result)
     return None
 

@@ -72,6 +72,11 @@ def test_an_encoder_of_ones_own_is_used_where_it_is_typed_and_nowhere_else(work,
     assert not (work / "was_imported").exists()
 
 
+def test_a_bank_that_is_not_there_yet_has_no_encoder(work):
+    with pytest.raises(ConfigError, match=r"embeddings: .*minilm or custom, found that of a bank"):
+        build(work, embeddings=encoder_of)
+
+
 def test_a_model_that_moved_is_said_where_it_is(work, capsys):
     source = TextEncoder().folder
     shutil.copytree(source, work / "model", ignore=shutil.ignore_patterns("*.safetensors"))
