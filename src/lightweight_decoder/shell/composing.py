@@ -77,16 +77,20 @@ class Command(NamedTuple):
 _COMMANDS = "lightweight_decoder.commands"
 _SOURCES = ("reverse_dictionary", "labelled_text", "pairs", "denoise")
 _LEARNED = ("query_adapter", "listwise_reranker", "decoder_module")
+_ENCODERS = ("text_encoder", "custom_encoder")
+_ENCODERS_OF_BANK = ("bank_encoder", *_ENCODERS)
 _SEARCHES = ("exact_search", "faiss_search", "auto_search")
 COMMANDS = {
     "train": Command(
         f"{_COMMANDS}.train.train",
-        (*_SOURCES, *_SEARCHES, "text_encoder", "batches", *_LEARNED, "trainer", "wandb"),
+        (*_SOURCES, *_SEARCHES, *_ENCODERS, "batches", *_LEARNED, "trainer", "wandb"),
         filled=("run_dir",),
     ),
-    "evaluate": Command(f"{_COMMANDS}.evaluate.evaluate_run", ("wandb",)),
-    "build_bank": Command(f"{_COMMANDS}.build_bank.build_bank", ("text_encoder",)),
-    "decode": Command(f"{_COMMANDS}.decode.decode_file", _SEARCHES, verbatim=("text",)),
+    "evaluate": Command(f"{_COMMANDS}.evaluate.evaluate_run", (*_ENCODERS_OF_BANK, "wandb")),
+    "build_bank": Command(f"{_COMMANDS}.build_bank.build_bank", _ENCODERS),
+    "decode": Command(
+        f"{_COMMANDS}.decode.decode_file", (*_ENCODERS_OF_BANK, *_SEARCHES), verbatim=("text",)
+    ),
     "verify_bank": Command(f"{_COMMANDS}.verify_bank.verify_bank"),
     "calibrate": Command(f"{_COMMANDS}.calibrate.calibrate"),
     "doctor": Command("lightweight_decoder.accelerator.doctor.run_doctor"),
