@@ -82,6 +82,8 @@ def decode_file(
             "neither" if text is None else "both",
             summary="one thing to decode is needed",
         )
+    if text is not None and not text.strip():
+        raise ConfigError.unexpected("text", "a sentence", repr(text), summary="nothing to decode")
     if input is not None and output is None:
         raise ConfigError("no value was given", where="output", advice="Add output=FILE.jsonl.")
     if input is not None and output is not None:
