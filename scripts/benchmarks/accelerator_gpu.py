@@ -2,7 +2,7 @@
 
     python3 scripts/benchmarks/accelerator_gpu.py
 
-Needs Python 3.11 and a CUDA build of torch, nothing else. Prints the checks and the times; all that
+Needs a CUDA build of torch, filelock and nvidia-ml-py. Prints the checks and the times; all that
 was found goes to ``accelerator_gpu.json`` in the folder that the variable OUT names. Every
 measurement is a process of its own. Exit status 1 if a check fails. CUDA_FORCE_PTX_JIT=1 makes the
 driver ignore the binaries of a build; with a wheel that holds no PTX, that is the "no kernel image"

@@ -150,7 +150,7 @@ def build(work: Path, _: argparse.Namespace) -> dict[str, float]:
     started = time.perf_counter()
     texts = open_texts(work / "texts.txt")
     rows = rows_with_vectors(texts, open_embeddings(work / "shards"))
-    write_bank(work / "bank", rows, dtype="float16", interrupted="keep", total=texts.num_rows)
+    write_bank(work / "bank", rows, dtype="float16", total=texts.num_rows)
     return {"seconds": time.perf_counter() - started}
 
 
@@ -168,11 +168,11 @@ def one(work: Path, _: argparse.Namespace) -> dict[str, float]:
 
 def small_build(work: Path, _: argparse.Namespace) -> dict[str, float]:
     """Build a bank of 50,000 x 768 float32."""
-    from lightweight_decoder.bank import BankRows, build_bank  # noqa: PLC0415
+    from lightweight_decoder import PhraseBank  # noqa: PLC0415
 
     vectors = np.random.default_rng(1).standard_normal((50_000, 768), dtype=np.float32)
-    rows = [BankRows([f"phrase {number}" for number in range(50_000)], vectors)]
-    build_bank(work / "small", rows, dtype="float32")
+    texts = [f"phrase {number}" for number in range(50_000)]
+    PhraseBank.build(work / "small", texts, vectors, dtype="float32")
     return {}
 
 

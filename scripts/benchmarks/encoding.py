@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 
-from lightweight_decoder.encoder import TextEncoder, default_cache_dir, text_encoder
+from lightweight_decoder.encoder import TextEncoder, model_runtime
+from lightweight_decoder.files import user_cache_dir
 from lightweight_decoder.training.sources.wordnet import read_wordnet
 
 if TYPE_CHECKING:
@@ -123,11 +124,11 @@ def quality(options: argparse.Namespace) -> None:
     targets = [{row_of[p] for p in s.phrases if p in row_of} for s in asked]
     texts = [synset.definition for synset in asked]
     encoders = {
-        "float32": TextEncoder(cache_dir=default_cache_dir()),
+        "float32": TextEncoder(cache_dir=user_cache_dir()),
         "bfloat16": TextEncoder(cache_dir=None, precision="bfloat16"),
     }
-    banks = {name: encoder.encode(phrases) for name, encoder in encoders.items()}
-    queries = {name: encoder.encode(texts) for name, encoder in encoders.items()}
+    banks = {name: encoder.encode_phrases(phrases) for name, encoder in encoders.items()}
+    queries = {name: encoder.encode_queries(texts) for name, encoder in encoders.items()}
     beside = encoders["bfloat16"].encode(texts[:300])
     alone = np.concatenate([encoders["bfloat16"].encode([text]) for text in texts[:300]])
     tell_distance("phrases, bfloat16 to float32", banks["bfloat16"], banks["float32"])
@@ -181,8 +182,8 @@ def with_batches(encoder: TextEncoder, texts: int, tokens: int) -> Callable[[lis
     """Encode with other batches than those built in."""
 
     def encode(some: list[str]) -> None:
-        batch = text_encoder._Batch(texts, tokens)  # noqa: SLF001, ours
-        with mock.patch.dict(text_encoder._CPU_BATCHES, {encoder.precision: batch}):  # noqa: SLF001
+        batch = model_runtime._Batch(texts, tokens)  # noqa: SLF001, ours
+        with mock.patch.dict(model_runtime._CPU_BATCHES, {encoder.precision: batch}):  # noqa: SLF001
             encoder.encode(some)
 
     return encode

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from lightweight_decoder import PhraseBankDecoder
-from lightweight_decoder.encoder import TextEncoder, default_cache_dir
+from lightweight_decoder.encoder import TextEncoder
+from lightweight_decoder.files import user_cache_dir
 from lightweight_decoder.training.sources.wordnet import read_wordnet
 
 if TYPE_CHECKING:
@@ -93,8 +94,8 @@ def decode_compiled(run: Path, queries: torch.Tensor) -> Callable[[], object]:
 def definitions(count: int) -> torch.Tensor:
     """Definitions of WordNet, encoded, (count, d) float32."""
     texts = [synset.definition for synset in read_wordnet()]
-    encoder = TextEncoder(cache_dir=default_cache_dir())
-    return torch.from_numpy(encoder.encode(texts[:: len(texts) // count][:count]))
+    encoder = TextEncoder(cache_dir=user_cache_dir())
+    return torch.from_numpy(encoder.encode_queries(texts[:: len(texts) // count][:count]))
 
 
 if __name__ == "__main__":

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import torch
 
-from lightweight_decoder.bank import BankRows, PhraseBank, build_bank
-from lightweight_decoder.encoder import TextEncoder, default_cache_dir
+from lightweight_decoder.bank import PhraseBank
+from lightweight_decoder.encoder import TextEncoder
+from lightweight_decoder.files import user_cache_dir
 from lightweight_decoder.search import ExactSearch
 from lightweight_decoder.training.sources.reverse_dictionary import ReverseDictionary
 
@@ -26,7 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--size", choices=("small", "full"), default="full")
     options = parser.parse_args()
-    encoder = TextEncoder(cache_dir=default_cache_dir())
+    encoder = TextEncoder(cache_dir=user_cache_dir())
     with tempfile.TemporaryDirectory() as folder:
         source = ReverseDictionary(encoder=encoder, bank_root=Path(folder), size=options.size)
         source.prepare()
@@ -54,7 +55,7 @@ def build_half(folder: Path, bank: PhraseBank) -> PhraseBank:
     """Build the same bank in float16."""
     texts = bank.texts(range(bank.num_phrases))
     owned = [texts[owner] for owner in bank.owners.tolist()]
-    return build_bank(folder, [BankRows(owned, bank.vectors)], dtype="float16")
+    return PhraseBank.build(folder, owned, bank.vectors, dtype="float16")
 
 
 if __name__ == "__main__":

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from lightweight_decoder import PhraseBankDecoder
-from lightweight_decoder.bank import BankRows, PhraseBank, build_bank
-from lightweight_decoder.encoder import TextEncoder, default_cache_dir
+from lightweight_decoder.bank import PhraseBank
+from lightweight_decoder.encoder import TextEncoder
+from lightweight_decoder.files import user_cache_dir
 from lightweight_decoder.training.sources.reverse_dictionary import ReverseDictionary
 from lightweight_decoder.vectors.preprocessing import PCA, Center, Clip, Step
 
@@ -43,7 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--size", choices=("small", "full"), default="full")
     options = parser.parse_args()
-    encoder = TextEncoder(cache_dir=default_cache_dir())
+    encoder = TextEncoder(cache_dir=user_cache_dir())
     with tempfile.TemporaryDirectory() as folder:
         source = ReverseDictionary(encoder=encoder, bank_root=Path(folder), size=options.size)
         source.prepare()
@@ -59,8 +60,10 @@ def main() -> None:
 def build_with(folder: Path, plain: PhraseBank, steps: Sequence[Step]) -> PhraseBank:
     """Build a bank's phrases and vectors again, with preprocessing."""
     texts = plain.texts(range(plain.num_phrases))
-    rows = [BankRows([texts[owner] for owner in plain.owners.tolist()], plain.vectors)]
-    return build_bank(folder, rows, preprocessing=steps, overwrite=True)
+    owned = [texts[owner] for owner in plain.owners.tolist()]
+    return PhraseBank.build(
+        folder, owned, plain.vectors, preprocessing=steps, dtype="float32", overwrite=True
+    )
 
 
 def recall(bank: PhraseBank, test: Split) -> list[float]:

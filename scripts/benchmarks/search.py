@@ -43,9 +43,11 @@ from search_peers import (
     usearch_graph,
 )
 
-from lightweight_decoder.bank import BankRows, PhraseBank, build_bank
-from lightweight_decoder.encoder import TextEncoder, default_cache_dir
-from lightweight_decoder.search import AutoSearch, ExactSearch, FaissSearch, HnswSearch
+from lightweight_decoder.bank import PhraseBank
+from lightweight_decoder.encoder import TextEncoder
+from lightweight_decoder.files import user_cache_dir
+from lightweight_decoder.search import AutoSearch, ExactSearch, FaissSearch
+from lightweight_decoder.search.faiss_index import GRAPH_FACTORY
 from lightweight_decoder.training.sources.wordnet import read_wordnet
 
 if TYPE_CHECKING:
@@ -134,8 +136,8 @@ def make_tasks(arguments: argparse.Namespace) -> Iterator[tuple[Task, Path]]:
     if arguments.vectors:
         bank = PhraseBank.open(arguments.bank)
         texts = [synset.definition for synset in read_wordnet()][::57]
-        encoder = TextEncoder(cache_dir=default_cache_dir())
-        definitions = torch.from_numpy(encoder.encode(texts[: arguments.queries]))
+        encoder = TextEncoder(cache_dir=user_cache_dir())
+        definitions = torch.from_numpy(encoder.encode_queries(texts[: arguments.queries]))
     for size in arguments.vectors:
         rows = np.ascontiguousarray(bank.vectors[:: -(-len(bank.vectors) // size)])
         yield make_task("WordNet", rows, definitions, arguments)
@@ -187,7 +189,7 @@ def ours(
         path = folder / "bank"
         if not path.exists():
             texts = [str(row) for row in range(len(vectors))]
-            build_bank(path, [BankRows(texts, vectors)])
+            PhraseBank.build(path, texts, vectors)
         made = search(PhraseBank.open(path), arguments)
         picked = f" ({type(made.picked).__name__})" if isinstance(made, AutoSearch) else ""
         return Method(f"search={name}{picked}", lambda q, k: made.search(q, k).vector_ids)
@@ -198,7 +200,7 @@ def ours(
 MAKERS: dict[str, Callable[..., Method]] = {
     "exact": ours(lambda bank, _: ExactSearch(bank), "exact"),
     "faiss": ours(lambda bank, _: FaissSearch(bank), "faiss"),
-    "hnsw": ours(lambda bank, _: HnswSearch(bank), "hnsw"),
+    "hnsw": ours(lambda bank, _: FaissSearch(bank, factory=GRAPH_FACTORY), "hnsw"),
     "auto": ours(lambda bank, a: AutoSearch(bank, batch_size=max(a.batches), k=a.k), "auto"),
     "flat": faiss_flat,
     "torch": torch_topk,

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 
+from lightweight_decoder.display import printable
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -61,3 +63,49 @@ class Decoded:
     kind: ValueKind
     confidence: FloatArray | None
     abstained: npt.NDArray[np.bool_]
+
+    def __repr__(self) -> str:
+        heads = ["query", "answer", self.kind, "then"]
+        rows = [self._shown(query) for query in range(min(len(self.texts), _ROWS_SHOWN))]
+        if self.confidence is not None:
+            heads.insert(2, "confidence")
+            for row, confidence in zip(rows, self.confidence, strict=False):
+                row.insert(2, f"{confidence:.3f}")
+        widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+        lines = [
+            "  ".join(
+                cell.ljust(width) if head in _TEXTS_SHOWN else cell.rjust(width)
+                for cell, width, head in zip(row, widths, heads, strict=True)
+            ).rstrip()
+            for row in (heads, *rows)
+        ]
+        lines.insert(0, f"Decoded({len(self.texts)} queries, by {self.kind})")
+        if len(self.texts) > len(rows):
+            lines.append(f"… and {len(self.texts) - len(rows)} more")
+        return "\n".join(lines)
+
+    def _shown(self, query: int) -> list[str]:
+        """Return the cells of one query: its number, answer, value, and what comes behind."""
+        found = [
+            f"{_one_line(text)} {value:.3f}"
+            for text, value in zip(self.texts[query], self.values[query], strict=True)
+        ]
+        if not found:
+            return [str(query), "", "", ""]
+        answer, value = found[0].rsplit(" ", 1)
+        behind = found[1:_PHRASES_SHOWN]
+        if self.abstained[query]:
+            answer, behind = "(no phrase)", [f"{answer} {value}", *behind]
+        return [str(query), answer, value, ", ".join(behind)]
+
+
+_ROWS_SHOWN = 10
+_PHRASES_SHOWN = 4
+_CHARACTERS_SHOWN = 40
+_TEXTS_SHOWN = ("answer", "then")
+
+
+def _one_line(text: str) -> str:
+    """Return a text as one short line that does nothing to a terminal."""
+    safe = printable(text[:_CHARACTERS_SHOWN])
+    return safe if len(text) <= _CHARACTERS_SHOWN else f"{safe}…"

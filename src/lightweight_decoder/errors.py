@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Self
 
+from lightweight_decoder.display import printable
+
 
 class LightweightDecoderError(Exception):
     """Base of every error this package raises on purpose.
 
     The message always has the same order: where, at which row, what was expected, what was found,
-    what to do. The parts stay available as attributes.
+    what to do; control characters are written out. The parts stay available as attributes.
 
     Args:
         summary: One line that says what is wrong.
@@ -74,13 +76,14 @@ class LightweightDecoderError(Exception):
         )
 
     def _message(self) -> str:
-        place = ", ".join(part for part in (self.where, self.at) if part)
+        place = ", ".join(printable(part) for part in (self.where, self.at) if part)
         facts = ", ".join(
-            f"{name} {value}"
+            f"{name} {printable(' '.join(value.splitlines()))}"
             for name, value in (("expected", self.expected), ("found", self.found))
             if value is not None
         )
-        message = f"{place}: {self.summary}" if place else self.summary
+        summary = "\n".join(map(printable, self.summary.split("\n")))
+        message = f"{place}: {summary}" if place else summary
         if facts:
             message += f": {facts}"
         if self.advice:
@@ -110,10 +113,6 @@ class BankError(LightweightDecoderError):
 
 class BankBuildError(BankError):
     """A phrase bank could not be written; nothing half-made was left behind."""
-
-
-class ResumeError(BankBuildError):
-    """An interrupted build cannot go on with these rows; it was left as it is."""
 
 
 class CheckpointError(LightweightDecoderError):

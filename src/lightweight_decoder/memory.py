@@ -1,4 +1,4 @@
-"""A limit on the memory that a piece of work may hold, kept by the system and told by an error."""
+"""How much memory the process may hold, kept by the system and told by an error, and has held."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ import torch
 
 from lightweight_decoder.errors import MemoryBudgetError
 
-if sys.platform != "win32":
+try:
     import resource
+except ImportError:  # on Windows
+    resource = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -92,6 +94,16 @@ def move_limit(num_bytes: int) -> None:
         _set_limit(soft + num_bytes, hard)
 
 
+def peak_memory_bytes() -> int:
+    """Return the most memory that this process has held at once so far, mapped files included."""
+    if resource is None:
+        import psutil  # type: ignore[import-untyped]  # noqa: PLC0415 - for Windows alone
+
+        return int(psutil.Process().memory_info().peak_wset)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
 @contextlib.contextmanager
 def _limited(num_bytes: int) -> Iterator[None]:
     """Has the system refuse more than so much more."""
@@ -115,7 +127,7 @@ def _set_limit(num_bytes: int, hard: int) -> None:
 
 def _can_be_limited(device: str) -> bool:
     """Says whether the system can hold this work to a limit."""
-    return sys.platform == "linux" and device == "cpu"
+    return sys.platform == "linux" and hasattr(resource, "RLIMIT_DATA") and device == "cpu"
 
 
 def _data_bytes() -> int:

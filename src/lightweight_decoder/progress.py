@@ -16,6 +16,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from lightweight_decoder.display import printable
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -36,14 +38,14 @@ def report_progress(
         A function that takes how many more are done.
     """
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         _SpeedColumn(unit),
         TimeRemainingColumn(),
     )
     with Progress(*columns, disable=not enabled) as progress:
-        task = progress.add_task(description, total=total)
+        task = progress.add_task(printable(description), total=total)
         yield lambda count: progress.advance(task, count)
 
 

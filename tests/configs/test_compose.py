@@ -46,8 +46,10 @@ def test_each_command_has_a_primary_config():
 
 PATHS = {
     "evaluate": ["run_dir=x"],
+    "verify_bank": ["bank=x"],
     "build_bank": ["input=x", "output=x"],
     "calibrate": ["queries=x", "targets=x", "output=x"],
+    "verify_bank": ["bank=x"],
 }
 
 
@@ -66,6 +68,7 @@ MUST_BE_GIVEN = {
     "labelled_text": ["data.train=x"],
     "pairs": ["data.bank=x", "data.queries=x", "data.targets=x"],
     "denoise": ["data.bank=x"],
+    "custom": ["embeddings.factory=x:y"],
 }
 
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from lightweight_decoder import PhraseBank, PhraseBankDecoder
-from lightweight_decoder.bank import BankRows, build_bank
 from lightweight_decoder.errors import LightweightDecoderError
 
 DIM = 8
@@ -24,7 +23,7 @@ def vectors(num_rows):
 def work(tmp_path):
     """A folder with a bank, four queries and a table."""
     folder = tmp_path / "work"
-    build_bank(folder / "bank", [BankRows(texts=TEXTS, vectors=vectors(3))])
+    PhraseBank.build(folder / "bank", TEXTS, vectors(3))
     np.save(folder / "q.npy", vectors(4))
     (folder / "t.csv").write_text("text,label\nhello,greeting\n")
     return folder
@@ -126,7 +125,7 @@ def test_no_queries_at_all(work, refusal):
 @pytest.mark.parametrize(
     ("table", "told"),
     [
-        ("", ["table is empty"]),
+        ("", ["file is empty"]),
         ("text,label\n", ["WORK/t.csv"]),
         ("words,label\nhello,greeting\n", ["no column 'text'", "'words', 'label'", "text_column"]),
         ("text,label\nhello,greeting\n ,greeting\n", ["row 1", "empty", "' '"]),
@@ -181,7 +180,7 @@ def checkpoint_of(work):
 
 def test_a_checkpoint_from_another_bank(work, refusal):
     path = checkpoint_of(work / "bank")
-    build_bank(work / "other", [BankRows(texts=TEXTS, vectors=vectors(5)[:3])])
+    PhraseBank.build(work / "other", TEXTS, vectors(5)[:3])
 
     message = refusal("decode", f"checkpoint={path}", "bank={work}/other", *DECODE[1:])
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lightweight_decoder import PhraseBankDecoder
-from lightweight_decoder.bank import BankRows, build_bank
+from lightweight_decoder.bank import PhraseBank
 from lightweight_decoder.errors import ConfigError, EmbeddingError, InputDataError
 from lightweight_decoder.rerank import QueryAdapter
 
@@ -19,7 +19,7 @@ def work(tmp_path):
     """A bank of sixty phrases, queries near them, and queries near none."""
     random = np.random.default_rng(0)
     vectors = random.standard_normal((60, 16)).astype(np.float32)
-    build_bank(tmp_path / "bank", [BankRows([f"phrase {i}" for i in range(60)], vectors)])
+    PhraseBank.build(tmp_path / "bank", [f"phrase {i}" for i in range(60)], vectors)
     targets = random.integers(60, size=400)
     queries = vectors[targets] + 1.2 * random.standard_normal((400, 16)).astype(np.float32)
     np.save(tmp_path / "q.npy", queries)
@@ -139,7 +139,7 @@ def test_queries_that_are_all_right_teach_nothing(work, calibrate):
             "w.npy",
         ),
         (["queries={work}/o.npy"], InputDataError, "expected 400 rows"),
-        (["calibration.out_of_bank_share=1"], ConfigError, "out_of_bank_share: is not a share"),
+        (["calibration.out_of_bank_share=1"], ConfigError, "out_of_bank_share: expected less than 1"),
         (["calibration.method=platt"], ConfigError, r"calibration\.method"),
         (["targets={work}/none.txt"], InputDataError, "none.txt"),
         (["bank=null"], ConfigError, "bank=DIR or checkpoint=CKPT"),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightweight_decoder.bank import BankRows, build_bank
+from lightweight_decoder.bank import PhraseBank
 from lightweight_decoder.errors import (
     BankError,
     CheckpointError,
@@ -157,7 +157,7 @@ def test_a_moved_bank_is_found_where_it_is_said_to_be(run_dir, work, tmp_path, e
 
 def test_another_bank_is_refused(run_dir, tmp_path, evaluate):
     vectors = np.random.default_rng(1).standard_normal((60, 16)).astype(np.float32)
-    build_bank(tmp_path / "other", [BankRows([f"phrase {i}" for i in range(60)], vectors)])
+    PhraseBank.build(tmp_path / "other", [f"phrase {i}" for i in range(60)], vectors)
 
     with pytest.raises(CheckpointError, match="another bank"):
         evaluate(f"run_dir={run_dir}", f"bank={tmp_path}/other")

@@ -11,7 +11,7 @@ import torch
 from lightweight_decoder.datatypes import NO_ID
 from lightweight_decoder.search import ApproximateSearch, ExactSearch
 from lightweight_decoder.search.approximate import Setting
-from lightweight_decoder.search.faiss_search import FaissLibrary
+from lightweight_decoder.search.faiss_index import FaissIndex
 
 
 class Table(NamedTuple):
@@ -33,7 +33,7 @@ def make_table(vectors, owners=None, dtype=np.float32) -> Table:
 def comparing_everything(table, factory):
     """Search with a FAISS index that lists all vectors, so that none can be missed."""
     pytest.importorskip("faiss")
-    index = FaissLibrary(factory).build(torch.from_numpy(table.vectors))
+    index = FaissIndex.build(factory, torch.from_numpy(table.vectors))
     setting = Setting(effort=1, ks=(1,), list_lengths=(10**6,))
     return ApproximateSearch(ExactSearch(table), index, setting)
 
@@ -52,14 +52,21 @@ BACKENDS = {
 }
 
 
-@pytest.fixture(
-    params=[
-        pytest.param(name, marks=pytest.mark.gpu if name.endswith("cuda") else ())
-        for name in BACKENDS
-    ]
-)
+def marked(names):
+    """Say which backends need a GPU."""
+    gpu = pytest.mark.gpu
+    return [pytest.param(name, marks=gpu if name.endswith("cuda") else ()) for name in names]
+
+
+@pytest.fixture(params=marked(BACKENDS))
 def make_backend(request):
     """Make a backend over a table."""
+    return BACKENDS[request.param]
+
+
+@pytest.fixture(params=marked(["exact", "faiss-comparing-everything", "exact-cuda"]))
+def make_one_of_its_kind(request):
+    """Make one of those that check queries in their own way: block sizes cannot change that."""
     return BACKENDS[request.param]
 
 

@@ -125,33 +125,33 @@ def test_one_query_is_answered_as_in_a_batch(make_table, make_backend):
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_a_query_that_is_not_finite_is_refused(make_table, make_backend, bad):
+def test_a_query_that_is_not_finite_is_refused(make_table, make_one_of_its_kind, bad):
     queries = torch.ones(4, 6)
     queries[2, 5] = bad
-    backend = make_backend(make_table(normal(0, 10, 6)))
+    backend = make_one_of_its_kind(make_table(normal(0, 10, 6)))
     with pytest.raises(EmbeddingError, match=rf"row 2: .*found {bad} in column 5"):
         backend.search(queries, 3)
 
 
-def test_a_query_of_zeros_is_refused(make_table, make_backend):
+def test_a_query_of_zeros_is_refused(make_table, make_one_of_its_kind):
     queries = torch.ones(4, 6)
     queries[3] = 0
-    backend = make_backend(make_table(normal(0, 10, 6)))
+    backend = make_one_of_its_kind(make_table(normal(0, 10, 6)))
     with pytest.raises(EmbeddingError, match=r"row 3: .*found only zeros"):
         backend.search(queries, 3)
 
 
 @pytest.mark.parametrize("shape", [(2, 5), (6,), (1, 1, 6)])
-def test_a_query_of_another_width_is_refused(make_table, make_backend, shape):
-    backend = make_backend(make_table(normal(0, 10, 6)))
+def test_a_query_of_another_width_is_refused(make_table, make_one_of_its_kind, shape):
+    backend = make_one_of_its_kind(make_table(normal(0, 10, 6)))
     found = str(shape).replace("(", r"\(").replace(")", r"\)")
     with pytest.raises(EmbeddingError, match=rf"expected \(q, 6\), found {found}"):
         backend.search(torch.ones(shape), 3)
 
 
-def test_k_below_one_is_refused(make_table, make_backend):
+def test_k_below_one_is_refused(make_table, make_one_of_its_kind):
     with pytest.raises(ConfigError, match=r"k: .*expected at least 1, found 0"):
-        make_backend(make_table(normal(0, 10, 6))).search(torch.ones(1, 6), 0)
+        make_one_of_its_kind(make_table(normal(0, 10, 6))).search(torch.ones(1, 6), 0)
 
 
 @st.composite

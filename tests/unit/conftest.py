@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
 
-from lightweight_decoder.bank import BankRows, build_bank
+from lightweight_decoder.bank import PhraseBank
 
 NUM_PHRASES = 200
 DIM = 16
@@ -31,7 +33,7 @@ def tiny_bank(tmp_path_factory):
     vectors = np.concatenate([centers, near]).astype(np.float32)
     frequency = [float(i * i) for i in range(NUM_PHRASES)] + [0.0] * len(near)
     folder = tmp_path_factory.mktemp("banks") / "tiny"
-    return build_bank(folder, [BankRows(texts, vectors, {"frequency": frequency})])
+    return PhraseBank.build(folder, texts, vectors, metadata={"frequency": frequency})
 
 
 @pytest.fixture(scope="session")
@@ -39,10 +41,55 @@ def single_bank(tmp_path_factory):
     """Forty phrases of one vector each, without metadata."""
     vectors = np.random.default_rng(1).normal(size=(40, DIM)).astype(np.float32)
     folder = tmp_path_factory.mktemp("banks") / "single"
-    return build_bank(folder, [BankRows([f"word {i}" for i in range(40)], vectors)])
+    return PhraseBank.build(folder, [f"word {i}" for i in range(40)], vectors)
 
 
 @pytest.fixture
 def queries():
     """Thirty queries (30, 16) float32 of different lengths."""
     return torch.from_numpy(np.random.default_rng(2).normal(size=(30, DIM)).astype(np.float32) * 3)
+
+
+def _with_default_dtype(dtype):
+    @contextlib.contextmanager
+    def change():
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(dtype)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(before)
+
+    return change
+
+
+@contextlib.contextmanager
+def _with_medium_products():
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        yield
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+SURROUNDINGS = {
+    "bf16-mixed": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+    "16-mixed": lambda: torch.autocast("cpu", dtype=torch.float16),
+    "64-true": _with_default_dtype(torch.float64),
+    "bf16-true": _with_default_dtype(torch.bfloat16),
+    "medium": _with_medium_products,
+}
+
+
+@pytest.fixture(scope="session")
+def all_surroundings():
+    """Every such context by name."""
+    return SURROUNDINGS
+
+
+@pytest.fixture(params=SURROUNDINGS)
+def surroundings(request):
+    """A context that changes how torch computes, as trainer.precision and users do."""
+    return SURROUNDINGS[request.param]

@@ -12,7 +12,12 @@ import pyarrow as pa
 import pytest
 
 from lightweight_decoder.errors import BankError, ConfigError, MemoryBudgetError
-from lightweight_decoder.memory import memory_budget, move_limit, require_memory
+from lightweight_decoder.memory import (
+    memory_budget,
+    move_limit,
+    peak_memory_bytes,
+    require_memory,
+)
 
 TOLD = {"work": "decoding", "advice": "do less."}
 ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
@@ -111,6 +116,44 @@ def test_a_gpu_has_no_such_limit():
         assert resource.getrlimit(resource.RLIMIT_DATA) == before
 
 
+def test_peak_memory_grows_with_what_is_held():
+    before = peak_memory_bytes()
+    held = np.ones(before + 50_000_000, dtype=np.uint8)
+
+    assert peak_memory_bytes() >= held.nbytes
+
+
+AS_ON_WINDOWS = """
+import builtins, importlib, pkgutil
+from types import SimpleNamespace
+
+POSIX_ONLY = {"resource", "fcntl", "pwd", "grp", "termios", "tty", "pty", "posix"}
+real_import = builtins.__import__
+
+def import_module(name, globals=None, *rest, **named):
+    if name in POSIX_ONLY and (globals or {}).get("__name__", "").startswith("lightweight_decoder"):
+        raise ModuleNotFoundError(f"No module named {name!r}")
+    return real_import(name, globals, *rest, **named)
+
+builtins.__import__ = import_module
+import lightweight_decoder
+for module in pkgutil.walk_packages(lightweight_decoder.__path__, "lightweight_decoder."):
+    importlib.import_module(module.name)
+
+import psutil
+psutil.Process = lambda: SimpleNamespace(memory_info=lambda: SimpleNamespace(peak_wset=123))
+from lightweight_decoder.memory import memory_budget, move_limit, peak_memory_bytes
+with memory_budget(1, work="this", advice="do less."):
+    move_limit(4096)
+assert peak_memory_bytes() == 123
+"""
+
+
+@pytest.mark.slow
+def test_every_module_can_be_imported_on_windows():
+    subprocess.run([sys.executable, "-c", AS_ON_WINDOWS], check=True)
+
+
 ALLOCATIONS = {
     "numpy": "np.ones(SIZE, dtype=np.uint8)",
     "torch": "torch.ones(SIZE, dtype=torch.uint8)",
@@ -127,14 +170,16 @@ import sys
 from pathlib import Path
 
 import numpy as np, pyarrow as pa, torch
-from lightweight_decoder.bank.arrays import map_array
+from lightweight_decoder.bank import FileInfo
+from lightweight_decoder.bank.stored_file import StoredFile, array_in
 from lightweight_decoder.errors import MemoryBudgetError
 from lightweight_decoder.memory import memory_budget
 
 SIZE = 2**29
 
 def mapped():
-    return map_array(Path(sys.argv[1]), (SIZE,), np.uint8)
+    path = Path(sys.argv[1])
+    return array_in(StoredFile.map(path, FileInfo(path.stat().st_size, "")), (SIZE,), np.uint8)
 
 def outcome(gib, allocation):
     try:

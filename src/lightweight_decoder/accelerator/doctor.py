@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from lightweight_decoder.accelerator.machine import look_at_machine
-from lightweight_decoder.accelerator.probe import probe_devices
+from lightweight_decoder.accelerator.probe import probe_devices, read_arch_list
 from lightweight_decoder.accelerator.request import Devices, parse_request
 from lightweight_decoder.accelerator.resolver import decide
+from lightweight_decoder.display import cell
 from lightweight_decoder.errors import AcceleratorError, ConfigError
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from lightweight_decoder.accelerator.plan import AcceleratorPlan, DeviceReport, GpuBackend
     from lightweight_decoder.accelerator.survey import Probe
 
-_MACHINE_FACTS = ("torch_version", "cuda_version", "hip_version", "arch_list", "system")
+_MACHINE_FACTS = ("torch_version", "cuda_version", "hip_version", "system")
 _PATH_VARIABLES = frozenset({"LD_LIBRARY_PATH"})
 _NARROWEST_TABLE = 110
 
@@ -82,9 +83,7 @@ def run_doctor(
     from rich.console import Console  # noqa: PLC0415 - only the doctor draws tables
 
     if format not in {"table", "json"}:
-        raise ConfigError(
-            "there is no such value", where="format", expected="table or json", found=repr(format)
-        )
+        raise ConfigError.unexpected("format", "table or json", repr(format))
     found = examine(accelerator, devices, precision, use_cache=cache)
     console = Console()
     if format == "json":
@@ -137,8 +136,10 @@ def examine(
 def _facts(machine: Machine) -> dict[str, Any]:
     """Return what a reader of a bug report asks for first."""
     known = asdict(machine)
+    has_kernels = machine.cuda_version or machine.hip_version
     return {
         **{name: known[name] for name in _MACHINE_FACTS},
+        "arch_list": machine.arch_list or (read_arch_list() if has_kernels else ()),
         "driver_cuda_version": machine.driver_cuda_version,
         "python_version": platform.python_version(),
         "variables": {
@@ -151,29 +152,28 @@ def _facts(machine: Machine) -> dict[str, Any]:
 def _print_table(console: Console, found: Examination) -> None:
     """Return the facts, a row for each device, and the plan."""
     from rich.table import Table  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
 
     for name, value in found.facts.items():
         if value:
             listed = " ".join(value) if isinstance(value, tuple) else value
-            console.print(Text(f"{name}: {listed}"))
+            console.print(cell(f"{name}: {listed}"))
     table = Table("device", "verdict", "reason", "advice", "native", "probe", show_lines=True)
     for report in found.reports:
         table.add_row(
-            Text(_label(report)),
+            cell(_label(report)),
             report.verdict,
-            Text(report.reason),
-            Text(report.advice),
+            cell(report.reason),
+            cell(report.advice),
             " ".join(name for name, native in report.precision_support.items() if native),
             f"{report.probe_ms:.0f} ms" if report.probe_ms is not None else "",
         )
     if found.reports:
         console.print(table)
-    console.print(Text(f"accelerator=auto would choose: {_summary(found.auto)}"))
+    console.print(cell(f"accelerator=auto would choose: {_summary(found.auto)}"))
     if found.problem:
-        console.print(Text(f"What was asked would fail: {found.problem}"))
+        console.print(cell(f"What was asked would fail: {found.problem}"))
     elif found.plan and found.plan.asked.accelerator != "auto":
-        console.print(Text(f"What was asked would choose: {_summary(found.plan)}"))
+        console.print(cell(f"What was asked would choose: {_summary(found.plan)}"))
 
 
 def _label(report: DeviceReport) -> str:

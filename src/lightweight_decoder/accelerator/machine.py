@@ -6,11 +6,15 @@ import contextlib
 import ctypes
 import os
 import platform
+import re
 import sys
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from lightweight_decoder.accelerator.arch_list import read_arch_list
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 VISIBILITY_VARIABLES = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
 # Variables that change which kernels run, or on what.
@@ -34,10 +38,11 @@ _LIBCUDA = {"win32": "nvcuda.dll"}.get(sys.platform, "libcuda.so.1")
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU that the operating system lists, whether or not torch may use it."""
+    """A GPU that the system or its driver lists, whether or not torch may use it."""
 
     uuid: str | None
     name: str | None
+    free_memory_bytes: int | None = None  # None where nobody asked, or it is the CPU's memory
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,10 @@ class Machine:
         hip_version: HIP version of a ROCm build, else None.
         mps_built: Whether the build supports Apple GPUs.
         xpu_built: Whether the build supports Intel GPUs.
-        arch_list: What the build has kernels for.
+        installed_ns: When this torch was installed, in nanoseconds since 1970: another build may
+            have the same version.
+        arch_list: What the build has kernels for; empty until the probe's child says it, as asking
+            torch would mark this process ("Cannot re-initialize CUDA in forked subprocess").
         driver_loads: Whether the driver's user library can be loaded.
         driver_cuda_version: Newest CUDA version that the driver supports, such as ``"13.0"``.
         device_files: Whether the kernel driver offers device files.
@@ -65,6 +73,7 @@ class Machine:
     hip_version: str | None = None
     mps_built: bool = False
     xpu_built: bool = False
+    installed_ns: int = 0
     arch_list: tuple[str, ...] = ()
     driver_loads: bool = False
     driver_cuda_version: str | None = None
@@ -92,7 +101,7 @@ def look_at_machine() -> Machine:
         hip_version=hip,
         mps_built=torch.backends.mps.is_built(),
         xpu_built=getattr(torch.version, "xpu", None) is not None,
-        arch_list=read_arch_list() if torch.version.cuda or hip else (),
+        installed_ns=_newest_ns(Path(torch.__file__).parent / "lib"),
         driver_loads=driver_version is not None,
         driver_cuda_version=driver_version,
         device_files=_KFD.exists() if hip else _has_nvidia_files(),
@@ -106,6 +115,11 @@ def look_at_machine() -> Machine:
         },
         system=f"{platform.system()} {platform.machine()}",
     )
+
+
+def _newest_ns(folder: Path) -> int:
+    """Return when the newest of torch's own libraries was written; 0 where there is none."""
+    return max((file.stat().st_mtime_ns for file in folder.glob("*torch*")), default=0)
 
 
 def _driver_cuda_version() -> str | None:
@@ -146,3 +160,62 @@ def _amd_gpus() -> tuple[Gpu, ...]:
                 unique = int(facts.get("unique_id", 0))
                 gpus.append(Gpu(uuid=f"GPU-{unique:x}" if unique else None, name=None))
     return tuple(gpus)
+
+
+@dataclass(frozen=True)
+class Visibility:
+    """Which devices the environment lets a process see.
+
+    Attributes:
+        setting: ``"CUDA_VISIBLE_DEVICES='0,1'"``, or None if nothing restricts.
+        hides_all: Whether nothing is left to see.
+        deliberate: Whether that is how one switches GPUs off on purpose (empty, or ``-1``).
+        reason: One sentence that names the value; empty if nothing restricts.
+    """
+
+    setting: str | None = None
+    hides_all: bool = False
+    deliberate: bool = False
+    reason: str = ""
+
+
+def read_visibility(variables: Mapping[str, str], *, hip: bool = False) -> Visibility:
+    """Read the variable that counts for this build, as CUDA and torch read it.
+
+    Source of the grammar: ``_parse_visible_devices`` in torch 2.13's ``torch/cuda/__init__.py``.
+
+    Args:
+        variables: Environment variables.
+        hip: Whether torch is a ROCm build, where HIP_VISIBLE_DEVICES wins over
+            ROCR_VISIBLE_DEVICES, and that over CUDA_VISIBLE_DEVICES.
+    """
+    names = ["CUDA_VISIBLE_DEVICES"]
+    if hip:
+        names = ["HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", *names]
+    name = next((name for name in names if name in variables), None)
+    if name is None:
+        return Visibility()
+    value = variables[name]
+    setting = f"{name}={value!r}"
+    if value.strip() in {"", "-1"}:
+        return Visibility(setting, True, True, f"{setting} hides every GPU")
+    if value.startswith("MIG-"):
+        return Visibility(setting, reason=f"{setting} shows one MIG instance of a GPU")
+    elements = [element.strip() for element in value.split(",")]
+    if value.startswith("GPU-"):
+        listed, shown = elements, "the GPUs it names"
+    else:
+        numbers = _ordinals(elements)
+        listed = [f"GPU {number}" for number in numbers]
+        shown = f"GPU {' and '.join(map(str, numbers))} of the machine"
+    twice = next((item for place, item in enumerate(listed) if item in listed[:place]), None)
+    if twice is not None or not listed:
+        why = "names no GPU, so it" if twice is None else f"names {twice} twice, which"
+        return Visibility(setting, hides_all=True, reason=f"{setting} {why} hides every GPU")
+    return Visibility(setting, reason=f"{setting} shows only {shown}")
+
+
+def _ordinals(elements: Sequence[str]) -> list[int]:
+    """Return the numbers up to the first element that is none; text after a number is ignored."""
+    matches = (re.match(r"\+?\d+|-0+(?!\d)", element) for element in elements)
+    return [int(match[0]) for match in takewhile(bool, matches) if match]

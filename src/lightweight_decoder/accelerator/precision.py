@@ -1,23 +1,45 @@
-"""The precision to run with: the one that was asked for where it is native, else 32-true."""
+"""Which precisions exist, and the one to run with: what was asked for where it is native.
+
+Lightning's names: ``lightning/fabric/plugins/precision/precision.py``.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+
+from lightweight_decoder.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from lightweight_decoder.accelerator.plan import Backend, DeviceReport
 
-_NEEDS = {
-    "16-mixed": "fp16",
-    "16-true": "fp16",
-    "bf16-mixed": "bf16",
-    "bf16-true": "bf16",
-    "transformer-engine": "fp8",
-    "transformer-engine-float16": "fp8",
+PRECISIONS = ("32-true", "16-mixed", "bf16-mixed", "bf16-true", "64-true")
+"""Those of Lightning's that this package trains and evaluates in."""
+
+_ALIASES = {"64": "64-true", "32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
+_NOT_OURS = {
+    "16-true": "AdamW cannot train weights in float16, where the squares of gradients vanish",
+    "transformer-engine": "the reranker's layers are too narrow for FP8",
+    "transformer-engine-float16": "the reranker's layers are too narrow for FP8",
 }
+_NEEDS = {"16-mixed": "fp16", "bf16-mixed": "bf16", "bf16-true": "bf16"}
 _CPU_BF16 = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
+
+
+def parse_precision(asked: str | int) -> str:
+    """Return one of :data:`PRECISIONS`.
+
+    Raises:
+        ConfigError: If there is no such precision, or nothing can be trained in it.
+    """
+    name = str(asked)
+    name = _ALIASES.get(name, name)
+    if name in PRECISIONS:
+        return name
+    expected = f"one of {', '.join((*PRECISIONS, *_ALIASES))}"
+    summary = _NOT_OURS.get(name, "there is no such value")
+    raise ConfigError.unexpected("precision", expected, repr(asked), summary=summary)
 
 
 def choose_precision(
@@ -26,7 +48,7 @@ def choose_precision(
     """Return the precision to run with, and why it is not the one asked for (empty if it is).
 
     Args:
-        asked: One of :data:`~lightweight_decoder.accelerator.request.PRECISIONS`.
+        asked: One of :data:`PRECISIONS`.
         backend: Where the plan runs.
         reports: The chosen devices. A device whose support is not known keeps what was asked.
     """
@@ -49,7 +71,7 @@ def choose_precision(
 
 
 def cpu_has_bf16() -> bool:
-    """Whether this CPU computes in bfloat16 itself; imports torch."""
+    """Say whether this CPU computes in bfloat16 itself; imports torch."""
     import torch  # noqa: PLC0415 - accelerator=cpu with 32-true must not wait for it
 
     capabilities = getattr(torch.cpu, "get_capabilities", None)

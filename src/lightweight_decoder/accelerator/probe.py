@@ -18,15 +18,13 @@ from lightweight_decoder.accelerator import nvml
 from lightweight_decoder.accelerator.child_process import ChildOutcome, run_child
 from lightweight_decoder.accelerator.cuda_errors import NO_DEVICE
 from lightweight_decoder.accelerator.diagnosis import diagnose, explain, identify, judge_report
-from lightweight_decoder.accelerator.machine import Gpu
+from lightweight_decoder.accelerator.machine import Gpu, read_visibility
 from lightweight_decoder.accelerator.plan import DeviceReport
-from lightweight_decoder.accelerator.visibility import read_visibility
 
 if TYPE_CHECKING:
     from lightweight_decoder.accelerator.machine import Machine
     from lightweight_decoder.accelerator.plan import GpuBackend
 
-PROBE_VERSION = 1  # part of the cache key: raise it when the probe's work changes
 TIME_LIMIT_S = 60.0
 COMPILING_TIME_LIMIT_S = 900.0  # the driver compiles PTX kernel by kernel, minutes in all
 _CHILD_PROGRAM = Path(__file__).with_name("probe_child.py")
@@ -63,6 +61,16 @@ def probe_devices(
     return (*reports, *_hidden(reports, machine, backend))
 
 
+def read_arch_list() -> tuple[str, ...]:
+    """Ask a child what the installed torch has kernels for; nothing where it has no list."""
+    outcome = run_child(
+        _command(_CHILD_PROGRAM, "build", 0, announcing=True),
+        environment=_environment(),
+        time_limit_s=TIME_LIMIT_S,
+    )
+    return _arch_list(outcome.messages[0]) if outcome.messages else ()
+
+
 @dataclass(frozen=True)
 class _Prober:
     """What all children of one probe have in common."""
@@ -74,37 +82,41 @@ class _Prober:
 
     def probe(self, environment: dict[str, str]) -> tuple[DeviceReport, ...]:
         """Report on every device that an environment shows."""
+        machine = self.machine
         devices: dict[int, DeviceReport] = {}
         workers: dict[int, Future[ChildOutcome]] = {}
-        with ThreadPoolExecutor(_MOST_CHILDREN) as pool:
 
-            def meet(message: dict[str, Any]) -> float | None:
-                report = _introduced(message, self.machine, self.backend)
-                if report is None or report.index is None or report.index in devices:
-                    return None
-                devices[report.index] = report
-                limit_s = _limit_s(report, self.machine, self.time_limit_s)
-                if report.index == 0:
-                    return limit_s
-                workers[report.index] = pool.submit(
-                    run_child,
-                    self._command(report.index),
-                    environment=environment,
-                    time_limit_s=limit_s,
-                )
+        def meet(message: dict[str, Any]) -> float | None:
+            nonlocal machine
+            if message["kind"] == "build":
+                machine = replace(machine, arch_list=_arch_list(message))
+            report = _introduced(message, machine, self.backend)
+            if report is None or report.index is None or report.index in devices:
                 return None
+            devices[report.index] = report
+            limit_s = _limit_s(report, machine, self.time_limit_s)
+            if report.index == 0:
+                return limit_s
+            workers[report.index] = pool.submit(
+                run_child,
+                _command(self.program, self.backend, report.index),
+                environment=environment,
+                time_limit_s=limit_s,
+            )
+            return None
 
+        with ThreadPoolExecutor(_MOST_CHILDREN) as pool:
             scout = run_child(
-                self._command(0, announcing=True),
+                _command(self.program, self.backend, 0, announcing=True),
                 environment=environment,
                 time_limit_s=self.time_limit_s,
                 on_message=meet,
             )
             outcomes = {0: scout} | {index: worker.result() for index, worker in workers.items()}
         if not devices:
-            return _whole_backend(scout, self.machine, self.backend)
+            return _whole_backend(scout, machine, self.backend)
         return tuple(
-            diagnose(devices[index], outcomes[index], self.machine) for index in sorted(devices)
+            diagnose(devices[index], outcomes[index], machine) for index in sorted(devices)
         )
 
     def probe_one_by_one(self) -> tuple[DeviceReport, ...]:
@@ -121,11 +133,11 @@ class _Prober:
         failed = [report for report in reports if not report.usable]
         return (*(replace(one, index=index) for index, one in enumerate(usable)), *failed)
 
-    def _command(self, index: int, *, announcing: bool = False) -> list[str]:
-        """Return a child's command line; isolated, so that no file beside it shadows a module."""
-        paths = json.dumps([path for path in sys.path if path])
-        options = [self.backend, str(index), str(int(announcing)), paths]
-        return [sys.executable, "-I", str(self.program), *options]
+
+def _command(program: Path, backend: str, index: int, *, announcing: bool = False) -> list[str]:
+    """Return a child's command line; isolated, so that no file beside it shadows a module."""
+    paths = json.dumps([path for path in sys.path if path])
+    return [sys.executable, "-I", str(program), backend, str(index), str(int(announcing)), paths]
 
 
 def _environment() -> dict[str, str]:
@@ -148,6 +160,12 @@ def _may_hide_healthy_ones(reports: tuple[DeviceReport, ...], machine: Machine) 
         and all(gpu.uuid for gpu in machine.gpus)
         and not read_visibility(machine.variables).setting
     )
+
+
+def _arch_list(message: dict[str, Any]) -> tuple[str, ...]:
+    """Return the architectures in a record on the build; none where it is no such record."""
+    listed = message.get("arch_list")
+    return tuple(filter(str.isascii, map(str, listed))) if isinstance(listed, list) else ()
 
 
 def _introduced(

@@ -2,8 +2,9 @@
 
 This file is a program, ``python -I probe_child.py BACKEND INDEX ANNOUNCE SYS_PATH``, and never
 imported by the package: whatever the device does to this process, the one that asked lives on. It
-needs nothing but torch. Each line it writes is one JSON record with a ``kind``: ``backend`` and
-``device`` (only when announcing), ``memory``, ``step``, then one of ``done``, ``wrong``, ``error``.
+needs nothing but torch. Each line it writes is one JSON record with a ``kind``: ``build``,
+``backend`` and ``device`` (only when announcing), ``memory``, ``step``, then one of ``done``,
+``wrong``, ``error``. With BACKEND ``build`` the first of them is all.
 """
 
 # ruff: noqa: PLC0415 - torch is imported late: an import that fails is one of the findings
@@ -40,6 +41,10 @@ def main() -> None:
 
     stage = "import torch"
     try:
+        if announcing:
+            say("build", arch_list=arch_list())
+        if backend == "build":
+            leave(channel)
         stage = "initialize"
         count = start(backend)
         if announcing:
@@ -71,6 +76,18 @@ def leave(channel: TextIO) -> None:
     """End at once: the teardown of a broken driver may hang."""
     channel.flush()
     os._exit(0)
+
+
+def arch_list() -> list[str]:
+    """Return what the build has kernels for; nothing where it has no list.
+
+    ``torch.cuda.get_arch_list()`` asks the driver first, up to torch 2.12, and says nothing of a
+    build whose driver does not answer.
+    """
+    import torch
+
+    flags: str = getattr(torch._C, "_cuda_getArchFlags", str)() or ""  # noqa: SLF001
+    return flags.split()
 
 
 def start(backend: str) -> int:

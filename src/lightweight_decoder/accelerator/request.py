@@ -7,23 +7,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lightweight_decoder.accelerator.plan import Asked
+from lightweight_decoder.accelerator.precision import parse_precision
 from lightweight_decoder.errors import AcceleratorError, ConfigError
 
 OnUnusable = Literal["auto", "fallback", "raise", "force"]
 Devices = int | str | Sequence[int | str]
 
-# Lightning's names: lightning/fabric/plugins/precision/precision.py.
-PRECISIONS = (
-    "32-true",
-    "16-mixed",
-    "bf16-mixed",
-    "16-true",
-    "bf16-true",
-    "64-true",
-    "transformer-engine",
-    "transformer-engine-float16",
-)
-_PRECISION_ALIASES = {"64": "64-true", "32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
 _ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "rocm", "mps")
 _NO_LIGHTNING_ACCELERATOR = {
     "xpu": "Lightning has no accelerator for Intel GPUs (it has cpu, cuda, mps and tpu)",
@@ -40,7 +29,7 @@ class Request:
         accelerator: ``"auto"``, ``"gpu"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
         count: How many devices; None for all, or where ``selected`` names them.
         selected: Indices and UUIDs (or beginnings of them) of particular devices, else None.
-        precision: One of :data:`PRECISIONS`.
+        precision: One of :data:`~lightweight_decoder.accelerator.precision.PRECISIONS`.
         strategy: A Lightning strategy.
         mode: What to do where a device that was asked for cannot be used.
     """
@@ -73,16 +62,10 @@ def parse_request(
         )
     _require_one_of("accelerator", name, _ACCELERATORS)
     _require_one_of("accelerator.on_unusable", on_unusable, ("auto", "fallback", "raise", "force"))
-    wanted = _PRECISION_ALIASES.get(str(precision), str(precision))
-    _require_one_of("precision", wanted, (*PRECISIONS, *_PRECISION_ALIASES))
     count, selected = _parse_devices(devices)
     if name == "cpu" and selected is not None:
-        raise ConfigError(
-            "the CPU has no device indices",
-            where="devices",
-            expected="a number of processes or 'auto'",
-            found=repr(devices),
-        )
+        expected, problem = "a number of processes or 'auto'", "the CPU has no device indices"
+        raise ConfigError.unexpected("devices", expected, repr(devices), summary=problem)
     # One device is what every configuration asks for; two or more, or particular ones, is a wish
     # that a silent fallback would disappoint.
     explicit = name != "auto" or selected is not None or (count or 1) > 1
@@ -98,7 +81,7 @@ def parse_request(
         accelerator="cuda" if name == "rocm" else name,  # type: ignore[arg-type] # checked above
         count=count,
         selected=selected,
-        precision=wanted,
+        precision=parse_precision(precision),
         strategy=strategy,
         mode=mode,  # type: ignore[arg-type] # checked above
     )
@@ -106,12 +89,8 @@ def parse_request(
 
 def _require_one_of(key: str, value: str, allowed: Sequence[str]) -> None:
     if value not in allowed:
-        raise ConfigError(
-            "there is no such value",
-            where=key,
-            expected=f"one of {', '.join(allowed)}",
-            found=repr(value),
-        )
+        expected = f"one of {', '.join(allowed)}"
+        raise ConfigError.unexpected(key, expected, repr(value), summary="there is no such value")
 
 
 def _parse_devices(devices: Devices) -> tuple[int | None, tuple[int | str, ...] | None]:
@@ -154,9 +133,5 @@ def _one_device(element: int | str, devices: Devices) -> int | str:
 
 
 def _bad_devices(summary: str, devices: Devices) -> ConfigError:
-    return ConfigError(
-        summary,
-        where="devices",
-        expected="'auto', a number of devices, or different indices or UUIDs such as [0, 1]",
-        found=repr(devices),
-    )
+    expected = "'auto', a number of devices, or different indices or UUIDs such as [0, 1]"
+    return ConfigError.unexpected("devices", expected, repr(devices), summary=summary)

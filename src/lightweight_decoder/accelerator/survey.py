@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 from lightweight_decoder.accelerator import nvml, verdict_cache
 from lightweight_decoder.accelerator.advice import wheel_advice
 from lightweight_decoder.accelerator.diagnosis import FREE_MEMORY_FLOOR_BYTES
-from lightweight_decoder.accelerator.machine import Gpu
+from lightweight_decoder.accelerator.machine import Gpu, read_visibility
 from lightweight_decoder.accelerator.plan import DeviceReport
-from lightweight_decoder.accelerator.probe import PROBE_VERSION, TIME_LIMIT_S, probe_devices
-from lightweight_decoder.accelerator.visibility import read_visibility
+from lightweight_decoder.accelerator.probe import TIME_LIMIT_S, probe_devices
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,7 +55,7 @@ def survey(
     known = _without_probe(machine, backend)
     if known is not None:
         return known
-    key = machine_key(machine, backend)
+    key = verdict_cache.machine_key(machine, backend)
     reports = verdict_cache.handed_down(key)
     if reports is not None:
         return Survey(backend, reports, source="parent")
@@ -92,11 +91,6 @@ def _probed(machine: Machine, backend: GpuBackend, probe: Probe) -> Survey:
     reports = probe(machine, backend)
     probe_ms = round((time.monotonic() - began) * 1000, 1)
     return Survey(backend, reports, source="probe", probe_ms=probe_ms)
-
-
-def machine_key(machine: Machine, backend: GpuBackend) -> str:
-    """Return the cache key of a machine's verdicts."""
-    return verdict_cache.machine_key(machine, backend, PROBE_VERSION)
 
 
 def _still_true(reports: tuple[DeviceReport, ...]) -> bool:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import os
+import stat
 import tempfile
 import time
 from dataclasses import asdict
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightweight_decoder.accelerator.plan import DeviceReport
+from lightweight_decoder.errors import InputDataError
+from lightweight_decoder.files import user_cache_dir, whole_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -26,9 +29,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-DIRECTORY_VARIABLE = "LIGHTWEIGHT_DECODER_CACHE"
 HANDED_DOWN_VARIABLE = "LIGHTWEIGHT_DECODER_ACCELERATOR_VERDICT"
-_FORMAT = 1
+_FORMAT = 2  # raise it when the records or the probe's work change
 _LARGEST_FILE_BYTES = 1 << 20
 _IMPORTED_AT = time.time()
 _LAUNCH_KEPT_S = 86400.0
@@ -45,25 +47,19 @@ _LAUNCH_VARIABLES = (
 )
 
 
-def machine_key(machine: Machine, backend: str, probe_version: int) -> str:
+def machine_key(machine: Machine, backend: str) -> str:
     """Return a digest of everything a verdict depends on that can be read without a device."""
-    facts = {**asdict(machine), "backend": backend, "probe_version": probe_version}
+    facts = {
+        **asdict(machine),
+        "arch_list": None,
+        "backend": backend,
+    }  # only children know the list
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def cache_directory() -> Path:
-    """Return the folder of the cache; it need not exist."""
-    override = os.environ.get(DIRECTORY_VARIABLE)
-    if override:
-        return Path(override)
-    import platformdirs  # noqa: PLC0415 - a cpu run must not wait for it
-
-    return Path(platformdirs.user_cache_dir("lightweight-decoder", appauthor=False))
 
 
 def _folder() -> Path:
     """Return the cache's folder, or a temporary one of this user where that cannot be written."""
-    wanted = cache_directory()
+    wanted = user_cache_dir()
     user = os.getuid() if hasattr(os, "getuid") else 0
     for folder in (wanted, Path(tempfile.gettempdir()) / f"lightweight-decoder-{user}"):
         with contextlib.suppress(OSError):
@@ -84,9 +80,10 @@ def load(key: str, *, not_before: float = 0.0) -> tuple[DeviceReport, ...] | Non
     """
     path = _folder() / f"{key}.json"
     try:
-        if path.stat().st_size > _LARGEST_FILE_BYTES:
-            raise ValueError("too large")  # noqa: TRY301
-        if path.stat().st_mtime < not_before:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST_FILE_BYTES:
+            raise ValueError("no file of ours")  # noqa: TRY301
+        if status.st_mtime < not_before:
             return None
         return _decode(json.loads(path.read_text(encoding="utf-8")), key)
     except FileNotFoundError:
@@ -106,19 +103,11 @@ def store(key: str, reports: Sequence[DeviceReport], *, lasting_only: bool = Tru
     """
     if lasting_only and not all(report.verdict in _LASTING_VERDICTS for report in reports):
         return
-    folder, temporary = _folder(), None
     try:
-        with tempfile.NamedTemporaryFile(
-            "w", dir=folder, suffix=".partial", delete=False, encoding="utf-8"
-        ) as file:
-            temporary = Path(file.name)
-            json.dump(_encode(key, reports), file)
-        temporary.replace(folder / f"{key}.json")
-    except OSError as error:
+        with whole_file(_folder() / f"{key}.json") as temporary:
+            temporary.write_text(json.dumps(_encode(key, reports)), encoding="utf-8")
+    except InputDataError as error:
         log.debug("Could not write the accelerator cache: %s", error)
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
 
 
 def drop(key: str) -> None:

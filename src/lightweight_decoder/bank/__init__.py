@@ -1,12 +1,13 @@
-"""The phrase bank on disk: build, open, verify."""
+"""The phrase bank on disk or in memory: build, open, verify."""
 
-from lightweight_decoder.bank.builder import build_bank, write_bank
+from lightweight_decoder.bank.builder import BuildReport, write_bank
 from lightweight_decoder.bank.manifest import EncoderInfo, FileInfo, Manifest, PreprocessingInfo
-from lightweight_decoder.bank.normalization import normalize_text, unit_rows
+from lightweight_decoder.bank.normalization import normalize_text
 from lightweight_decoder.bank.phrase_bank import PhraseBank
-from lightweight_decoder.bank.report import BuildReport
+from lightweight_decoder.bank.placement import refuse_output_over
+from lightweight_decoder.bank.preprocessing_file import SAMPLE_ROWS
 from lightweight_decoder.bank.rows import BankRows
-from lightweight_decoder.bank.sampling import SAMPLE_ROWS
+from lightweight_decoder.bank.verification import verify_bank
 
 __all__ = [
     "SAMPLE_ROWS",
@@ -17,8 +18,8 @@ __all__ = [
     "Manifest",
     "PhraseBank",
     "PreprocessingInfo",
-    "build_bank",
     "normalize_text",
-    "unit_rows",
+    "refuse_output_over",
+    "verify_bank",
     "write_bank",
 ]

@@ -1,8 +1,11 @@
-"""The phrase bank: texts with their vectors, opened without reading them."""
+"""The phrase bank: texts with their vectors, opened without reading them, or in memory."""
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
+import io
+import itertools
+import os
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -10,90 +13,249 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 import torch
 
-from lightweight_decoder.bank.arrays import map_array
+from lightweight_decoder.bank.builder import Dtype, write_bank, write_files
+from lightweight_decoder.bank.hashed_file import reporting_full_disk
 from lightweight_decoder.bank.manifest import (
+    MANIFEST_NAME,
     OWNERS_NAME,
     PHRASES_NAME,
+    PREPROCESSING_NAME,
     VECTORS_NAME,
+    EncoderInfo,
     Manifest,
     read_manifest,
+    write_manifest,
 )
-from lightweight_decoder.bank.normalization import has_direction, unit_rows
 from lightweight_decoder.bank.phrases import PhraseTable
+from lightweight_decoder.bank.placement import placed_when_finished
 from lightweight_decoder.bank.preprocessing_file import read_preprocessing
+from lightweight_decoder.bank.rows import BankRows, RowsInMemory, refuse_unusable_texts
+from lightweight_decoder.bank.stored_file import StoredFile, array_in
 from lightweight_decoder.datatypes import NO_ID
+from lightweight_decoder.encoder import TextEncoder, as_encoder, report_cut_texts
 from lightweight_decoder.errors import BankError
+from lightweight_decoder.vectors.directions import (
+    refuse_directionless,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import numpy.typing as npt
     from torch import Tensor
 
     from lightweight_decoder.datatypes import FloatArray, IntArray
-    from lightweight_decoder.vectors.preprocessing import Preprocessing
+    from lightweight_decoder.encoder import EncodesBothSides
+    from lightweight_decoder.vectors.preprocessing import Preprocessing, Step
 
 CHECKSUM_LIMIT_BYTES = 100_000_000
 """Opening checks checksums of banks up to this size: about 0.1 s at the 1 GB/s of a slow core."""
 
-_BLOCK_ROWS = 65_536
+IN_MEMORY = Path("bank in memory")
 
 
 class PhraseBank:
-    """A phrase bank on disk, memory-mapped. Immutable; safe to share between threads.
+    r"""A phrase bank, in a folder and memory-mapped, or in memory. Immutable, shared by threads.
 
-    Open one with :meth:`open`. Pickling keeps only the path: each process maps the same files and
-    the system keeps one copy of their pages.
+    Make one with :meth:`build` or :meth:`from_texts`, open one with :meth:`open`.
+
+    >>> bank = PhraseBank.from_texts(["red", "green", "red"], [[1, 0], [0, 2], [3, 4]])
+    >>> bank
+    PhraseBank(2 phrases, 3 vectors of width 2, float32, in memory)
+    >>> bank.texts([1]), bank.find([" red\n", "blue"]).tolist()
+    (['green'], [0, -1])
+    >>> bank.vectors[bank.vector_ids_of([0])].round(1).tolist()
+    [[[1.0, 0.0], [0.6000000238418579, 0.800000011920929]]]
+
+    Pickling a bank of a folder keeps only where it is and its fingerprint: each process maps the
+    same files and the system keeps one copy of their pages.
 
     Attributes:
-        path: The bank's folder.
-        manifest: What the folder holds.
-        vectors: (n, d) float32 or float16, unit rows, a private map of the file: nothing is read
-            until it is used, and writing to it does not reach the file.
-        owners: (n,) int64, the phrase that each vector belongs to, mapped likewise.
+        path: The bank's folder; None where it is in memory.
+        manifest: What it holds.
         preprocessing: What the vectors went through before they were stored; None: nothing.
     """
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
+    def __init__(
+        self, manifest: Manifest, files: Mapping[str, StoredFile], path: Path | None = None
+    ) -> None:
         self.path = path
         self.manifest = manifest
-        self.vectors: npt.NDArray[np.float32] | npt.NDArray[np.float16] = map_array(
-            path / VECTORS_NAME, (manifest.num_vectors, manifest.dim), manifest.dtype
-        )
-        self.owners: IntArray = map_array(path / OWNERS_NAME, (manifest.num_vectors,), np.int64)
-        self._phrases = PhraseTable(path / PHRASES_NAME, num_phrases=manifest.num_phrases)
-        self.preprocessing: Preprocessing | None = read_preprocessing(path, manifest.preprocessing)
+        self._files = files
+        shape = (manifest.num_vectors, manifest.dim)
+        self._vectors = array_in(files[VECTORS_NAME], shape, manifest.dtype)
+        self._owners = array_in(files[OWNERS_NAME], shape[:1], np.int64)
+        self._phrases = PhraseTable(files[PHRASES_NAME], num_phrases=manifest.num_phrases)
+        self.preprocessing: Preprocessing | None = None
+        if manifest.preprocessing is not None:
+            learned = files[PREPROCESSING_NAME]
+            self.preprocessing = read_preprocessing(learned, manifest.preprocessing)
 
     @classmethod
     def open(cls, path: str | Path) -> PhraseBank:
-        """Open a bank: read its manifest, map its files.
+        """Open the bank in a folder: read its manifest, map its files.
 
         Sizes and headers are always checked, checksums while all files together are at most
-        ``CHECKSUM_LIMIT_BYTES``; :meth:`verify` checks everything.
+        ``CHECKSUM_LIMIT_BYTES``. Of a larger bank, vectors and owners are checked when they are
+        first asked for, texts part by part, unless they were right before and did not change;
+        :meth:`verify` checks everything. A bank that is replaced meanwhile is opened again.
 
         Raises:
-            BankError: If a file is missing, cut, altered or does not match the manifest.
+            BankError: If a file is missing, cut, altered, no file or does not match the manifest.
         """
         folder = Path(path).absolute()
-        manifest = read_manifest(folder)
-        _check_sizes(folder, manifest)
-        if manifest.total_bytes <= CHECKSUM_LIMIT_BYTES:
-            _check_checksums(folder, manifest)
-        return cls(folder, manifest)
+        while True:
+            before = _identity(folder)
+            try:
+                opened = cls._open(folder)
+            except BankError:
+                if _identity(folder) == before:
+                    raise
+            else:
+                if _identity(folder) == before:
+                    return opened
 
-    def __reduce__(self) -> tuple[Callable[[str], PhraseBank], tuple[str]]:
-        return PhraseBank.open, (str(self.path),)
+    @classmethod
+    def _open(cls, folder: Path) -> PhraseBank:
+        """Open what is there; where it is exchanged meanwhile, perhaps a part of each bank."""
+        manifest = read_manifest(folder)
+        files = {name: StoredFile.map(folder / name, info) for name, info in manifest.files.items()}
+        if manifest.total_bytes <= CHECKSUM_LIMIT_BYTES:
+            for file in files.values():
+                file.check_whole()
+        return cls(manifest, files, folder)
+
+    @classmethod
+    def from_texts(
+        cls,
+        texts: Sequence[str],
+        vectors: npt.ArrayLike | Tensor | None = None,
+        *,
+        encoder: EncodesBothSides | None = None,
+        metadata: Mapping[str, Sequence[object]] | None = None,
+        preprocessing: Sequence[Step] = (),
+    ) -> PhraseBank:
+        """Make a bank in memory; it has the fingerprint of the same bank in a folder.
+
+        Memory: the bank, and the texts and vectors themselves; :func:`write_bank` streams.
+
+        Args:
+            texts: n texts; one that comes again gets one more vector.
+            vectors: (n, d) floating point of any length above zero; None: made by ``encoder``.
+            encoder: What makes the vectors, or made them: any object with the methods of
+                ``CustomEncoder``; None: the default text encoder where there are no vectors.
+            metadata: Columns of n values each; of a text that comes again, the first one is kept.
+            preprocessing: Steps of ``vectors.preprocessing``, applied to queries too.
+
+        Raises:
+            BankBuildError: If a row cannot be used, or texts, vectors and metadata differ in
+                number; the message has the row's number, from 0.
+            ConfigError: If a step of the preprocessing does not go with the vectors.
+            EncoderError: If the texts cannot be encoded.
+        """
+        rows, made_by = _rows(texts, vectors, encoder, metadata)
+        contents: dict[str, io.BytesIO] = {}
+        manifest, _ = write_files(
+            lambda name: contextlib.nullcontext(contents.setdefault(name, io.BytesIO())),
+            rows,
+            where=IN_MEMORY,
+            encoder=made_by,
+            preprocessing=preprocessing,
+            dtype=rows.smallest_dtype(keeping=not preprocessing),
+            total=len(rows),
+        )
+        return _in_memory(manifest, {name: file.getbuffer() for name, file in contents.items()})
+
+    @classmethod
+    def build(
+        cls,
+        folder: str | Path,
+        texts: Sequence[str],
+        vectors: npt.ArrayLike | Tensor | None = None,
+        *,
+        encoder: EncodesBothSides | None = None,
+        metadata: Mapping[str, Sequence[object]] | None = None,
+        preprocessing: Sequence[Step] = (),
+        dtype: Dtype = "auto",
+        overwrite: bool = False,
+        show_progress: bool = False,
+    ) -> PhraseBank:
+        """Build a bank in a folder from what is in memory, and open it.
+
+        See :meth:`from_texts` for the other arguments and for errors, and :func:`write_bank` for
+        those of the folder.
+        """
+        rows, made_by = _rows(texts, vectors, encoder, metadata)
+        if dtype == "auto":
+            dtype = rows.smallest_dtype(keeping=not preprocessing)
+        write_bank(
+            folder,
+            rows,
+            encoder=made_by,
+            preprocessing=preprocessing,
+            dtype=dtype,
+            overwrite=overwrite,
+            total=len(rows),
+            show_progress=show_progress,
+        )
+        return cls.open(folder)
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> PhraseBank:
+        """Write the bank into a folder, and open it there.
+
+        Raises:
+            BankBuildError: If ``folder`` exists or cannot be written, or if the disk is full.
+        """
+        with placed_when_finished(Path(folder).absolute(), overwrite=overwrite) as partial:
+            for name, file in self._files.items():
+                with (
+                    reporting_full_disk(partial / name, file.info.bytes),
+                    (partial / name).open("wb") as copy,
+                ):
+                    file.require()
+                    copy.write(file.content)
+                    copy.flush()
+                    os.fsync(copy.fileno())
+            with reporting_full_disk(partial / MANIFEST_NAME, 0):
+                write_manifest(partial, self.manifest)
+        return PhraseBank.open(folder)
+
+    def __reduce__(self) -> tuple[Callable[..., PhraseBank], tuple[object, ...]]:
+        if self.path is not None:
+            return _reopened, (str(self.path), self.fingerprint)
+        contents = {name: bytearray(file.content) for name, file in self._files.items()}
+        return _in_memory, (self.manifest, contents)
 
     def __repr__(self) -> str:
+        place = "in memory" if self.path is None else f'"{self.path}"'
         return (
-            f"PhraseBank({str(self.path)!r}, num_phrases={self.num_phrases}, "
-            f"num_vectors={self.num_vectors}, dim={self.dim})"
+            f"PhraseBank({self.num_phrases:,} phrases, {self.num_vectors:,} vectors of width "
+            f"{self.dim}, {self.manifest.dtype}, {place})"
         )
 
     @property
     def fingerprint(self) -> str:
         """Sha256 over the manifest's content: equal exactly where the banks' contents are equal."""
         return self.manifest.fingerprint
+
+    @property
+    def vectors(self) -> npt.NDArray[np.float32] | npt.NDArray[np.float16]:
+        """(n, d) float32 or float16, unit rows.
+
+        Of a folder a private map of the file: nothing is read before it is used (but for what is
+        checked, see :meth:`open`), and writing to it does not reach the file.
+
+        Raises:
+            BankError: If the file was altered, or cut while it was open.
+        """
+        self._files[VECTORS_NAME].require()
+        return self._vectors
+
+    @property
+    def owners(self) -> IntArray:
+        """(n,) int64, the phrase that each vector belongs to; see :attr:`vectors`."""
+        self._files[OWNERS_NAME].require()
+        return self._owners
 
     @property
     def num_vectors(self) -> int:
@@ -131,9 +293,9 @@ class PhraseBank:
         """
         if self.preprocessing is None:
             return vectors
-        _refuse_directionless(vectors)
+        refuse_directionless(vectors)
         processed = self.preprocessing(vectors)
-        _refuse_directionless(processed, after="after the bank's preprocessing")
+        refuse_directionless(processed, after="after the bank's preprocessing")
         return processed
 
     @property
@@ -141,16 +303,22 @@ class PhraseBank:
         """Names of the metadata columns."""
         return self._phrases.column_names
 
-    def column(self, name: str) -> npt.NDArray[Any]:
-        """Read a metadata column.
+    def column(self, name: str, phrase_ids: IntArray | None = None) -> npt.NDArray[Any]:
+        """Read a metadata column, of all phrases or of some.
+
+        Args:
+            name: One of ``column_names``.
+            phrase_ids: (m,) int64; None: all.
 
         Returns:
-            (p,) numbers, or objects where the column holds texts. A missing number is a NaN.
+            (p,) or (m,) numbers, or objects where the column holds texts. A missing number is a
+            NaN.
 
         Raises:
-            BankError: If there is no such column; the message lists those there are.
+            BankError: If there is no such column (the message lists those there are), or if an id
+                is not of the bank.
         """
-        return self._phrases.column(name)
+        return self._phrases.column(name, phrase_ids)
 
     @overload
     def texts(self, phrase_ids: Sequence[int]) -> list[str]: ...
@@ -226,6 +394,18 @@ class PhraseBank:
             rows[missing] = 0
         return rows.reshape(*vector_ids.shape, self.dim).to(vector_ids.device)
 
+    def require_whole(self) -> None:
+        """Make sure that all files are still there in full, in a few microseconds.
+
+        Who keeps :attr:`vectors` asks before reading them: of a file that was cut meanwhile, the
+        system ends the process.
+
+        Raises:
+            BankError: If a file was cut while the bank was open.
+        """
+        for file in self._files.values():
+            file.require_size()
+
     def verify(self) -> None:
         """Read and check everything.
 
@@ -234,10 +414,10 @@ class PhraseBank:
                 is out of range, a phrase owns no vector, or a text is damaged or there twice; the
                 message names the file, the row, what was expected and what was found.
         """
-        _check_checksums(self.path, self.manifest)
-        self._verify_vectors()
-        self._verify_owners()
-        self._phrases.verify()
+        from lightweight_decoder.bank.verification import wrong_files, wrong_rows  # noqa: PLC0415, needs this module
+
+        for problem in itertools.chain(wrong_files(self._files.values()), wrong_rows(self)):
+            raise problem
 
     @cached_property
     def _vectors_by_phrase(self) -> tuple[IntArray, IntArray | None]:
@@ -247,83 +427,65 @@ class PhraseBank:
         order = np.argsort(self.owners, kind="stable")
         return self.owners[order], order
 
-    def _verify_vectors(self) -> None:
-        """Check that every vector is finite and has unit length."""
-        tolerance = 1e-4 if self.manifest.dtype == "float32" else 2e-3
-        for start in range(0, self.num_vectors, _BLOCK_ROWS):
-            block = self.vectors[start : start + _BLOCK_ROWS].astype(np.float32)
-            lengths = np.linalg.norm(block, axis=1)
-            for row in np.flatnonzero(~(np.abs(lengths - 1) <= tolerance))[:1]:
-                found = f"length {lengths[row]}"
-                raise self._altered(VECTORS_NAME, start + row, "a vector of length 1", found)
-
-    def _verify_owners(self) -> None:
-        """Check that owners are phrases and that every phrase owns a vector."""
-        outside = (self.owners < 0) | (self.owners >= self.num_phrases)
-        for row in np.flatnonzero(outside)[:1]:
-            expected = f"a phrase id from 0 to {self.num_phrases - 1}"
-            raise self._altered(OWNERS_NAME, row, expected, self.owners[row])
-        counts = np.bincount(self.owners, minlength=self.num_phrases)
-        for row in np.flatnonzero(counts == 0)[:1]:
-            expected = "a phrase that owns at least one vector"
-            raise self._altered(PHRASES_NAME, row, expected, f"none in {OWNERS_NAME}")
-
     def _no_such(self, what: str, count: int, place: int, found: int) -> BankError:
         """Build the error for an id that is not in the bank."""
-        return BankError(
-            f"there is no such {what}",
-            where=self.path,
+        return BankError.unexpected(
+            self.path or IN_MEMORY,
+            f"a {what} id from 0 to {count - 1}",
+            found,
             at=f"entry {place}",
-            expected=f"a {what} id from 0 to {count - 1}",
-            found=found,
-        )
-
-    def _altered(self, name: str, row: int, expected: str, found: object) -> BankError:
-        """Build the error for a row that a build would not have written."""
-        return BankError(
-            "the bank was altered",
-            where=self.path / name,
-            at=f"row {row}",
-            expected=expected,
-            found=found,
-            advice="Copy or build the bank again",
+            summary=f"there is no such {what}",
         )
 
 
-def _refuse_directionless(vectors: FloatArray, *, after: str = "") -> None:
-    """Refuse rows that are not finite or all zero."""
-    rows = torch.from_numpy(vectors)
-    if rows.numel() and not bool(has_direction(rows).all()):
-        unit_rows(rows, after=after)
+def _identity(folder: Path) -> tuple[int, ...] | None:
+    """Return what tells a folder from another one that takes its name; None: there is none."""
+    try:
+        status = folder.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_mtime_ns
 
 
-def _check_sizes(folder: Path, manifest: Manifest) -> None:
-    """Refuse files that are missing, cut or longer than the manifest says."""
-    for name in manifest.files:
-        expected = f"{manifest.files[name].bytes} bytes"
-        try:
-            size = (folder / name).stat().st_size
-        except OSError as error:
-            raise _cut(folder / name, expected, error.strerror) from error
-        if size != manifest.files[name].bytes:
-            raise _cut(folder / name, expected, f"{size} bytes")
+def _reopened(path: str, fingerprint: str) -> PhraseBank:
+    """Open a bank that was pickled.
+
+    Raises:
+        BankError: If another one is there now.
+    """
+    bank = PhraseBank.open(path)
+    if bank.fingerprint != fingerprint:
+        raise BankError.unexpected(
+            path,
+            f"fingerprint {fingerprint[:12]}",
+            bank.fingerprint[:12],
+            summary="the bank was replaced since it was pickled",
+            advice="Open it again",
+        )
+    return bank
 
 
-def _check_checksums(folder: Path, manifest: Manifest) -> None:
-    """Refuse files whose content is not what was written."""
-    for name in manifest.files:
-        with (folder / name).open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != manifest.files[name].sha256:
-            raise _cut(folder / name, f"sha256 {manifest.files[name].sha256}", f"sha256 {found}")
+def _in_memory(manifest: Manifest, contents: Mapping[str, bytearray | memoryview]) -> PhraseBank:
+    """Put a bank together from what its files hold."""
+    files = {
+        name: StoredFile(memoryview(content), IN_MEMORY / name, manifest.files[name])
+        for name, content in contents.items()
+    }
+    return PhraseBank(manifest, files)
 
 
-def _cut(path: Path, expected: str, found: str | None) -> BankError:
-    """Build the error for a file that differs from the manifest."""
-    return BankError(
-        "the file does not match the manifest",
-        where=path,
-        expected=expected,
-        found=found,
-        advice="The bank was cut or altered; copy or build it again",
-    )
+def _rows(
+    texts: Sequence[str],
+    vectors: npt.ArrayLike | Tensor | None,
+    encoder: EncodesBothSides | None,
+    metadata: Mapping[str, Sequence[object]] | None,
+) -> tuple[RowsInMemory, EncoderInfo | None]:
+    """Return what to build from, with the encoder that made its vectors."""
+    named = None if encoder is None else as_encoder(encoder)
+    if vectors is None:
+        named = named or TextEncoder()
+        refuse_unusable_texts(texts)
+        vectors = named.encode_phrases(texts)
+        report_cut_texts(named)
+    made_by = None if named is None else EncoderInfo.of(named)
+    return RowsInMemory(BankRows(texts, vectors, metadata or {})), made_by

@@ -7,13 +7,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from lightweight_decoder.bank import SAMPLE_ROWS, BankRows
+from lightweight_decoder.encoder import report_cut_texts
 from lightweight_decoder.errors import InputDataError
-from lightweight_decoder.vectors.text_tables import (
-    TABLE_SUFFIXES,
-    count_lines,
-    stream_columns,
-    stream_lines,
-)
+from lightweight_decoder.vectors.columns import ColumnType
+from lightweight_decoder.vectors.text_tables import known_texts, stream_columns
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -26,9 +23,6 @@ if TYPE_CHECKING:
 _TEXTS_AT_ONCE = 4_096
 _VECTORS_AT_ONCE = 4_096
 """More than a reader's default, for fewer turns; at 384 numbers a block is 6 MiB."""
-
-_Kind = type[int] | type[float] | type[str]
-_KINDS: tuple[_Kind, ...] = (int, float, str)
 
 
 class Texts(NamedTuple):
@@ -89,30 +83,30 @@ def open_texts(
     metadata_columns: Sequence[str] = (),
     keep_unusable: bool = False,
 ) -> TextStream:
-    """Open the texts of a table, or the lines of any other file, with their metadata columns.
+    """Open the texts of a table, or the lines of any other text file, with metadata columns.
 
-    Both are streamed. A table is read twice: first to count its rows and check all of them, so that
-    a bad one shows before hours of encoding. A metadata column in which every value is a number is
-    one of numbers. Blank texts are refused unless ``keep_unusable``.
+    Both are streamed, twice: first to count the rows and check all of them, so that a bad one shows
+    before hours of encoding. A metadata column in which every value is a number, and stays what it
+    is as one, is a column of numbers. Blank texts are refused unless ``keep_unusable``.
 
     Raises:
         InputDataError: The file is missing, damaged or empty, or lacks a column.
     """
-    if path.suffix.lower() not in TABLE_SUFFIXES:
-        lines = stream_lines(path, keep_unusable=keep_unusable)
-        return TextStream(path, (Texts(some, {}) for some in lines), num_rows=count_lines(path))
     columns = [text_column, *metadata_columns]
+    may_be_blank = columns if keep_unusable else metadata_columns
+    texts = known_texts(path)
+    types = {name: ColumnType(is_text=name in texts) for name in metadata_columns}
     num_rows = 0
-    kinds: dict[str, _Kind] = dict.fromkeys(metadata_columns, int)
-    for block in stream_columns(path, columns, keep_unusable=keep_unusable):
+    for block in stream_columns(path, columns, may_be_blank=may_be_blank):
         num_rows += len(block[text_column])
-        kinds = {name: _kind_of(block[name], kind) for name, kind in kinds.items()}
+        for name, column_type in types.items():
+            column_type.add(block[name])
     blocks = (
         Texts(
             block[text_column],
-            {name: [kind(value) for value in block[name]] for name, kind in kinds.items()},
+            {name: column_type.values(block[name]) for name, column_type in types.items()},
         )
-        for block in stream_columns(path, columns, keep_unusable=keep_unusable)
+        for block in stream_columns(path, columns, may_be_blank=may_be_blank)
     )
     return TextStream(path, blocks, num_rows=num_rows)
 
@@ -120,7 +114,8 @@ def open_texts(
 def encoded_rows(texts: TextStream, encoder: Encoder) -> Iterator[BankRows]:
     """Yield blocks of texts with the vectors that the encoder makes of them."""
     while (some := texts.take(_TEXTS_AT_ONCE)).texts:
-        yield BankRows(some.texts, encoder.encode(some.texts), some.metadata)
+        yield BankRows(some.texts, encoder.encode_phrases(some.texts), some.metadata)
+    report_cut_texts(encoder)
 
 
 def encoded_sample(
@@ -133,7 +128,7 @@ def encoded_sample(
     while (some := texts.take(_TEXTS_AT_ONCE).texts) and first_row <= drawn[-1]:
         start, stop = np.searchsorted(drawn, (first_row, first_row + len(some)))
         if start < stop:
-            yield encoder.encode([some[row - first_row] for row in drawn[start:stop]])
+            yield encoder.encode_phrases([some[row - first_row] for row in drawn[start:stop]])
         first_row += len(some)
 
 
@@ -157,23 +152,38 @@ def rows_with_vectors(
 
 
 def rows_of_embeddings(
-    vectors: EmbeddingReader, *, keep_unusable: bool = False
+    vectors: EmbeddingReader,
+    *,
+    metadata_columns: Sequence[str] = (),
+    keep_unusable: bool = False,
 ) -> Iterator[BankRows]:
-    """Yield blocks of vectors with the texts that stand beside them in their own file.
+    """Yield blocks of vectors with the texts, and metadata, that stand beside them in their file.
 
     Raises:
-        InputDataError: The file has no texts, or is damaged.
+        InputDataError: The file has no texts, lacks a column, or is damaged.
     """
+    metadata = None
+    if metadata_columns:
+        metadata = open_texts(
+            vectors.path,
+            text_column=metadata_columns[0],
+            metadata_columns=metadata_columns,
+            keep_unusable=True,
+        )
     for block in _blocks(vectors, keep_unusable=keep_unusable):
         if block.texts is None:
-            raise InputDataError(
-                "the embeddings have no texts",
-                where=vectors.path,
-                expected="a text for each vector",
-                found="vectors only",
-                advice="Name a file of texts, one a row, with input=FILE",
+            choices = ", ".join(getattr(vectors, "text_choices", ()))
+            raise InputDataError.unexpected(
+                vectors.path,
+                "a text for each vector",
+                f"columns that could be: {choices}" if choices else "vectors only",
+                summary="the embeddings have no texts",
+                advice="Name one with text_column=…"
+                if choices
+                else "Name a file of texts, one a row, with input=FILE",
             )
-        yield BankRows(block.texts, block.vectors)
+        some = {} if metadata is None else metadata.take(len(block.texts)).metadata
+        yield BankRows(block.texts, block.vectors, some)
 
 
 def vectors_of_embeddings(
@@ -192,26 +202,14 @@ def _blocks(vectors: EmbeddingReader, *, keep_unusable: bool) -> Iterator[Embedd
     return vectors.blocks(_VECTORS_AT_ONCE, on_bad_row="keep" if keep_unusable else "raise")
 
 
-def _kind_of(column: list[str], widest: _Kind) -> _Kind:
-    """Return the first of int, float and str that takes all values, or a later one if it was."""
-    for kind in _KINDS[_KINDS.index(widest) :]:
-        try:
-            for value in column:
-                kind(value)
-        except ValueError:
-            continue
-        return kind
-    return str
-
-
 def _different_lengths(
     texts: TextStream, vectors: EmbeddingReader, found: object
 ) -> InputDataError:
     """Return the error for texts and vectors that do not belong together."""
-    return InputDataError(
-        "texts and vectors differ in number",
-        where=vectors.path,
-        expected=f"{texts.num_rows} rows, as many as {texts.path} has",
-        found=found,
-        advice="Row i of one file belongs to row i of the other; remove what is too much",
+    return InputDataError.unexpected(
+        vectors.path,
+        f"{texts.num_rows} rows, as many as {texts.path} has",
+        found,
+        summary="texts and vectors differ in number",
+        advice="Row i of one file belongs to row i of the other; see whether both begin alike",
     )

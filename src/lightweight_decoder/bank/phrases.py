@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lightweight_decoder.bank.manifest import REBUILD
 from lightweight_decoder.bank.normalization import is_storable, normalize_text
 from lightweight_decoder.datatypes import NO_ID
 from lightweight_decoder.errors import BankError
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from lightweight_decoder.bank.stored_file import StoredFile
     from lightweight_decoder.datatypes import IntArray
 
 TEXT_COLUMN = "text"
@@ -29,25 +30,29 @@ class PhraseTable:
     """Read access to ``phrases.arrow``; only what is asked for is read.
 
     Args:
-        path: The Arrow IPC file.
+        file: The Arrow IPC file.
         num_phrases: p, the number of rows it must have.
 
     Raises:
         BankError: If the file is damaged, has another number of rows or no column of texts.
     """
 
-    def __init__(self, path: Path, *, num_phrases: int) -> None:
-        self._path = path
+    def __init__(self, file: StoredFile, *, num_phrases: int) -> None:
+        self._file, self._path = file, file.path
         self._checked: set[int] = set()
+        file.require(file.info.bytes - 1)  # the footer
+        content = pa.py_buffer(file.content)
         try:
-            self._reader = pa.ipc.open_file(pa.memory_map(str(path)))
+            self._reader = pa.ipc.open_file(content)
             self._batches = [
                 self._reader.get_batch(i) for i in range(self._reader.num_record_batches)
             ]
             self._names: list[str] = self._reader.schema.names
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise _damaged(path, "an Arrow IPC file", str(error).splitlines()[0]) from error
+            raise _damaged(self._path, "an Arrow IPC file", str(error).splitlines()[0]) from error
         self._starts = np.cumsum([0, *(batch.num_rows for batch in self._batches)])
+        ends = [0, *(_end(batch) - content.address for batch in self._batches)]
+        self._ends = np.clip(ends, 0, file.info.bytes).tolist()
         self._check(num_phrases)
 
     def _check(self, num_phrases: int) -> None:
@@ -75,32 +80,55 @@ class PhraseTable:
             BankError: If an id is not a row of the table, or if the file is damaged there.
         """
         unique, inverse = np.unique(phrase_ids, return_inverse=True)
-        self._check_ids(unique)
         texts = np.full(len(unique), "", dtype=object)
-        chosen = self._batch_of(unique)
-        for number in np.unique(chosen[unique != NO_ID]):
-            here = np.flatnonzero((chosen == number) & (unique != NO_ID))
-            rows = np.ascontiguousarray(unique[here] - self._starts[number], dtype=np.int64)
-            # pa.array and to_numpy would import pandas, half a second, wherever it is installed
-            taken = pa.Array.from_buffers(pa.int64(), len(rows), [None, pa.py_buffer(rows)])
-            texts[here] = self._batch(number).column(TEXT_COLUMN).take(taken).to_pylist()
+        taken = self._taken(self._names.index(TEXT_COLUMN), unique[unique != NO_ID])
+        texts[unique != NO_ID] = [text for chunk in taken for text in chunk.to_pylist()]
         return texts[inverse].reshape(np.shape(phrase_ids))
 
-    def column(self, name: str) -> npt.NDArray[Any]:
-        """Read one metadata column, (p,).
+    def column(self, name: str, phrase_ids: IntArray | None = None) -> npt.NDArray[Any]:
+        """Read one column, (p,), or its values of (m,) phrases.
 
         Raises:
-            BankError: If there is no such column, or if the file is damaged.
+            BankError: If there is no such column, if an id is not a row of the table, or if the
+                file is damaged there.
         """
         if name not in self.column_names:
-            raise BankError(
-                f"the bank has no column {name!r}",
-                where=self._path,
-                expected=f"one of {', '.join(self.column_names) or '(the bank has none)'}",
-                found=name,
+            raise BankError.unexpected(
+                self._path,
+                f"one of {', '.join(self.column_names) or '(the bank has none)'}",
+                name,
+                summary=f"the bank has no column {name!r}",
             )
-        chunks = [self._batch(i).column(self._names.index(name)) for i in range(len(self._batches))]
-        return pa.chunked_array(chunks).to_numpy()  # type: ignore[no-any-return]
+        index = self._names.index(name)
+        if phrase_ids is None:
+            chunks = [self._batch(number).column(index) for number in range(len(self._batches))]
+            return pa.chunked_array(chunks).to_numpy()  # type: ignore[no-any-return]
+        unique, inverse = np.unique(phrase_ids, return_inverse=True)
+        kind = self._reader.schema.field(index).type
+        found = pa.chunked_array(self._taken(index, unique), type=kind).to_numpy()
+        return found[inverse]  # type: ignore[no-any-return]
+
+    def _taken(self, column: int, phrase_ids: IntArray) -> list[Any]:
+        """Return a column's values of phrases, ascending, in one array for each record batch.
+
+        Without ``pa.array`` and ``to_numpy``, which import pandas where it is installed: half a
+        second.
+        """
+        for wrong in phrase_ids[(phrase_ids < 0) | (phrase_ids >= self._starts[-1])][:1]:
+            raise BankError.unexpected(
+                self._path,
+                f"a phrase id from 0 to {self._starts[-1] - 1}",
+                wrong,
+                summary="there is no such phrase",
+            )
+        batches = np.searchsorted(self._starts, phrase_ids, side="right") - 1
+        taken = []
+        for number in np.unique(batches):
+            rows = np.ascontiguousarray(phrase_ids[batches == number] - self._starts[number])
+            buffers = [None, pa.py_buffer(rows)]
+            chosen = pa.Array.from_buffers(pa.int64(), len(rows), buffers)
+            taken.append(self._batch(number).column(column).take(chosen))
+        return taken
 
     def find(self, texts: Sequence[str]) -> IntArray:
         """Find the rows of texts, (len(texts),), ``NO_ID`` where absent."""
@@ -116,46 +144,10 @@ class PhraseTable:
             row_of[matches[rows]] = start + rows
         return row_of[[wanted.get(text, len(wanted)) for text in normalized]]
 
-    def verify(self) -> None:
-        """Read and check every row.
-
-        Raises:
-            BankError: If a row is damaged, or a text is missing, not normalized or there twice.
-        """
-        first_row: dict[str, int] = {}
-        for number, start in enumerate(self._starts[:-1]):
-            texts = self._batch(number).column(TEXT_COLUMN).to_pylist()
-            for row, text in enumerate(texts, start=start):
-                if not text or text != normalize_text(text):
-                    expected = "a text, normalized and not empty"
-                    raise _damaged(self._path, expected, repr(text), row=row)
-                if first_row.setdefault(text, row) != row:
-                    expected = "a text of its own"
-                    found = f"{text!r}, also in row {first_row[text]}"
-                    raise _damaged(self._path, expected, found, row=row)
-
-    @cached_property
-    def _largest_id(self) -> int:
-        return int(self._starts[-1]) - 1
-
-    def _check_ids(self, phrase_ids: IntArray) -> None:
-        """Refuse ids that are no rows (``phrase_ids`` sorted)."""
-        if len(phrase_ids) and not NO_ID <= phrase_ids[0] <= phrase_ids[-1] <= self._largest_id:
-            wrong = phrase_ids[0] if phrase_ids[0] < NO_ID else phrase_ids[-1]
-            raise BankError(
-                "there is no such phrase",
-                where=self._path,
-                expected=f"a phrase id from 0 to {self._largest_id}",
-                found=wrong,
-            )
-
-    def _batch_of(self, phrase_ids: IntArray) -> IntArray:
-        """Return the record batch in which each phrase lies."""
-        return np.searchsorted(self._starts, phrase_ids, side="right") - 1
-
     def _batch(self, number: int) -> Any:  # noqa: ANN401, pyarrow has no types
         """Return a record batch, checked in full when it is first used."""
         batch = self._batches[number]
+        self._file.require(self._ends[number], self._ends[number + 1])
         if number not in self._checked:
             try:
                 batch.validate(full=True)  # a wrong offset would read outside of the file
@@ -167,13 +159,14 @@ class PhraseTable:
         return batch
 
 
+def _end(batch: Any) -> int:  # noqa: ANN401, pyarrow has no types
+    """Return the address behind the last byte of a record batch."""
+    buffers = [buffer for column in batch.columns for buffer in column.buffers() if buffer]
+    return max((buffer.address + buffer.size for buffer in buffers), default=0)
+
+
 def _damaged(path: Path, expected: str, found: str, row: int | None = None) -> BankError:
     """Build the error for a table that is not as it was written."""
-    return BankError(
-        "the phrase table does not match the manifest" if row is None else "a phrase is damaged",
-        where=path,
-        at=None if row is None else f"row {row}",
-        expected=expected,
-        found=found,
-        advice="The bank was cut or altered; copy or build it again",
-    )
+    at = None if row is None else f"row {row}"
+    summary = "a phrase is damaged" if at else "the phrase table does not match the manifest"
+    return BankError.unexpected(path, expected, found, at=at, summary=summary, advice=REBUILD)

@@ -1,139 +1,173 @@
-"""The bank's ``preprocessing.safetensors``: what its steps learned, fitted once a build."""
+"""The bank's ``preprocessing.safetensors``: what its steps learn from a sample of the rows."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
-from lightweight_decoder.bank.journal import JOURNAL_NAME
-from lightweight_decoder.bank.manifest import PREPROCESSING_NAME, FileInfo
-from lightweight_decoder.bank.output_file import reporting_full_disk
-from lightweight_decoder.errors import BankError, ResumeError
+from lightweight_decoder.bank.manifest import REBUILD
+from lightweight_decoder.bank.rows import rows_as_float32
+from lightweight_decoder.errors import BankBuildError, BankError
+from lightweight_decoder.progress import report_progress
+from lightweight_decoder.vectors.directions import has_direction, refuse_directionless
 from lightweight_decoder.vectors.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
+    from collections.abc import Iterable, Sequence
+
+    import numpy.typing as npt
 
     from lightweight_decoder.bank.manifest import PreprocessingInfo
-    from lightweight_decoder.datatypes import FloatArray
+    from lightweight_decoder.bank.rows import OnBadRow
+    from lightweight_decoder.bank.stored_file import StoredFile
+    from lightweight_decoder.datatypes import FloatArray, IntArray
     from lightweight_decoder.vectors.preprocessing import Step
 
-_ORIGIN = "origin"
-_UNREADABLE = (OSError, SafetensorError, ValueError, TypeError, KeyError)
+SAMPLE_ROWS = 100_000
+SAMPLE_BYTES = 2**28
+"""A sample has no more rows than the first, and takes no more memory as float32 than the second."""
+
+_SEED = 0
 
 
-def fit_or_resume(
-    folder: Path, steps: Sequence[Step], draw_sample: Callable[[], FloatArray]
-) -> Preprocessing | None:
-    """Fit steps and write down what they learned, or go on with what an interrupted build learned.
+def fit(steps: Sequence[Step], sample: FloatArray) -> tuple[Preprocessing, bytes]:
+    """Fit steps on a sample (m, d).
 
-    What was learned is kept, not learned again, so that a resumed build cannot differ in the last
-    digit; that it is still the same sample is made sure of.
-
-    Args:
-        folder: Where the bank is built.
-        steps: What to fit; for nothing None comes back.
-        draw_sample: Gives the sample, (m, d).
+    Returns:
+        The fitted steps, and the file that keeps what they learned: the same bytes for the same
+        content.
 
     Raises:
-        ResumeError: If the interrupted build had other steps or another sample; what it left stays.
-        ConfigError: If the steps cannot be fitted on the sample.
-        BankBuildError: If the file cannot be written.
+        ConfigError: If a step does not go with the sample.
     """
-    path = folder / PREPROCESSING_NAME
-    options = [asdict(step) for step in steps]
-    kept: tuple[dict[str, Any], dict[str, FloatArray]] | None = None
-    if path.is_file() or (folder / JOURNAL_NAME).is_file():
-        kept = _read_kept(path)
-        if kept[0]["steps"] != options:
-            raise _other_build(path, kept[0]["steps"], options)
-    if not steps:
-        return None
-    sample = draw_sample()
-    origin = {"steps": options, "input_dim": sample.shape[1], "sample": _sha256(sample)}
-    if kept is None:
-        preprocessing = Preprocessing.fit(steps, sample)
-        _write(path, preprocessing.arrays(), origin)
-        return preprocessing
-    if kept[0] != origin:
-        raise _other_build(path, "the vectors that it was started with", "others")
-    return Preprocessing.from_arrays(steps, sample.shape[1], kept[1])
+    origin = {
+        "steps": [asdict(step) for step in steps],
+        "input_dim": sample.shape[1],
+        "sample": hashlib.sha256(sample.data).hexdigest(),
+    }
+    fitted = Preprocessing.fit(steps, sample)
+    arrays = {name: np.ascontiguousarray(array) for name, array in fitted.arrays().items()}
+    # One key only: safetensors writes several in an order that changes from run to run.
+    return fitted, save(arrays, metadata={"origin": json.dumps(origin, sort_keys=True)})
 
 
-def read_preprocessing(folder: Path, info: PreprocessingInfo | None) -> Preprocessing | None:
-    """Read what a finished bank's steps learned; None where it has no steps.
+def read_preprocessing(file: StoredFile, info: PreprocessingInfo) -> Preprocessing:
+    """Read what a bank's steps learned.
 
     Raises:
         BankError: If the file is not what the manifest says.
     """
-    if info is None:
-        return None
-    path = folder / PREPROCESSING_NAME
+    file.require()
     try:
-        with safe_open(path, framework="numpy") as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no dict
-        return Preprocessing.from_arrays(info.steps, info.input_dim, arrays)
-    except _UNREADABLE as error:
-        raise BankError(
-            "what the preprocessing learned does not match the manifest",
-            where=path,
-            expected=f"the arrays of {', '.join(step.step for step in info.steps)}",
-            found=error,
-            advice="The bank was cut or altered; copy or build it again",
+        return Preprocessing.from_arrays(info.steps, info.input_dim, load(bytes(file.content)))
+    except (SafetensorError, ValueError, TypeError, KeyError) as error:
+        raise BankError.unexpected(
+            file.path,
+            f"the arrays of {', '.join(step.step for step in info.steps)}",
+            error,
+            summary="what the preprocessing learned does not match the manifest",
+            advice=REBUILD,
         ) from error
 
 
-def file_info(path: Path) -> FileInfo:
-    """Return size and checksum of a small file."""
-    content = path.read_bytes()
-    return FileInfo(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+def draw_sample(
+    blocks: Iterable[npt.ArrayLike],
+    *,
+    on_bad_row: OnBadRow = "raise",
+    total: int | None = None,
+    show_progress: bool = False,
+) -> FloatArray:
+    """Draw rows at random, all with the same probability, without knowing how many will come.
+
+    Every row gets a random number, and those with the lowest ones are kept. The same rows give the
+    same sample, whatever the blocks they come in. Memory: the sample, and a block.
+
+    Args:
+        blocks: (b, d) floating point each.
+        on_bad_row: Whether a row without direction is an error or left out.
+        total: How many rows will come, for the progress bar.
+        show_progress: Whether to show one.
+
+    Returns:
+        (m, d) float32 in the order of the stream, all rows where they are few.
+
+    Raises:
+        BankBuildError: If a block has another shape, a row cannot be used, or nothing comes.
+    """
+    random = np.random.default_rng(_SEED)
+    sample: _LowestKeys | None = None
+    num_rows = 0
+    with report_progress(
+        "drawing a sample", unit="rows", total=total, enabled=show_progress
+    ) as advance:
+        for block in blocks:
+            dim = None if sample is None else sample.dim
+            vectors = rows_as_float32(block, dim=dim, at=f"rows from {num_rows}")
+            rows = np.arange(num_rows, num_rows + len(vectors))
+            if on_bad_row == "raise":
+                refuse_directionless(vectors, rows=rows, error=BankBuildError)
+            sample = sample or _LowestKeys(vectors.shape[1])
+            sample.add(random.random(len(vectors)), rows, vectors, has_direction(vectors))
+            num_rows += len(vectors)
+            advance(len(vectors))
+    if sample is None or not len(sample):
+        raise BankBuildError.unexpected(
+            None,
+            "at least one row that can be used",
+            "none",
+            summary="there is nothing to fit the preprocessing on",
+        )
+    return sample.in_order()
 
 
-def _read_kept(path: Path) -> tuple[dict[str, Any], dict[str, FloatArray]]:
-    """Where an interrupted build's arrays come from, and they; no file: it had no steps."""
-    if not path.is_file():
-        return {"steps": []}, {}
-    try:
-        with safe_open(path, framework="numpy") as file:
-            origin = json.loads(file.metadata()[_ORIGIN])
-            return origin, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except _UNREADABLE as error:
-        raise _other_build(path, "what a build wrote", error) from error
+class _LowestKeys:
+    """Keeps the rows with the lowest keys."""
 
+    def __init__(self, dim: int) -> None:
+        self.dim = dim
+        self._size = max(1, min(SAMPLE_ROWS, SAMPLE_BYTES // (4 * dim)))
+        self._keys = np.empty(0)
+        self._rows = np.empty(0, dtype=np.int64)
+        self._vectors = np.empty((self._size, dim), dtype=np.float32)  # pages are taken when used
 
-def _write(path: Path, arrays: dict[str, FloatArray], origin: dict[str, Any]) -> None:
-    """Write the file as a whole or not at all, the same bytes for the same content."""
-    # One key only: safetensors writes several in an order that changes from run to run.
-    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    content = save(contiguous, metadata={_ORIGIN: json.dumps(origin, sort_keys=True)})
-    partial = path.with_suffix(".partial")
-    with reporting_full_disk(path, len(content)):
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+    def __len__(self) -> int:
+        return len(self._keys)
 
+    def add(
+        self,
+        keys: npt.NDArray[np.float64],
+        rows: IntArray,
+        vectors: FloatArray,
+        is_usable: npt.NDArray[np.bool_],
+    ) -> None:
+        """Take usable rows in, those with the highest keys out."""
+        if len(self) == self._size:
+            is_usable = is_usable & (keys < self._keys.max())
+        new = np.flatnonzero(is_usable)
+        num_kept = len(self)
+        self._keys = np.concatenate([self._keys, keys[new]])
+        self._rows = np.concatenate([self._rows, rows[new]])
+        if len(self) <= self._size:
+            self._vectors[num_kept : len(self)] = vectors[new]
+            return
+        stays = np.zeros(len(self), dtype=bool)
+        stays[np.argpartition(self._keys, self._size - 1)[: self._size]] = True
+        comes = np.flatnonzero(stays[num_kept:])
+        # what comes fills the room that is left, then the places of what goes
+        places = np.concatenate(
+            [np.arange(num_kept, self._size), np.flatnonzero(~stays[:num_kept])]
+        )
+        for column in (self._keys, self._rows):
+            column[places] = column[num_kept + comes]
+        self._vectors[places] = vectors[new[comes]]
+        self._keys, self._rows = self._keys[: self._size], self._rows[: self._size]
 
-def _sha256(sample: FloatArray) -> str:
-    """Checksum of a sample's bytes."""
-    return hashlib.sha256(sample.data).hexdigest()
-
-
-def _other_build(path: Path, expected: object, found: object) -> ResumeError:
-    """Build the error for options or vectors that are not those of the interrupted build."""
-    return ResumeError(
-        "the interrupted build had other preprocessing",
-        where=path,
-        expected=expected or "none",
-        found=found or "none",
-        advice="Start anew without resume=true, or name the same input and options",
-    )
+    def in_order(self) -> FloatArray:
+        """Return the rows as they came."""
+        return self._vectors[np.argsort(self._rows)]

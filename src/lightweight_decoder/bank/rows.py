@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 
-from lightweight_decoder.bank.normalization import has_direction, normalize_texts, unit_rows
+from lightweight_decoder.bank.normalization import normalize_texts
 from lightweight_decoder.bank.phrases import TEXT_COLUMN
 from lightweight_decoder.errors import BankBuildError
+from lightweight_decoder.vectors.directions import (
+    has_direction,
+    refuse_directionless,
+    to_float32,
+    unit_rows,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import numpy.typing as npt
 
@@ -27,6 +33,7 @@ OnBadRow = Literal["raise", "drop"]
 AUTO_FLOAT16_BYTES = 2**30
 """Banks that would be larger than this in float32 are stored in float16."""
 
+_BLOCK_ROWS = 8_192
 _PIECE = 2**15 - 1
 _FLOAT16_DROPS = 2**13 - 1  # the bits of a float32 that a float16 has no room for
 _FLOAT16_ROUNDING = 2.0**-10  # of the squared length
@@ -44,8 +51,42 @@ class BankRows:
     """
 
     texts: Sequence[str]
-    vectors: FloatArray
+    vectors: npt.ArrayLike
     metadata: Mapping[str, Sequence[object]] = field(default_factory=dict)
+
+
+class RowsInMemory:
+    """Rows that are all there, given out in blocks as often as they are asked for.
+
+    Args:
+        rows: All of them; vectors may be torch's too, on any device.
+
+    Raises:
+        BankBuildError: If the vectors are no (rows, width) numbers, or texts, vectors and metadata
+            differ in number.
+    """
+
+    def __init__(self, rows: BankRows) -> None:
+        vectors: Any = rows.vectors
+        if isinstance(vectors, torch.Tensor):
+            vectors = vectors.detach().cpu()
+            vectors = vectors.float() if vectors.dtype == torch.bfloat16 else vectors
+        self._vectors = _array(vectors, dim=None, at="vectors")
+        self._rows = rows
+        _check_lengths(rows, len(self._vectors), at="all rows")
+
+    def __len__(self) -> int:
+        return len(self._vectors)
+
+    def __iter__(self) -> Iterator[BankRows]:
+        for start in range(0, len(self), _BLOCK_ROWS):
+            rows = slice(start, start + _BLOCK_ROWS)
+            metadata = {name: list(values[rows]) for name, values in self._rows.metadata.items()}
+            yield BankRows(list(self._rows.texts[rows]), self._vectors[rows], metadata)
+
+    def smallest_dtype(self, *, keeping: bool) -> Literal["auto", "float16"]:
+        """How to store the vectors: float16 ones, where they stay as they are, lose nothing so."""
+        return "float16" if keeping and self._vectors.dtype == np.float16 else "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +101,7 @@ class UsableRows:
     """
 
     texts: list[str]
-    vectors: npt.NDArray[np.float32]
+    vectors: FloatArray
     metadata: Mapping[str, Sequence[object]]
     rows: IntArray
 
@@ -97,8 +138,8 @@ class RowCheck:
         self._check_columns(block)
         texts = normalize_texts(block.texts)
         rows = np.arange(self.num_rows, self.num_rows + len(texts))
-        if None in texts and self._on_bad_row == "raise":
-            raise self._unusable_text(block.texts, texts.index(None))
+        if self._on_bad_row == "raise":
+            refuse_unusable_texts(block.texts, texts, first_row=self.num_rows)
         self.num_rows += len(texts)
         usable = UsableRows(texts, vectors, block.metadata, rows)  # type: ignore[arg-type] # None is out
         if self._on_bad_row == "drop":
@@ -109,30 +150,26 @@ class RowCheck:
         """Apply the preprocessing; what it leaves without direction is bad too."""
         assert self._preprocessing is not None  # noqa: S101, the caller asks first
         if self._on_bad_row == "raise":
-            refuse_directionless(usable.vectors, usable.rows)
+            refuse_directionless(usable.vectors, rows=usable.rows, error=BankBuildError)
         usable = replace(usable, vectors=self._preprocessing(usable.vectors))
         if self._on_bad_row == "drop":
-            lost = ~usable_directions(usable.vectors)
+            lost = ~has_direction(usable.vectors)
             return self._without(usable, {"vector without direction after preprocessing": lost})
-        refuse_directionless(usable.vectors, usable.rows, after="after preprocessing")
+        refuse_directionless(
+            usable.vectors, rows=usable.rows, error=BankBuildError, after="after preprocessing"
+        )
         return usable
 
-    def _float32(self, block: BankRows) -> npt.NDArray[np.float32]:
+    def _float32(self, block: BankRows) -> FloatArray:
         """Return a block's vectors as float32, or say what is wrong with them as a whole."""
         at = f"rows from {self.num_rows}"
         vectors = rows_as_float32(block.vectors, dim=self.dim, at=at)
-        if len(block.texts) != len(vectors):
-            raise BankBuildError(
-                "texts and vectors differ in number",
-                at=at,
-                expected=f"{len(vectors)} texts (one per vector)",
-                found=len(block.texts),
-            )
+        _check_lengths(block, len(vectors), at=at)
         self.dim = vectors.shape[1]
         return vectors
 
     def _check_columns(self, block: BankRows) -> None:
-        """Refuse columns that differ from the first block's or from the number of texts."""
+        """Refuse columns that differ from the first block's, or have the name of the texts."""
         at = f"rows from {self.num_rows}"
         if TEXT_COLUMN in block.metadata:
             raise BankBuildError(
@@ -140,22 +177,12 @@ class RowCheck:
                 at=at,
                 advice="Give the column another name; this one holds the phrases",
             )
-        for name, values in block.metadata.items():
-            if len(values) != len(block.texts):
-                raise BankBuildError(
-                    f"the metadata column {name!r} has another length",
-                    at=at,
-                    expected=f"{len(block.texts)} values (one per text)",
-                    found=len(values),
-                )
         if self._columns is None:
             self._columns = set(block.metadata)
         if self._columns != set(block.metadata):
-            raise BankBuildError(
-                "the metadata columns change",
-                at=at,
-                expected=sorted(self._columns),
-                found=sorted(block.metadata),
+            expected, found = sorted(self._columns), sorted(block.metadata)
+            raise BankBuildError.unexpected(
+                None, expected, found, at=at, summary="the metadata columns change"
             )
 
     def _without(
@@ -187,18 +214,32 @@ class RowCheck:
             "vector of zeros only": np.asarray(~vectors.any(axis=1)),
         }
 
-    def _unusable_text(self, texts: Sequence[object], place: int) -> BankBuildError:
-        """Build the error for a text that cannot be a phrase."""
-        return BankBuildError(
-            "a text cannot be a phrase",
-            at=f"row {self.num_rows + place}",
-            expected="a text with something besides white space, in valid Unicode",
-            found=repr(texts[place])[:80],
+
+def refuse_unusable_texts(
+    texts: Sequence[object],
+    normalized: Sequence[str | None] | None = None,
+    *,
+    first_row: int = 0,
+) -> None:
+    """Refuse texts that cannot be phrases, those that normalizing makes None of.
+
+    Raises:
+        BankBuildError: If there is one; the message names the first, with its row.
+    """
+    normalized = normalize_texts(texts) if normalized is None else normalized
+    if None in normalized:
+        place = normalized.index(None)
+        raise BankBuildError.unexpected(
+            None,
+            "a text with something besides white space, in valid Unicode",
+            repr(texts[place])[:80],
+            at=f"row {first_row + place}",
+            summary="a text cannot be a phrase",
             advice="Remove the row or repair its text, or drop such rows with on_bad_row=drop",
         )
 
 
-def rows_as_float32(vectors: object, *, dim: int | None, at: str) -> npt.NDArray[np.float32]:
+def rows_as_float32(vectors: npt.ArrayLike, *, dim: int | None, at: str) -> FloatArray:
     """Return vectors as (b, d) float32, with a copy only where needed.
 
     Args:
@@ -210,40 +251,44 @@ def rows_as_float32(vectors: object, *, dim: int | None, at: str) -> npt.NDArray
         BankBuildError: If they are no numbers or have another shape.
     """
     try:
-        rows = _to_float32(np.asarray(vectors))
+        return to_float32(_array(vectors, dim=dim, at=at))
     except (TypeError, ValueError) as error:
-        raise BankBuildError(
-            "the vectors are not an array of numbers", at=at, found=error
-        ) from error
-    width = rows.shape[1] if rows.ndim == 2 else 0  # noqa: PLR2004
+        raise _no_numbers(at, error) from error
+
+
+def _array(vectors: npt.ArrayLike, *, dim: int | None, at: str) -> npt.NDArray[Any]:
+    """Return what numpy makes of vectors, if it is rows of some width, or of a known one."""
+    try:
+        array = np.asarray(vectors)
+    except (TypeError, ValueError) as error:
+        raise _no_numbers(at, error) from error
+    width = array.shape[1] if array.ndim == 2 else 0  # noqa: PLR2004
     if not width or width != (dim or width):
         expected = f"(rows, {dim or 'width'})"
-        raise BankBuildError(
-            "the vectors have another shape", at=at, expected=expected, found=rows.shape
+        raise BankBuildError.unexpected(
+            None, expected, array.shape, at=at, summary="the vectors have another shape"
         )
-    return rows
+    return array
 
 
-def usable_directions(vectors: FloatArray) -> npt.NDArray[np.bool_]:
-    """Say which rows of (b, d) are finite and not all zero, (b,)."""
-    is_usable: npt.NDArray[np.bool_] = has_direction(torch.from_numpy(vectors)).numpy()
-    return is_usable
+def _no_numbers(at: str, error: Exception) -> BankBuildError:
+    """Build the error for what numpy cannot make numbers of."""
+    return BankBuildError("the vectors are not an array of numbers", at=at, found=error)
 
 
-def refuse_directionless(vectors: FloatArray, rows: IntArray, *, after: str = "") -> None:
-    """Refuse rows that are not finite or all zero.
-
-    Args:
-        vectors: (b, d).
-        rows: (b,) their numbers in the input, for messages.
-        after: What happened to them before, for messages.
-
-    Raises:
-        BankBuildError: If there is such a row; the message has the first one's number.
-    """
-    for place in np.flatnonzero(~usable_directions(vectors))[:1]:
-        first_row, row = int(rows[place]), torch.from_numpy(vectors[place : place + 1])
-        unit_rows(row, first_row=first_row, error=BankBuildError, after=after)
+def _check_lengths(rows: BankRows, num_vectors: int, *, at: str) -> None:
+    """Refuse texts or metadata that are not one per vector."""
+    for what, values in {"texts": rows.texts, **rows.metadata}.items():
+        if len(values) != num_vectors:
+            raise BankBuildError.unexpected(
+                None,
+                f"{num_vectors} {'texts' if values is rows.texts else 'values'} (one per vector)",
+                len(values),
+                at=at,
+                summary="texts and vectors differ in number"
+                if values is rows.texts
+                else f"the metadata column {what!r} has another length",
+            )
 
 
 def choose_dtype(
@@ -256,7 +301,7 @@ def choose_dtype(
 
 
 def stored_rows(
-    vectors: npt.NDArray[np.float32], dtype: StorageDtype, *, rows: IntArray
+    vectors: FloatArray, dtype: StorageDtype, *, rows: IntArray
 ) -> npt.NDArray[np.float32] | npt.NDArray[np.float16]:
     """Scale vectors to unit length and round them to how they are stored; always a new array.
 
@@ -277,18 +322,12 @@ def stored_rows(
         if not done.all():
             left = np.flatnonzero(~done)
             tensor = tensor.clone()
-            tensor[left] = _unit_rows(tensor[left], rows[left])
+            tensor[left] = unit_rows(tensor[left], rows=rows[left], error=BankBuildError)
         return _to_float16(tensor)
-    return _unit_rows(tensor, rows).numpy()
+    return unit_rows(tensor, rows=rows, error=BankBuildError).numpy()
 
 
-def _unit_rows(vectors: torch.Tensor, rows: IntArray) -> torch.Tensor:
-    """Scale to unit length, naming the input's row where that is impossible."""
-    refuse_directionless(vectors.numpy(), rows)
-    return unit_rows(vectors)
-
-
-def _are_stored_already(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+def _are_stored_already(vectors: FloatArray) -> npt.NDArray[np.bool_]:
     """Say which rows are float16 numbers of unit length, (b,)."""
     with np.errstate(over="ignore", invalid="ignore"):
         squares = np.vecdot(vectors, vectors)
@@ -308,12 +347,3 @@ def _to_float16(vectors: torch.Tensor) -> npt.NDArray[np.float16]:
     for start in range(0, len(vectors), rows):
         rounded[start : start + rows].copy_(vectors[start : start + rows])
     return rounded.numpy()
-
-
-def _to_float32(vectors: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
-    """Convert, with a copy only where needed; what is beyond float32 becomes infinite."""
-    if vectors.dtype == np.float16:
-        copied = np.require(vectors, np.float16, ["C_CONTIGUOUS", "WRITEABLE"])
-        return torch.from_numpy(copied).float().numpy()
-    with np.errstate(over="ignore"):
-        return np.require(vectors, np.float32, ["C_CONTIGUOUS", "WRITEABLE"])

@@ -7,21 +7,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
 from lightweight_decoder.accelerator import AcceleratorPlan
+from lightweight_decoder.bank.placement import refuse_output_over
 from lightweight_decoder.commands.arguments import Gib, command
 from lightweight_decoder.commands.budget import within_budget
 from lightweight_decoder.commands.devices import device_of, one_device
 from lightweight_decoder.commands.opening import open_decoder
 from lightweight_decoder.commands.parts import options_of
+from lightweight_decoder.decoder.calibration_fit import fit_calibration
 from lightweight_decoder.decoder.checkpoints import read_checkpoint, write_checkpoint
-from lightweight_decoder.decoder.splits import Split, no_own_vectors, out_of_bank_split
 from lightweight_decoder.errors import ConfigError, EmbeddingError
 from lightweight_decoder.search import ExactSearch
-from lightweight_decoder.training.calibration_fit import calibrate as fit
 from lightweight_decoder.training.sources.pairs import read_queries, read_targets
 
 if TYPE_CHECKING:
@@ -47,7 +46,7 @@ def calibrate(
     target_column: str = "text",
     out_of_bank: Path | None = None,
     max_memory_gb: Gib | None = None,
-    calibration: Callable[..., None] = fit,
+    calibration: Callable[..., object] = fit_calibration,
     accelerator: Callable[..., AcceleratorPlan] = one_device,
 ) -> Path:
     """Calibrate a decoder, write it as a checkpoint, and print thresholds to abstain at.
@@ -63,7 +62,7 @@ def calibrate(
         out_of_bank: Embeddings that no phrase answers.
         max_memory_gb: GiB that the work may hold above what the process holds at its start; None:
             no limit.
-        calibration: Fits; called with the decoder and a split.
+        calibration: Fits; called with the decoder, queries and targets.
         accelerator: Decides what to calibrate on.
 
     Returns:
@@ -83,31 +82,21 @@ def calibrate(
         )
     if output.suffix != ".ckpt":
         output /= _CHECKPOINT_NAME
+    refuse_output_over(output, filter(None, (queries, targets, out_of_bank)))
     device = device_of(accelerator())
     with within_budget(max_memory_gb, work="calibrating", device=device):
         decoder = open_decoder(
             bank, checkpoint, search=ExactSearch, device=device, max_memory_gb=max_memory_gb
         )
         phrase_ids = read_targets(targets, decoder.bank, column=target_column)
-        vectors = _as_queries(
-            read_queries(queries, of=(targets, len(phrase_ids))), decoder, queries
-        )
-        outside = None
-        if out_of_bank is not None:
-            strange = _as_queries(read_queries(out_of_bank), decoder, out_of_bank)
-            outside = out_of_bank_split("calib", strange, None)
-        split = Split(
-            name="calib",
-            queries=vectors,
-            targets=phrase_ids[:, None],
-            own_vectors=no_own_vectors(len(vectors)),
-            texts=None,
-            out_of_bank=outside,
-        )
-        calibration(decoder, split)
+        vectors = read_queries(queries, of=(targets, len(phrase_ids)))
+        outside = None if out_of_bank is None else read_queries(out_of_bank)
+        for path, read in ((queries, vectors), (out_of_bank, outside)):
+            _check_width(path, read, decoder)
+        calibration(decoder, vectors, phrase_ids, out_of_bank=outside)
         learned: dict[str, Any] = {"state_dict": {}}
         if checkpoint is not None:
-            learned = read_checkpoint(checkpoint)
+            learned = dict(read_checkpoint(checkpoint).content)
         output.parent.mkdir(parents=True, exist_ok=True)
         write_checkpoint(learned | {"decoder": decoder.recipe()}, output)
     if decoder.calibration is not None and decoder.calibration.operating_points is not None:
@@ -116,17 +105,15 @@ def calibrate(
     return output
 
 
-def _as_queries(vectors: FloatArray, decoder: PhraseBankDecoder, path: Path) -> FloatArray:
-    """Return the vectors after the bank's preprocessing; refuse what the decoder cannot read."""
-    if vectors.shape[1] != decoder.input_dim:
+def _check_width(path: Path | None, vectors: FloatArray | None, decoder: PhraseBankDecoder) -> None:
+    """Refuse embeddings that the decoder cannot read, with the name of their file."""
+    if vectors is not None and vectors.shape[1] != decoder.input_dim:
         raise EmbeddingError.unexpected(
             path,
             f"(q, {decoder.input_dim})",
             vectors.shape,
             summary="the embeddings have another width than the decoder's queries",
         )
-    queries: FloatArray = decoder.preprocess(torch.from_numpy(vectors)).numpy()
-    return queries
 
 
 def _threshold_table(points: OperatingPoints) -> Table:

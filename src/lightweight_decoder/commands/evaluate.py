@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,8 +20,9 @@ from lightweight_decoder.commands.budget import within_budget
 from lightweight_decoder.commands.devices import device_of, one_device
 from lightweight_decoder.commands.finished_run import FinishedRun, find_run
 from lightweight_decoder.commands.opening import completed_search, open_encoder, threshold
-from lightweight_decoder.commands.parts import as_configuration, complete, described
+from lightweight_decoder.commands.parts import as_configuration, described
 from lightweight_decoder.datatypes import NO_ID
+from lightweight_decoder.decoder.bank_encoder import encoder_of
 from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
 from lightweight_decoder.decoder.prediction import (
     plain_search,
@@ -28,20 +30,25 @@ from lightweight_decoder.decoder.prediction import (
     size_metrics,
     speed_metrics,
 )
+from lightweight_decoder.encoder import Encoder
 from lightweight_decoder.errors import RegressionError
-from lightweight_decoder.evaluation.comparison import metric_table
-from lightweight_decoder.evaluation.gate import compare_metrics
-from lightweight_decoder.evaluation.html_report import write_report
+from lightweight_decoder.evaluation.comparison import compare_metrics, metric_table
+from lightweight_decoder.evaluation.html_report import render_report
 from lightweight_decoder.evaluation.metrics_file import read_metrics, write_metrics
-from lightweight_decoder.evaluation.predictions import read_predictions, write_predictions
+from lightweight_decoder.evaluation.predictions import (
+    mark_training_texts,
+    read_predictions,
+    write_predictions,
+)
 from lightweight_decoder.evaluation.summary import summarize_predictions
+from lightweight_decoder.files import whole_file
 from lightweight_decoder.search import ExactSearch
 
 if TYPE_CHECKING:
     import numpy.typing as npt
     import pyarrow as pa
 
-    from lightweight_decoder.training.sources.source import Source
+    from lightweight_decoder.training.sources.datamodule import Source
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +84,7 @@ def evaluate_run(
     target_coverage: Share | None = None,
     cache: bool = True,
     max_memory_gb: Gib | None = None,
+    embeddings: Callable[..., Encoder] = encoder_of,
     wandb: Callable[..., AbstractContextManager[Any]] | None = None,
     accelerator: Callable[..., AcceleratorPlan] = one_device,
 ) -> dict[str, float]:
@@ -95,6 +103,8 @@ def evaluate_run(
         cache: Use kept vectors of encoded texts.
         max_memory_gb: GiB that the work may hold above what the process holds at its start; None:
             no limit.
+        embeddings: Encodes the run's texts; called with its bank, the device, and a folder for its
+            cache. By default it is the encoder that the bank names.
         wandb: Opens a W&B run; called with the folder. None: no W&B.
         accelerator: Decides what to evaluate on.
 
@@ -132,9 +142,12 @@ def evaluate_run(
                 target_precision=target_precision,
                 target_coverage=target_coverage,
             )
-            source = complete(
-                run.data, encoder=open_encoder(run.embeddings, device=device, cache=cache)
-            )
+            encoder = {}
+            if "encoder" in signature(run.data).parameters:
+                encoder["encoder"] = open_encoder(
+                    embeddings, bank=decoder.bank, device=device, cache=cache
+                )
+            source = run.data(**encoder)
             evaluation = _measure(decoder, source, top_k=top_k, abstain_below=below)
             files = _write(evaluation, folder, run, device)
         if tracker is not None:
@@ -164,14 +177,15 @@ def _write(evaluation: Evaluation, output: Path, run: FinishedRun, device: str) 
     predictions, report = output / PREDICTIONS_NAME, output / REPORT_NAME
     metrics = write_metrics(evaluation.metrics, output)
     write_predictions(evaluation.predictions, predictions)
-    write_report(
-        report,
+    page = render_report(
         evaluation.metrics,
         evaluation.predictions,
-        title=run.path.name,
+        title=run.path.absolute().name,
         facts=_facts(run, device, evaluation.metrics),
         latencies_ms=evaluation.latencies_ms,
     )
+    with whole_file(report) as temporary:
+        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
     return [metrics, predictions, report]
 
 
@@ -180,7 +194,8 @@ def _measure(
 ) -> Evaluation:
     """Rebuild the run's data, answer its test queries, and measure."""
     source.prepare()
-    asked_for = np.unique(source.split("train").targets)
+    train = source.split("train")
+    asked_for = np.unique(train.targets)
     test = source.split("test")
     predictions = predict(
         decoder,
@@ -190,6 +205,7 @@ def _measure(
         seen=asked_for[asked_for != NO_ID],
         show_progress=True,
     )
+    predictions = mark_training_texts(predictions, train.texts)
     speed, latencies_ms = speed_metrics(decoder, test.queries, top_k=top_k)
     figures = {"decoder": speed}
     searched = plain_search(decoder)
@@ -204,12 +220,12 @@ def _measure(
     return Evaluation(metrics, predictions, latencies_ms)
 
 
-def _facts(run: FinishedRun, device: str, metrics: dict[str, float]) -> dict[str, str]:
+def _facts(run: FinishedRun, device: str, metrics: dict[str, float]) -> dict[str, str | Path]:
     """Return what the report says under its title."""
     figure = {name.removeprefix("test/decoder/"): value for name, value in metrics.items()}
     return {
-        "run": str(run.path),
-        "bank": str(run.bank),
+        "run": run.path,
+        "bank": run.bank,
         "device": device,
         "one query": ", ".join(
             f"p{share} {figure[f'latency_p{share}_ms']:.2f} ms" for share in (50, 95, 99)

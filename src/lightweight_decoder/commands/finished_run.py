@@ -10,20 +10,23 @@ import yaml
 
 from lightweight_decoder.commands.arguments import converted_part
 from lightweight_decoder.commands.parts import (
+    PARTS,
+    SOURCES,
     as_configuration,
     described,
     find_part,
     part_described,
+    part_of,
+    target_of,
 )
-from lightweight_decoder.decoder.checkpoints import bank_path, read_checkpoint, reporting_misfits
-from lightweight_decoder.encoder import TextEncoder
+from lightweight_decoder.decoder.checkpoints import read_checkpoint
 from lightweight_decoder.errors import CheckpointError, ConfigError
 from lightweight_decoder.files import whole_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from lightweight_decoder.training.sources.source import Source
+    from lightweight_decoder.training.sources.datamodule import Source
 
 SETTINGS_NAME = "config.yaml"
 _MOST_BYTES = 2**18  # a hundred times what we write
@@ -37,7 +40,6 @@ class FinishedRun:
         path: The folder.
         settings: The configuration it was trained with, in plain values.
         data: Makes its source again, with its bank where the bank is now.
-        embeddings: Makes its encoder again.
         checkpoint: The best checkpoint.
         bank: Folder of the bank.
     """
@@ -45,7 +47,6 @@ class FinishedRun:
     path: Path
     settings: dict[str, Any]
     data: Callable[..., Source]
-    embeddings: Callable[..., TextEncoder]
     checkpoint: Path
     bank: Path
 
@@ -105,16 +106,11 @@ def find_run(path: Path, *, bank: Path | None = None) -> FinishedRun:
             summary="the run has no checkpoint",
             advice="Let the training finish: python train.py ckpt_path=RUN/checkpoints/last.ckpt",
         )
-    recipe = read_checkpoint(checkpoint)["decoder"]
-    with reporting_misfits(checkpoint):
-        trained_with = recipe["bank"]["path"]
-    place = bank if bank is not None else bank_path(checkpoint, trained_with)
+    saved = read_checkpoint(checkpoint)
+    place = bank if bank is not None else saved.find_bank()
     settings = read_settings(settings_path)
     settings["data"]["bank"] = str(place.absolute())
-    embeddings: Callable[..., TextEncoder] = TextEncoder
-    if "embeddings" in settings:
-        embeddings = _part(settings, "embeddings")
-    return FinishedRun(path, settings, _part(settings, "data"), embeddings, checkpoint, place)
+    return FinishedRun(path, settings, _source(settings), checkpoint, place)
 
 
 def read_settings(path: Path) -> dict[str, Any]:
@@ -154,12 +150,14 @@ def _check_plain(value: object, path: Path, name: str) -> None:
         raise _no_settings(path, "text, a number or null", f"{value!r:.80}", at=name)
 
 
-def _part(settings: dict[str, Any], name: str) -> Callable[..., Any]:
-    """Return a part of the settings with its options converted."""
-    part = part_described(settings[name]) if isinstance(settings[name], dict) else None
-    if part is None:
-        raise ConfigError.missing(f"{name}._target_", "a part of lightweight-decoder")
-    return converted_part(part, name)
+def _source(settings: dict[str, Any]) -> Callable[..., Source]:
+    """Return the source of the settings with its options converted; no other part is ever made."""
+    part = part_described(settings["data"])
+    if part is None or part_of(target_of(part)) not in [PARTS[name] for name in SOURCES]:
+        raise ConfigError.unexpected(
+            "data._target_", f"one of {', '.join(SOURCES)}", settings["data"].get("_target_")
+        )
+    return converted_part(part, "data")
 
 
 def _no_settings(path: Path, expected: str, found: str, *, at: str | None = None) -> ConfigError:

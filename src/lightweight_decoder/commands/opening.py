@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from lightweight_decoder.bank import PhraseBank
 from lightweight_decoder.commands.budget import search_sizes
 from lightweight_decoder.commands.parts import complete, target_of
+from lightweight_decoder.decoder.bank_encoder import encoder_of
 from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
-from lightweight_decoder.encoder import Precision, TextEncoder, default_cache_dir
-from lightweight_decoder.errors import ConfigError, EncoderError
+from lightweight_decoder.errors import ConfigError
 from lightweight_decoder.search import ExactSearch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from lightweight_decoder.encoder import Encoder
     from lightweight_decoder.search import SearchBackend
 
 
@@ -80,45 +81,30 @@ def completed_search(
 
 
 def open_encoder(
-    embeddings: Callable[..., TextEncoder], *, device: str, cache: bool
-) -> TextEncoder:
-    """Return an encoder on a device, with the cache of this user or without one."""
-    cache_dir = default_cache_dir() if cache else None
-    encoder: TextEncoder = complete(embeddings, device=device, cache_dir=cache_dir)
-    return encoder
+    embeddings: Callable[..., Encoder],
+    *,
+    device: str,
+    cache: bool,
+    bank: PhraseBank | None = None,
+) -> Encoder:
+    """Return an encoder, with as much of a device, a cache and a bank as it wants to know.
 
-
-def encoder_of(bank: PhraseBank, *, device: str, cache: bool) -> TextEncoder:
-    """Return the encoder that made a bank's vectors, the very same, in the precision it had.
+    Args:
+        embeddings: Makes it.
+        device: Where its model runs.
+        cache: Whether vectors are kept in the cache of this user.
+        bank: The bank whose encoder it is; None: it is to build one.
 
     Raises:
-        EncoderError: The bank does not name one, or it has changed since.
+        ConfigError: It is the encoder of a bank, where there is none yet.
     """
-    info = bank.manifest.encoder
-    if info is None:
-        raise EncoderError(
-            "the bank does not say which encoder made its vectors",
-            where=bank.path,
-            advice="Encode the text yourself and decode it with input=FILE",
+    if bank is None and target_of(embeddings) is encoder_of:
+        raise ConfigError.unexpected(
+            "embeddings", "an encoder to build a bank with: minilm or custom", "that of a bank"
         )
-    found = []
-    for precision in get_args(Precision):
-        encoder = TextEncoder(
-            model=info.name,
-            device=device,
-            cache_dir=default_cache_dir() if cache else None,
-            precision=precision,
-        )
-        if encoder.fingerprint == info.fingerprint:
-            return encoder
-        found.append(f"{encoder.fingerprint[:12]} in {precision}")
-    raise EncoderError.unexpected(
-        info.name,
-        f"fingerprint {info.fingerprint[:12]}",
-        ", ".join(found),
-        summary="the encoder is not the one that made the bank's vectors",
-        advice="Install the encoder that the bank was built with, or build the bank again",
-    )
+    cache_dir = "auto" if cache else None
+    encoder: Encoder = complete(embeddings, bank=bank, device=device, cache_dir=cache_dir)
+    return encoder
 
 
 def threshold(

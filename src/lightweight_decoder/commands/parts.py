@@ -43,6 +43,10 @@ PARTS = {
     "text_encoder": Part(
         f"{_PACKAGE}.encoder.text_encoder.TextEncoder", frozenset({"device", "cache_dir"})
     ),
+    "custom_encoder": Part(f"{_PACKAGE}.encoder.custom_encoder.custom_encoder"),
+    "bank_encoder": Part(
+        f"{_PACKAGE}.decoder.bank_encoder.encoder_of", frozenset({"bank", "device", "cache_dir"})
+    ),
     "reverse_dictionary": Part(
         f"{_SOURCES}.reverse_dictionary.ReverseDictionary", frozenset({"encoder"})
     ),
@@ -53,7 +57,6 @@ PARTS = {
     "exact_search": Part(f"{_PACKAGE}.search.exact.ExactSearch", _SEARCH),
     "faiss_search": Part(f"{_PACKAGE}.search.faiss_search.FaissSearch", _SEARCH),
     "auto_search": Part(f"{_PACKAGE}.search.auto.AutoSearch", _SEARCH),
-    "hnsw_search": Part(f"{_PACKAGE}.search.hnsw_search.HnswSearch", _SEARCH),
     "query_adapter": Part(
         f"{_PACKAGE}.rerank.adapter.QueryAdapter", frozenset({"query_dim", "bank_dim"})
     ),
@@ -65,7 +68,9 @@ PARTS = {
         f"{_PACKAGE}.training.module.DecoderModule", frozenset({"decoder", "seed"})
     ),
     "calibration": Part(
-        f"{_PACKAGE}.training.calibration_fit.calibrate", frozenset({"decoder", "split"})
+        f"{_PACKAGE}.decoder.calibration_fit.fit_calibration",
+        frozenset({"decoder", "queries", "targets"})
+        | {"out_of_bank", "own_vectors", "preprocessed"},
     ),
     "trainer": Part(
         "lightning.pytorch.trainer.trainer.Trainer",
@@ -79,6 +84,9 @@ PARTS = {
     "wandb": Part(f"{_PACKAGE}.training.tracking.open_wandb", frozenset({"run_dir"})),
 }
 """Everything that a configuration can name; no other code ever runs because a file names it."""
+
+SOURCES = ("reverse_dictionary", "labelled_text", "pairs", "denoise")
+"""The parts that queries and right phrases come from."""
 
 _PART_AT = {part.path: part for part in PARTS.values()}
 

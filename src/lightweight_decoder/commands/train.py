@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import warnings
 from collections.abc import Callable
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -29,21 +28,21 @@ from lightweight_decoder.commands.devices import device_of
 from lightweight_decoder.commands.finished_run import write_settings
 from lightweight_decoder.commands.opening import completed_search, open_encoder
 from lightweight_decoder.commands.parts import complete, options_of
+from lightweight_decoder.decoder.calibration_fit import fit_calibration
 from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
-from lightweight_decoder.encoder import TextEncoder
+from lightweight_decoder.encoder import Encoder, TextEncoder
+from lightweight_decoder.evaluation.comparison import metric_table
 from lightweight_decoder.evaluation.metrics_file import write_metrics
 from lightweight_decoder.rerank import ListwiseReranker, QueryAdapter
 from lightweight_decoder.search import ExactSearch, SearchBackend
-from lightweight_decoder.training.calibration_fit import calibrate
 from lightweight_decoder.training.module import DecoderModule
-from lightweight_decoder.training.run import build_trainer, comparison_table, fit_and_test
-from lightweight_decoder.training.sources.datamodule import DecoderDataModule
-from lightweight_decoder.training.sources.source import Source
+from lightweight_decoder.training.run import build_trainer, fit_and_test
+from lightweight_decoder.training.sources.datamodule import DecoderDataModule, Source
 from lightweight_decoder.training.tracking import open_trackers
 from lightweight_decoder.training.wandb_records import log_training
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from lightning.pytorch.loggers import Logger
 
@@ -52,9 +51,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TRAINER = partial(L.Trainer, max_epochs=3, enable_model_summary=False, num_sanity_val_steps=0)
-
-_NOISE = ("GPU available", "TPU available", "HPU available", "💡 Tip")
-"""What Lightning says of the machine, which the resolver said better, and of other products."""
 
 
 class TrainedRun(NamedTuple):
@@ -76,13 +72,13 @@ def train(
     *,
     data: Callable[..., Source],
     run_dir: Path,
-    embeddings: Callable[..., TextEncoder] = TextEncoder,
+    embeddings: Callable[..., Encoder] = TextEncoder,
     batches: Callable[..., DecoderDataModule] = DecoderDataModule,
     search: Callable[..., SearchBackend] = ExactSearch,
     adapter: Callable[..., QueryAdapter] | None = QueryAdapter,
     reranker: Callable[..., ListwiseReranker] | None = ListwiseReranker,
     training: Callable[..., DecoderModule] = DecoderModule,
-    calibration: Callable[..., None] = calibrate,
+    calibration: Callable[..., object] = fit_calibration,
     trainer: Callable[..., L.Trainer] = TRAINER,
     accelerator: Callable[..., AcceleratorPlan] = resolve_accelerator,
     wandb: Callable[..., AbstractContextManager[Any]] | None = None,
@@ -137,6 +133,13 @@ def train(
         device = device_of(plan)
         with within_budget(max_memory_gb, work="training", device=device):
             L.seed_everything(seed, workers=True, verbose=False)
+            lightning = build_trainer(
+                run_dir,
+                trackers=trackers,
+                patience=patience,
+                ckpt_path=ckpt_path,
+                **options_of(trainer) | plan.trainer_arguments(),
+            )
             encoder = open_encoder(embeddings, device=device, cache=cache)
             datamodule = complete(batches, complete(data, encoder=encoder), seed=seed)
             datamodule.prepare_data()
@@ -153,13 +156,6 @@ def train(
             module = complete(training, decoder=decoder, seed=seed)
             module.accelerator_plan = plan.to_dict()
             require_for_training(max_memory_gb, module, num_queries=len(split))
-            lightning = build_trainer(
-                run_dir,
-                trackers=trackers,
-                patience=patience,
-                ckpt_path=ckpt_path,
-                **options_of(trainer) | plan.trainer_arguments(),
-            )
             metrics = fit_and_test(
                 lightning,
                 module,
@@ -171,7 +167,7 @@ def train(
             _report(metrics, decoder.bank, trackers, run_dir)
         return TrainedRun(run_dir, metrics, module.best_mrr)
 
-    with _quiet_libraries(), open_trackers(run_dir, wandb and options_of(wandb)) as trackers:
+    with open_trackers(run_dir, wandb and options_of(wandb)) as trackers:
         for tracker in trackers:
             tracker.log_hyperparams({**settings, "accelerator_plan": plan.to_dict()})
         try:
@@ -185,25 +181,6 @@ def train(
             return attempt(plan, ckpt_path)
 
 
-@contextmanager
-def _quiet_libraries() -> Iterator[None]:
-    """Leave out the lines of libraries that nobody can act on, and no others."""
-    lightning = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-
-    def is_for_people(record: logging.LogRecord) -> bool:
-        return not record.getMessage().startswith(_NOISE)
-
-    lightning.addFilter(is_for_people)
-    try:
-        with warnings.catch_warnings():
-            # lightning 2.6 on torch 2.13
-            message = "`isinstance.treespec, LeafSpec.` is deprecated"
-            warnings.filterwarnings("ignore", message)
-            yield
-    finally:
-        lightning.removeFilter(is_for_people)
-
-
 def _report(
     metrics: dict[str, float], bank: PhraseBank, trackers: Sequence[Logger], run_dir: Path
 ) -> None:
@@ -213,7 +190,7 @@ def _report(
         if isinstance(tracker, WandbLogger):
             checkpoint = run_dir / "checkpoints" / "best.ckpt"
             log_training(tracker.experiment, metrics, bank=bank, checkpoint=checkpoint)
-    Console().print(comparison_table(metrics))
+    Console().print(metric_table(metrics))
     logger.info("Run folder: %s", run_dir)
 
 

@@ -6,17 +6,21 @@ Shapes: q queries, t thresholds.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import ConfigDict, Field
 
-from lightweight_decoder.errors import CheckpointError, ConfigError, InputDataError
+from lightweight_decoder.errors import ConfigError, InputDataError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from lightweight_decoder.datatypes import FloatArray
+
+STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+"""How the records of a checkpoint are read: nothing is converted, nothing is left out."""
+
+Share = Annotated[float, Field(ge=0, le=1)]
 
 _MAX_POINTS = 500
 
@@ -31,9 +35,11 @@ class OperatingPoints:
         coverages: Share of queries that were answered, never rising.
     """
 
-    thresholds: tuple[float, ...]
-    precisions: tuple[float, ...]
-    coverages: tuple[float, ...]
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    thresholds: Annotated[tuple[Share, ...], Field(min_length=1)]
+    precisions: tuple[Share, ...]
+    coverages: tuple[Share, ...]
 
     def for_precision(self, target: float) -> float:
         """Return the lowest threshold from which on at least ``target`` of the answers were right.
@@ -64,25 +70,8 @@ class OperatingPoints:
         return self.thresholds[int(reached[-1])]
 
     def to_dict(self) -> dict[str, list[float]]:
-        """Plain lists: loads with ``weights_only=True`` and as JSON."""
+        """Return plain lists: for ``weights_only=True`` and for JSON."""
         return {name: list(numbers) for name, numbers in asdict(self).items()}
-
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> OperatingPoints:
-        """Return the record that ``to_dict`` gave.
-
-        Raises:
-            CheckpointError: It is not such a record.
-        """
-        try:
-            points = cls(**{name: tuple(map(float, numbers)) for name, numbers in fields.items()})
-        except (TypeError, ValueError, AttributeError) as error:
-            raise _damaged(error) from error
-        columns = (points.thresholds, points.precisions, points.coverages)
-        lengths = {len(column) for column in columns}
-        if len(lengths) != 1 or 0 in lengths or not np.isfinite(columns).all():
-            raise _damaged(f"{[len(column) for column in columns]} numbers")
-        return points
 
 
 def measure_operating_points(
@@ -123,14 +112,3 @@ def _check_share(where: str, share: float) -> None:
     """Refuse a target that is not a share."""
     if not 0 < share <= 1:
         raise ConfigError("is not a share", where=where, expected="above 0, at most 1", found=share)
-
-
-def _damaged(found: object) -> CheckpointError:
-    """Return the error for saved operating points that cannot be read."""
-    return CheckpointError(
-        "the operating points cannot be read",
-        where="calibration",
-        expected="as many thresholds as precisions and coverages",
-        found=found,
-        advice="Calibrate again with scripts/calibrate.py.",
-    )

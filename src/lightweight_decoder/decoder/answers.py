@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from lightweight_decoder.datatypes import NO_ID
+from lightweight_decoder.display import cell
 from lightweight_decoder.files import whole_file
 from lightweight_decoder.progress import report_progress
 
@@ -52,7 +54,7 @@ def write_answers(
         for block in reader.blocks():
             decoded = decoder.decode(block.vectors, top_k=top_k, abstain_below=abstain_below)
             for line in _lines(decoded, num_written):
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+                file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
             num_written += len(block.vectors)
             advance(len(block.vectors))
     return num_written
@@ -60,29 +62,30 @@ def write_answers(
 
 def answer_table(decoded: Decoded, *, title: str) -> Table:
     """Return the phrases found for the first query, best first, for a terminal."""
-    table = Table(title=title, min_width=60)
+    table = Table(title=cell(title), min_width=60)
     table.add_column("", justify="right")
     table.add_column("phrase")
     table.add_column(decoded.kind, justify="right")
     for rank, (text, value) in enumerate(
         zip(decoded.texts[0], decoded.values[0], strict=True), start=1
     ):
-        table.add_row(str(rank), text, f"{value:.3f}")
+        table.add_row(str(rank), cell(text), f"{value:.3f}")
     if decoded.confidence is not None:
         answer = "no phrase" if decoded.abstained[0] else decoded.texts[0][0]
-        table.caption = f"answer: {answer}, confidence {decoded.confidence[0]:.2f}"
+        table.caption = cell(f"answer: {answer}, confidence {decoded.confidence[0]:.2f}")
     return table
 
 
 def _lines(decoded: Decoded, first_query: int) -> Iterator[dict[str, Any]]:
-    """One plain record a query."""
+    """One plain record a query; what an approximate search left empty is left out."""
     for row, texts in enumerate(decoded.texts):
+        found = int((decoded.phrase_ids[row] != NO_ID).sum())
         confidence = None if decoded.confidence is None else float(decoded.confidence[row])
         yield {
             "query": first_query + row,
-            "text": None if decoded.abstained[row] else texts[0],
-            "phrases": texts,
-            "values": [round(float(value), 6) for value in decoded.values[row]],
+            "text": None if decoded.abstained[row] or not found else texts[0],
+            "phrases": texts[:found],
+            "values": [round(float(value), 6) for value in decoded.values[row, :found]],
             "kind": decoded.kind,
             "confidence": None if confidence is None else round(confidence, 6),
         }

@@ -19,14 +19,21 @@ Shapes: q queries, k candidates, s similarities.
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import ConfigDict, Field, NonNegativeFloat, TypeAdapter, ValidationError
 from scipy.special import expit, log_expit, logsumexp, softmax
 
-from lightweight_decoder.decoder.abstention import OperatingPoints, measure_operating_points
+from lightweight_decoder.decoder.abstention import (
+    STRICT,
+    OperatingPoints,
+    Share,
+    measure_operating_points,
+)
 from lightweight_decoder.errors import CheckpointError, ConfigError, InputDataError
 
 if TYPE_CHECKING:
@@ -59,15 +66,83 @@ class Calibration:
         operating_points: What thresholds come to; see ``abstention``.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
     method: CalibrationMethod
-    num_candidates: int
-    num_similarities: int
-    temperature: float
-    weights: tuple[float, ...]
+    num_candidates: Annotated[int, Field(gt=0)]
+    num_similarities: Annotated[int, Field(ge=0)]
+    temperature: Annotated[float, Field(gt=0)]
+    weights: tuple[NonNegativeFloat, ...]
     bias: float
     log_odds_knots: tuple[float, ...] = ()
-    confidence_knots: tuple[float, ...] = ()
+    confidence_knots: tuple[Share, ...] = ()
     operating_points: OperatingPoints | None = None
+
+    @classmethod
+    def fit(
+        cls,
+        values: FloatArray,
+        right: BoolArray,
+        *,
+        similarity: FloatArray | None = None,
+        in_bank: BoolArray | None = None,
+        out_of_bank_share: float | None = None,
+        method: CalibrationMethod = "temperature",
+    ) -> Calibration:
+        """Return the calibration of ranked queries of which it is known whether the first is right.
+
+        Queries whose right phrase is not in the bank are welcome, with ``right`` and ``in_bank``
+        False: the fit then learns to mistrust such queries. The operating points are over the
+        others. ``fit_calibration`` does all of it for a decoder.
+
+        Args:
+            values: (q, k) float32 ranking values, best first. 32 candidates or more serve large
+                banks better than few.
+            right: (q,) bool, whether the first phrase is right; both cases must be there.
+            similarity: (q, s) float32 similarities of the query to the bank, each higher for
+                queries that some phrase answers. Give them where the values are logits: these say
+                which phrase is best, a cosine says whether any phrase is near. None takes the first
+                value.
+            in_bank: (q,) bool; None: all are.
+            out_of_bank_share: Share of queries in use that no phrase answers, in [0, 1); those
+                given here are weighted to be that share. None counts each query as one.
+            method: ``"temperature"``, or ``"isotonic"`` on top of it.
+
+        Raises:
+            ConfigError: Unknown method, or a share out of range.
+            InputDataError: Values of the wrong shape, not best first or not finite, or only right
+                or only wrong examples.
+        """
+        if method not in get_args(CalibrationMethod):
+            raise ConfigError(
+                "unknown calibration method",
+                where="method",
+                expected=" or ".join(get_args(CalibrationMethod)),
+                found=method,
+            )
+        _check_values(values, similarity)
+        _check_right(right, len(values))
+        inside = np.ones(len(values), dtype=bool) if in_bank is None else in_bank
+        exact = values.astype(np.float64)
+        near = exact[:, :1] if similarity is None else similarity.astype(np.float64)
+        importance = _importance(inside, out_of_bank_share)
+        temperature, weights, bias = _fit_log_odds(exact, near, right, importance)
+        log_odds = _features(exact, near, temperature) @ np.array(weights) + bias
+        isotonic = method == "isotonic"
+        knots = _isotonic_knots(log_odds, right, importance) if isotonic else ((), ())
+        calibration = cls(
+            method=method,
+            num_candidates=values.shape[1],
+            num_similarities=0 if similarity is None else similarity.shape[1],
+            temperature=temperature,
+            weights=weights,
+            bias=bias,
+            log_odds_knots=knots[0],
+            confidence_knots=knots[1],
+        )
+        confidence = calibration.confidence(values, similarity)
+        points = measure_operating_points(confidence[inside], right[inside])
+        return replace(calibration, operating_points=points)
 
     def confidence(self, values: FloatArray, similarity: FloatArray | None = None) -> FloatArray:
         """Return the probability that each query's first phrase is right.
@@ -110,8 +185,14 @@ class Calibration:
             confidence = np.interp(log_odds, self.log_odds_knots, self.confidence_knots)
         return np.asarray(confidence, dtype=np.float32)
 
+    def __repr__(self) -> str:
+        return (
+            f"Calibration({self.method}, reads {self.num_candidates} values and "
+            f"{self.num_similarities} similarities of a query)"
+        )
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain strings, numbers and lists: loads with ``weights_only=True`` and as JSON."""
+        """Return plain strings, numbers and lists: for ``weights_only=True`` and for JSON."""
         points = None if self.operating_points is None else self.operating_points.to_dict()
         fields = asdict(self) | {"operating_points": points}
         return {key: list(v) if isinstance(v, tuple) else v for key, v in fields.items()}
@@ -121,113 +202,19 @@ class Calibration:
         """Return the record that ``to_dict`` gave.
 
         Raises:
-            CheckpointError: A field is missing, unknown, of the wrong kind, or not finite.
+            CheckpointError: A field is missing, unknown, of the wrong kind, out of its range, or
+                does not go with the others: no fit could have made such a record.
         """
-        expected, found = sorted(cls.__dataclass_fields__), sorted(fields)
-        if expected != found:
-            raise _damaged("the fields are not those of a calibration", expected, found)
         try:
-            points = fields["operating_points"]
-            calibration = cls(
-                method=fields["method"],
-                num_candidates=int(fields["num_candidates"]),
-                num_similarities=int(fields["num_similarities"]),
-                temperature=float(fields["temperature"]),
-                weights=_floats(fields["weights"]),
-                bias=float(fields["bias"]),
-                log_odds_knots=_floats(fields["log_odds_knots"]),
-                confidence_knots=_floats(fields["confidence_knots"]),
-                operating_points=points and OperatingPoints.from_dict(points),
-            )
-        except (TypeError, ValueError) as error:
-            raise _damaged("a field is of the wrong kind", "numbers", error) from error
-        calibration._check()
+            calibration = TypeAdapter(cls).validate_json(json.dumps(fields))
+        except ValidationError as error:
+            wrong = error.errors(include_url=False)[0]
+            found = "nothing" if wrong["type"] == "missing" else repr(wrong["input"])[:80]
+            raise _damaged(".".join(map(str, wrong["loc"])), wrong["msg"], found) from error
+        except (TypeError, ValueError, RecursionError) as error:
+            raise _damaged("", "plain values", error) from error
+        _check_together(calibration)
         return calibration
-
-    def _check(self) -> None:
-        """Refuse a record that no fit could have made."""
-        numbers = (self.temperature, self.bias, *self.weights)
-        knots = (*self.log_odds_knots, *self.confidence_knots)
-        if not np.isfinite([*numbers, *knots]).all():
-            raise _damaged("a number is not finite", "finite numbers", [*numbers, *knots])
-        if self.method not in get_args(CalibrationMethod):
-            raise _damaged("unknown method", get_args(CalibrationMethod), self.method)
-        if min(self.weights) < 0 or self.temperature <= 0 or self.num_candidates < 1:
-            raise _damaged(
-                "a number is out of range",
-                "weights from 0, temperature and num_candidates above 0",
-                (*self.weights, self.temperature, self.num_candidates),
-            )
-        if len(self.weights) != 2 + max(self.num_similarities, 1):
-            raise _damaged(
-                "the weights do not fit the similarities", self.num_similarities, self.weights
-            )
-        lengths = (len(self.log_odds_knots), len(self.confidence_knots))
-        if lengths[0] != lengths[1] or (lengths[0] > 0) != (self.method == "isotonic"):
-            raise _damaged("the knots do not fit the method", self.method, f"{lengths} knots")
-
-
-def fit_calibration(
-    values: FloatArray,
-    right: BoolArray,
-    *,
-    similarity: FloatArray | None = None,
-    in_bank: BoolArray | None = None,
-    out_of_bank_share: float | None = None,
-    method: CalibrationMethod = "temperature",
-) -> Calibration:
-    """Learns from ranked queries, and whether the first phrase was right, how far to trust values.
-
-    Queries whose right phrase is not in the bank are welcome, with ``right`` and ``in_bank`` False:
-    the fit then learns to mistrust such queries. The operating points are over the others.
-
-    Args:
-        values: (q, k) float32 ranking values, best first. 32 candidates or more serve large banks
-            better than few.
-        right: (q,) bool, whether the first phrase is right; both cases must be there.
-        similarity: (q, s) float32 similarities of the query to the bank, each higher for queries
-            that some phrase answers. Give them where the values are logits: these say which phrase
-            is best, a cosine says whether any phrase is near. None takes the first value.
-        in_bank: (q,) bool; None: all are.
-        out_of_bank_share: Share of queries in use that no phrase answers, in [0, 1); those given
-            here are weighted to be that share. None counts each query as one.
-        method: ``"temperature"``, or ``"isotonic"`` on top of it.
-
-    Raises:
-        ConfigError: Unknown method, or a share out of range.
-        InputDataError: Values of the wrong shape, not best first or not finite, or only right or
-            only wrong examples.
-    """
-    if method not in get_args(CalibrationMethod):
-        raise ConfigError(
-            "unknown calibration method",
-            where="method",
-            expected=" or ".join(get_args(CalibrationMethod)),
-            found=method,
-        )
-    _check_values(values, similarity)
-    _check_right(right, len(values))
-    inside = np.ones(len(values), dtype=bool) if in_bank is None else in_bank
-    exact = values.astype(np.float64)
-    near = exact[:, :1] if similarity is None else similarity.astype(np.float64)
-    importance = _importance(inside, out_of_bank_share)
-    temperature, weights, bias = _fit_log_odds(exact, near, right, importance)
-    log_odds = _features(exact, near, temperature) @ np.array(weights) + bias
-    isotonic = method == "isotonic"
-    knots = _isotonic_knots(log_odds, right, importance) if isotonic else ((), ())
-    calibration = Calibration(
-        method=method,
-        num_candidates=values.shape[1],
-        num_similarities=0 if similarity is None else similarity.shape[1],
-        temperature=temperature,
-        weights=weights,
-        bias=bias,
-        log_odds_knots=knots[0],
-        confidence_knots=knots[1],
-    )
-    confidence = calibration.confidence(values, similarity)
-    points = measure_operating_points(confidence[inside], right[inside])
-    return replace(calibration, operating_points=points)
 
 
 def _importance(in_bank: BoolArray, share: float | None) -> Float64Array:
@@ -356,21 +343,39 @@ def _check_right(right: BoolArray, num_queries: int) -> None:
             expected=f"({num_queries},) bool",
             found=f"{right.shape} {right.dtype}",
         )
-    if right.all() == right.any():
+    if len(np.unique(right)) < 2:  # noqa: PLR2004 - right and wrong
         raise InputDataError(
             "the calibration split has one class",
             expected="first phrases that are right and first phrases that are wrong",
-            found=f"{num_queries} {'right' if right.all() else 'wrong'} ones",
+            found=f"{num_queries} {'right' if right.any() else 'wrong'} ones",
             advice="Calibrate on more queries, none of which the decoder was trained on.",
         )
 
 
-def _damaged(summary: str, expected: object, found: object) -> CheckpointError:
-    """Return the error for a saved calibration that cannot be read."""
-    return CheckpointError(
-        summary,
-        where="calibration",
-        expected=expected,
-        found=found,
+def _check_together(saved: Calibration) -> None:
+    """Refuse fields that are right by themselves and do not go together."""
+    num_weights, num_knots = 2 + max(saved.num_similarities, 1), len(saved.log_odds_knots)
+    if len(saved.weights) != num_weights:
+        raise _damaged("weights", f"{num_weights} numbers", len(saved.weights))
+    if (num_knots > 0) != (saved.method == "isotonic"):
+        raise _damaged("log_odds_knots", f"those of method {saved.method}", num_knots)
+    if len(saved.confidence_knots) != num_knots:
+        raise _damaged("confidence_knots", num_knots, len(saved.confidence_knots))
+    for name in ("log_odds_knots", "confidence_knots"):
+        if (np.diff(getattr(saved, name)) < 0).any():
+            raise _damaged(name, "rising numbers", getattr(saved, name)[:10])
+    if saved.operating_points is not None:
+        columns = saved.operating_points.to_dict()
+        lengths = {name: len(column) for name, column in columns.items()}
+        if len(set(lengths.values())) > 1:
+            raise _damaged("operating_points", "columns of equal length", lengths)
+
+
+def _damaged(field: str, expected: object, found: object) -> CheckpointError:
+    """Build the error for a saved calibration that cannot be used."""
+    return CheckpointError.unexpected(
+        f"calibration.{field}".rstrip("."),
+        expected,
+        found,
         advice="Calibrate again with scripts/calibrate.py.",
     )

@@ -9,35 +9,31 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightweight_decoder.bank import PhraseBank, unit_rows
 from lightweight_decoder.datatypes import NO_ID, Candidates, Decoded
+from lightweight_decoder.decoder.bank_encoder import encoder_of, warn_of_another_encoder
 from lightweight_decoder.decoder.checkpoints import (
     CHECKPOINT_VERSION,
-    bank_path,
     read_checkpoint,
-    reporting_misfits,
-    weights_of,
+    write_checkpoint,
 )
 from lightweight_decoder.decoder.query_cache import QueryCache, concatenate
+from lightweight_decoder.encoder import report_cut_texts
 from lightweight_decoder.errors import CheckpointError, ConfigError, EmbeddingError
-from lightweight_decoder.rerank import (
-    CandidateScorer,
-    ListwiseReranker,
-    QueryAdapter,
-    first_columns,
-    reordered,
-    with_tail,
-)
+from lightweight_decoder.rerank import CandidateScorer, first_columns, reordered, with_tail
 from lightweight_decoder.search import ExactSearch, phrase_ranks
-from lightweight_decoder.search.listed_products import products_with
+from lightweight_decoder.search.products import listed_products
+from lightweight_decoder.vectors.directions import to_float32, unit_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import numpy.typing as npt
 
+    from lightweight_decoder.bank import PhraseBank
     from lightweight_decoder.datatypes import FloatArray
     from lightweight_decoder.decoder.calibration import Calibration
+    from lightweight_decoder.encoder import EncodesBothSides, TextEncoder
+    from lightweight_decoder.rerank import ListwiseReranker, QueryAdapter
     from lightweight_decoder.search import SearchBackend
 
 _BATCH_SIZE = 1024
@@ -48,6 +44,14 @@ class PhraseBankDecoder:
     """Decodes embeddings into the phrases of a bank: adapt, search, rerank, calibrate, look up.
 
     Without a trained part it is plain cosine search. Safe to share between threads once built.
+
+    >>> from lightweight_decoder import PhraseBank, PhraseBankDecoder
+    >>> bank = PhraseBank.from_texts(["north", "east", "up"], [[1, 0, 0], [0, 1, 0], [0, 0, 1]])
+    >>> PhraseBankDecoder(bank).decode([[0.9, 0.1, 0.2], [0, 3, 4]], top_k=2)
+    Decoded(2 queries, by cosine)
+    query  answer  cosine  then
+        0  north    0.970  up 0.216
+        1  up       0.800  east 0.600
 
     Args:
         bank: The phrases and their vectors.
@@ -81,7 +85,18 @@ class PhraseBankDecoder:
         self.scorer = CandidateScorer(bank)
         self.device = torch.device(device)
         self.cache = QueryCache(cached_queries) if cached_queries else None
+        self._encoder: TextEncoder | None = None
         self.to(device)
+
+    def __repr__(self) -> str:
+        parts = {
+            name: type(part).__name__
+            for name in ("adapter", "reranker", "search")
+            if (part := getattr(self, name)) is not None
+        }
+        shown = ", ".join(f"{name}={part}" for name, part in parts.items())
+        calibrated = "not calibrated" if self.calibration is None else repr(self.calibration)
+        return f"PhraseBankDecoder({self.bank!r}, {shown}, device={self.device}, {calibrated})"
 
     @property
     def query_dim(self) -> int:
@@ -147,9 +162,10 @@ class PhraseBankDecoder:
             EmbeddingError: Wrong width, or a row that is NaN, infinite or all zero.
             ConfigError: ``top_k`` is below 1, or ``abstain_below`` is set and the decoder is not
                 calibrated.
+            CheckpointError: Weights or calibration give no finite numbers.
         """
         if top_k < 1:
-            raise ConfigError("cannot be used", where="top_k", expected="at least 1", found=top_k)
+            raise ConfigError.unexpected("top_k", "at least 1", top_k)
         if abstain_below > 0 and self.calibration is None:
             raise ConfigError(
                 "needs a calibrated decoder",
@@ -166,6 +182,39 @@ class PhraseBankDecoder:
             return search(queries)
         parts = (self.bank, self.search, self.adapter, self.reranker, self.calibration)
         return self.cache.decode(queries, (top_k, abstain_below), search, parts=parts)
+
+    def decode_texts(
+        self,
+        texts: str | Sequence[str],
+        *,
+        encoder: EncodesBothSides | None = None,
+        top_k: int = 5,
+        abstain_below: float = 0.0,
+    ) -> Decoded:
+        """Encode texts as queries and decode them.
+
+        Args:
+            texts: q texts, or one.
+            encoder: What makes their vectors: anything that has a method ``encode_queries``; None:
+                the encoder that the bank names, which is loaded at the first call and kept. A
+                warning says where the bank's vectors are of another encoder than this.
+            top_k: As of ``decode``.
+            abstain_below: The same.
+
+        Raises:
+            EncoderError: The bank names no encoder, or it cannot be found or loaded, is not the one
+                that made the bank's vectors, or is in a folder that only the bank names.
+            EmbeddingError: The encoder's vectors have another width than the decoder's queries.
+            ConfigError: As of ``decode``.
+        """
+        if encoder is None:
+            self._encoder = self._encoder or encoder_of(self.bank, device=str(self.device))
+            encoder = self._encoder
+        elif self.adapter is None:
+            warn_of_another_encoder(self.bank, encoder)
+        queries = encoder.encode_queries([texts] if isinstance(texts, str) else texts)
+        report_cut_texts(encoder)
+        return self.decode(queries, top_k=top_k, abstain_below=abstain_below)
 
     @torch.no_grad()
     def candidates(
@@ -184,6 +233,7 @@ class PhraseBankDecoder:
             ``reranker.num_candidates`` keep the order of the search. The values are cosines, or
             logits where there is a reranker.
         """
+        self.bank.require_whole()
         adapted = self.adapt(queries)
         wanted = k if self.reranker is None else max(k, self.reranker.num_candidates)
         found = self.search.search(adapted, wanted, exclude_vectors=exclude_vectors)
@@ -259,7 +309,7 @@ class PhraseBankDecoder:
         same_width = queries.shape[1] == self.bank.dim
         unit = torch.nn.functional.normalize(queries if same_width else self.adapt(queries), dim=1)
         vectors, ids = torch.from_numpy(self.bank.vectors), found.vector_ids.cpu()
-        products = products_with(unit.cpu(), vectors, ids).masked_fill_(ids == NO_ID, 0)
+        products = listed_products(unit.cpu(), vectors, ids).masked_fill_(ids == NO_ID, 0)
         first = first_columns(found, 1)
         best = self.bank.gather(first.vector_ids)
         together = self.scorer.agreement(unit, best, first, exclude_vectors)
@@ -285,63 +335,68 @@ class PhraseBankDecoder:
         """Return what ``from_checkpoint`` needs besides the weights, as plain values."""
         return {
             "version": CHECKPOINT_VERSION,
-            "bank": {"path": str(self.bank.path.absolute()), "fingerprint": self.bank.fingerprint},
+            "bank": {
+                "path": None if self.bank.path is None else str(self.bank.path),
+                "fingerprint": self.bank.fingerprint,
+            },
             "adapter": None if self.adapter is None else self.adapter.hyperparameters,
             "reranker": None if self.reranker is None else self.reranker.hyperparameters,
             "calibration": None if self.calibration is None else self.calibration.to_dict(),
         }
+
+    def save(self, path: str | Path) -> None:
+        """Write a checkpoint that ``from_checkpoint`` reads: weights, calibration, bank's identity.
+
+        The bank itself stays where it is: the checkpoint names its folder, if it has one, and its
+        fingerprint. The search is not part of it.
+
+        Args:
+            path: The file to write or to replace; its folder is made.
+
+        Raises:
+            CheckpointError: It cannot be written; what was there before is still there.
+        """
+        recipe = self.recipe()
+        weights = {
+            f"{name}.{key}": weight.cpu()
+            for name, part in (("adapter", self.adapter), ("reranker", self.reranker))
+            if part is not None
+            for key, weight in part.state_dict().items()
+        }
+        write_checkpoint({"state_dict": weights, "decoder": recipe}, Path(path))
 
     @classmethod
     def from_checkpoint(
         cls,
         path: str | Path,
         *,
-        bank: str | Path | None = None,
+        bank: str | Path | PhraseBank | None = None,
         search: Callable[[PhraseBank], SearchBackend | None] | None = None,
         device: str | torch.device = "cpu",
         cached_queries: int = 0,
     ) -> PhraseBankDecoder:
-        """Return the decoder that a training run saved, ready to decode.
+        """Return the decoder that a training run or ``save`` wrote, ready to decode.
 
         Args:
-            path: A checkpoint written by training. It is never unpickled.
-            bank: Folder of the bank, where it is no longer where it was during training.
+            path: The checkpoint. It is never unpickled.
+            bank: The bank or its folder, where it is no longer where it was, or lived in memory.
             search: Makes the search out of the opened bank; exact search by default, or where it
                 gives None.
             device: As in the constructor.
             cached_queries: As in the constructor.
 
         Raises:
-            CheckpointError: The file is missing, is not such a checkpoint, has another version, or
-                was trained with another bank.
+            CheckpointError: The file is missing, is not such a checkpoint, has another version or
+                numbers that no training leaves, or was trained with another bank.
             BankError: The bank is missing or damaged.
         """
-        checkpoint = read_checkpoint(Path(path))
-        recipe = checkpoint["decoder"]
-        with reporting_misfits(path):
-            trained_with, fingerprint = recipe["bank"]["path"], recipe["bank"]["fingerprint"]
-        opened = PhraseBank.open(bank if bank is not None else bank_path(path, trained_with))
-        if opened.fingerprint != fingerprint:
-            raise CheckpointError(
-                "was trained with another bank",
-                where=path,
-                expected=f"a bank with fingerprint {fingerprint[:12]}",
-                found=f"{opened.fingerprint[:12]} in {opened.path}",
-                advice="Name the bank of the training run with bank=DIR, or train again.",
-            )
-        with reporting_misfits(path):
-            adapter = recipe["adapter"] and QueryAdapter(**recipe["adapter"])
-            reranker = recipe["reranker"] and ListwiseReranker(**recipe["reranker"])
-            for name, part in (("adapter", adapter), ("reranker", reranker)):
-                if part is not None:
-                    part.load_state_dict(weights_of(checkpoint, name))
-                    part.eval().requires_grad_(requires_grad=False)
-            calibration = recipe["calibration"] and _calibration(recipe["calibration"])
+        checkpoint = read_checkpoint(path)
+        opened = checkpoint.open_bank(bank)
         return cls(
             opened,
-            adapter=adapter,
-            reranker=reranker,
-            calibration=calibration,
+            adapter=checkpoint.adapter(),
+            reranker=checkpoint.reranker(),
+            calibration=checkpoint.calibration(),
             search=None if search is None else search(opened),
             device=device,
             cached_queries=cached_queries,
@@ -366,7 +421,10 @@ class PhraseBankDecoder:
         """Decode one batch of checked queries."""
         wanted = max(top_k, self.calibration.num_candidates if self.calibration else 0)
         found = self.candidates(queries, wanted)
+        _refuse_overflow(found.values.masked_fill(found.phrase_ids == NO_ID, 0))
         confidence = self.confidence(queries, found)
+        if confidence is not None:
+            _refuse_overflow(torch.from_numpy(confidence))
         found = first_columns(found, top_k)
         phrase_ids = found.phrase_ids.cpu().numpy()
         abstained = np.zeros(len(phrase_ids), dtype=bool)
@@ -383,16 +441,19 @@ class PhraseBankDecoder:
 def _as_tensor(embeddings: npt.ArrayLike | Tensor) -> Tensor:
     """Return a tensor; float32 where it was an array (of any layout and byte order) or a list."""
     if isinstance(embeddings, Tensor):
-        return embeddings.detach()
+        if embeddings.dtype != torch.float64:
+            return embeddings.detach()
+        embeddings = embeddings.detach().cpu().numpy()
     try:
-        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, is refused
-            return torch.from_numpy(np.array(embeddings, dtype=np.float32))
+        return torch.from_numpy(to_float32(np.asarray(embeddings)))
     except (TypeError, ValueError) as error:
         raise EmbeddingError("the embeddings are not an array of numbers", found=error) from error
 
 
-def _calibration(fields: dict[str, Any]) -> Calibration:
-    """Return a saved calibration; plain search does without SciPy, which takes 0.1 s and 20 MB."""
-    from lightweight_decoder.decoder.calibration import Calibration  # noqa: PLC0415
-
-    return Calibration.from_dict(fields)
+def _refuse_overflow(numbers: Tensor) -> None:
+    """Refuse answers that are no numbers; sound weights give none for queries that were checked."""
+    if not numbers.isfinite().all():
+        raise CheckpointError(
+            "the decoder's values or confidence are not finite numbers",
+            advice="Its weights or its calibration are damaged: train or calibrate again.",
+        )

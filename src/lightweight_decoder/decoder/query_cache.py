@@ -63,9 +63,7 @@ class QueryCache:
 
     def __init__(self, max_queries: int) -> None:
         if max_queries < 1:
-            raise ConfigError(
-                "cannot be used", where="max_queries", expected="at least 1", found=max_queries
-            )
+            raise ConfigError.unexpected("max_queries", "at least 1", max_queries)
         self.max_queries = max_queries
         self._kept: OrderedDict[Hashable, Decoded] = OrderedDict()
         self._lock = Lock()

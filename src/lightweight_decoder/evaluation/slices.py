@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lightweight_decoder.errors import ConfigError
 from lightweight_decoder.evaluation.predictions import (
     check_predictions,
     has_baseline,
@@ -17,9 +16,6 @@ from lightweight_decoder.evaluation.predictions import (
     metadata_columns,
 )
 from lightweight_decoder.evaluation.rank_metrics import ranking_metrics
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 LENGTH = "phrase length (words)"
 CONFIDENCE = "confidence"
@@ -30,20 +26,16 @@ _METRICS = ("recall@1", "recall@10", "mrr", "median_rank")
 OTHER, MISSING = "(other)", "(none)"
 
 
-def slice_metrics(
-    predictions: pa.Table, *, by: Sequence[str] | None = None, num_groups: int = 4
-) -> pa.Table:
-    """Ranking metrics of each group of queries, for decoder and baseline.
+def slice_metrics(predictions: pa.Table) -> pa.Table:
+    """Return the ranking metrics of each group of queries, for decoder and baseline.
 
-    Queries without a right phrase in the bank are left out. Texts, booleans and numbers with few
-    distinct values are grouped by value, other numbers by quantiles, confidence by deciles; a
-    missing value is a group of its own.
+    Queries are grouped by each metadata column, by ``LENGTH`` (words of the first target) and by
+    ``CONFIDENCE``. Those without a right phrase in the bank are left out. Texts, booleans and
+    numbers with few distinct values are grouped by value, other numbers by quartiles, confidence by
+    deciles; a missing value is a group of its own.
 
     Args:
         predictions: See ``evaluation.predictions``; not changed.
-        by: Columns to slice by: metadata columns, ``LENGTH`` (words of the first target) and
-            ``CONFIDENCE``. None takes all there are.
-        num_groups: Quantile groups of a column of numbers.
 
     Returns:
         A row for each group, in rising order of a column's values: ``slice`` (the column),
@@ -52,28 +44,13 @@ def slice_metrics(
         (mean, null where not calibrated).
 
     Raises:
-        ConfigError: A column in ``by`` is not in the table, or ``num_groups`` is below 1.
         InputDataError: The table is not one of predictions.
     """
     check_predictions(predictions)
-    if num_groups < 1:
-        raise ConfigError(
-            "too few groups", where="num_groups", expected="at least 1", found=num_groups
-        )
     inside = predictions.filter(predictions["in_bank"])
-    columns = _columns(inside)
-    unknown = [name for name in by or () if name not in columns]
-    if unknown:
-        raise ConfigError(
-            "no such column to slice by",
-            where="by",
-            expected=", ".join(columns),
-            found=", ".join(unknown),
-        )
     rows: list[dict[str, Any]] = []
-    for name in columns if by is None else by:
-        count = 10 if name == CONFIDENCE else num_groups
-        labels, codes = _group(columns[name], count)
+    for name, column in _columns(inside).items():
+        labels, codes = _group(column, 10 if name == CONFIDENCE else 4)
         rows += [
             {"slice": name, "group": label} | _group_metrics(inside.filter(pa.array(codes == code)))
             for code, label in enumerate(labels)

@@ -1,9 +1,7 @@
-"""How long answers take, and what memory the process has used."""
+"""How long answers take."""
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -67,12 +65,6 @@ def queries_per_s(
     return batch_size / (time.perf_counter() - start)
 
 
-def peak_memory_bytes() -> int:
-    """Return the most memory that this process has held at once so far, mapped files included."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
-
-
 def _query(queries: FloatArray, row: int) -> FloatArray:
     """One query, (1, d)."""
     place = row % len(queries)
@@ -92,9 +84,8 @@ def latency_metrics(latencies_ms: npt.NDArray[np.floating]) -> dict[str, float]:
         InputDataError: There are no latencies, or they are not all finite and above 0.
     """
     if latencies_ms.size == 0 or not (np.isfinite(latencies_ms) & (latencies_ms > 0)).all():
-        raise InputDataError(
-            "latencies cannot be summarized", expected="one or more finite milliseconds above 0"
-        )
+        expected = "one or more finite milliseconds above 0"
+        raise InputDataError("latencies cannot be summarized", expected=expected)
     shares = (50, 95, 99)
     percentiles = np.percentile(latencies_ms, shares)
     return {f"latency_p{p}_ms": float(ms) for p, ms in zip(shares, percentiles, strict=True)}

@@ -2,12 +2,12 @@
 
 Figures are over the queries that have a right phrase in the bank, except those that say otherwise:
 ``num_out_of_bank``, ``auroc_in_bank``, ``fpr95_in_bank`` and ``answered_out_of_bank`` (the share of
-queries without a right phrase that the decoder did not abstain from).
+queries without a right phrase that the decoder did not abstain from). ``num_in_training`` is there
+where some of them are training texts too.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -16,11 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lightweight_decoder.errors import InputDataError
-from lightweight_decoder.evaluation.bootstrap import (
-    mean_intervals,
-    median_interval,
-    paired_bootstrap,
-)
+from lightweight_decoder.evaluation.bootstrap import Bootstrap
 from lightweight_decoder.evaluation.confidence import (
     aurc,
     auroc,
@@ -29,6 +25,7 @@ from lightweight_decoder.evaluation.confidence import (
     fpr_at_tpr,
 )
 from lightweight_decoder.evaluation.predictions import (
+    IN_TRAINING,
     check_predictions,
     first_values,
     has_baseline,
@@ -84,16 +81,18 @@ def summarize_predictions(
     if not in_bank.any():
         raise InputDataError("no query has a right phrase in the bank", where="predictions")
     inside = predictions.filter(pa.array(in_bank))
-    bootstrap = _Bootstrap(num_resamples=num_resamples, level=level, seed=seed)
+    bootstrap = Bootstrap(num_resamples=num_resamples, level=level, seed=seed)
     values = {system: query_values(inside, system) for system in systems(predictions)}
     figures: dict[str, dict[str, float]] = {
-        system: bootstrap.summarize(each, best_rank(inside, system))
+        system: _with_intervals(bootstrap, each, best_rank(inside, system))
         for system, each in values.items()
     }
     figures["decoder"] |= _decoder_figures(inside) | _out_of_bank_figures(predictions)
+    if IN_TRAINING in inside.column_names:
+        figures["decoder"]["num_in_training"] = float(pc.sum(inside[IN_TRAINING]).as_py() or 0)
     if "baseline" in values:
         figures["baseline"] |= _baseline_figures(inside)
-        figures["difference"] = bootstrap.compare(values["baseline"], values["decoder"])
+        figures["difference"] = _differences(bootstrap, values["baseline"], values["decoder"])
     return {
         f"{split}/{system}/{name}": figure
         for system, named in figures.items()
@@ -148,49 +147,28 @@ def all_ranks(predictions: pa.Table, system: System) -> IntArray | None:
     return best_rank(predictions, system)[:, None]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Bootstrap:
-    """The same draws for every figure of a summary."""
+def _with_intervals(
+    bootstrap: Bootstrap, values: dict[str, Float64Array], ranks: IntArray
+) -> dict[str, float]:
+    """Means and median rank with their intervals."""
+    intervals = bootstrap.mean_intervals(values)
+    intervals["median_rank"] = bootstrap.median_interval(ranks.astype(np.float64))
+    figures = {name: float(column.mean()) for name, column in values.items()}
+    figures |= {"median_rank": median_rank(ranks), "num_queries": float(len(ranks))}
+    for name, (low, high) in intervals.items():
+        figures |= {f"{name}/low": low, f"{name}/high": high}
+    return figures
 
-    num_resamples: int
-    level: float
-    seed: int
 
-    def summarize(self, values: dict[str, Float64Array], ranks: IntArray) -> dict[str, float]:
-        """Means and median rank with their intervals."""
-        intervals = mean_intervals(
-            values, num_resamples=self.num_resamples, level=self.level, seed=self.seed
-        )
-        intervals["median_rank"] = median_interval(
-            ranks.astype(np.float64),
-            num_resamples=self.num_resamples,
-            level=self.level,
-            seed=self.seed,
-        )
-        figures = {name: float(column.mean()) for name, column in values.items()}
-        figures |= {"median_rank": median_rank(ranks), "num_queries": float(len(ranks))}
-        for name, (low, high) in intervals.items():
-            figures |= {f"{name}/low": low, f"{name}/high": high}
-        return figures
-
-    def compare(
-        self, before: dict[str, Float64Array], after: dict[str, Float64Array]
-    ) -> dict[str, float]:
-        """Paired differences of the metrics that both systems have."""
-        shared = [name for name in before if name in after]
-        results = paired_bootstrap(
-            {name: before[name] for name in shared},
-            {name: after[name] for name in shared},
-            num_resamples=self.num_resamples,
-            level=self.level,
-            seed=self.seed,
-        )
-        figures: dict[str, float] = {}
-        for name, result in results.items():
-            figures[name] = result.difference
-            figures[f"{name}/low"], figures[f"{name}/high"] = result.low, result.high
-            figures[f"{name}/p_value"] = result.p_value
-        return figures
+def _differences(
+    bootstrap: Bootstrap, before: dict[str, Float64Array], after: dict[str, Float64Array]
+) -> dict[str, float]:
+    """Paired differences of the metrics that both systems have."""
+    return {
+        name if part == "difference" else f"{name}/{part}": figure
+        for name, result in bootstrap.compare(before, after).items()
+        for part, figure in result._asdict().items()
+    }
 
 
 def _baseline_figures(inside: pa.Table) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""What the jobs of a sweep gave: a record in each job's folder, one table, one figure.
+"""What the jobs of a sweep gave: a record in each job's folder, and one table.
 
 Each job writes ``job.json`` into its own folder as it begins and as it ends, so whoever looks later
 knows which jobs are done, wherever and in whatever order they ran.
@@ -12,22 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from matplotlib.figure import Figure
 from pydantic import TypeAdapter, ValidationError
 
+from lightweight_decoder.display import spreadsheet_cell
 from lightweight_decoder.errors import InputDataError
-from lightweight_decoder.evaluation.plots import MUTED, SOFT, STRONG, quiet_axes
 from lightweight_decoder.files import whole_file
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from matplotlib.axes import Axes
-
 JOB_FILE = "job.json"
-
-_PANEL = (5.2, 3.0)  # inches
-_LOG_SPAN = 30  # a parameter that spans more is drawn on a logarithmic axis
 
 
 @dataclass(frozen=True)
@@ -79,11 +73,11 @@ def read_job(folder: Path) -> SweepJob | None:
     try:
         return _RECORD.validate_json(path.read_bytes())
     except ValidationError as error:
-        raise InputDataError(
-            "is no record of a job",
-            where=path,
-            found=error.errors()[0]["msg"],
-            advice="Delete the job's folder to run the job again",
+        raise InputDataError.unexpected(
+            path,
+            "the record of a job",
+            error.errors()[0]["msg"],
+            advice="Delete the job's folder to run the job again.",
         ) from error
 
 
@@ -127,49 +121,10 @@ def write_sweep_table(sweep_dir: Path) -> Path:
     path = sweep_dir / "sweep.csv"
     with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [*first, *figures])
-        writer.writeheader()
-        writer.writerows(rows)
+        writer.writerow({name: spreadsheet_cell(name) for name in writer.fieldnames})
+        for row in rows:
+            writer.writerow({name: spreadsheet_cell(value) for name, value in row.items()})
     return path
-
-
-def plot_sweep(jobs: Collection[SweepJob]) -> Figure:
-    """Return the objective over the jobs, best so far, and below it over each swept parameter.
-
-    Jobs without an objective are left out. A parameter is drawn on a logarithmic axis where its
-    values are positive and far apart, and as categories where they are no numbers.
-    """
-    rated = [job for job in jobs if job.objective is not None]
-    parameters = swept_parameters(rated)
-    num_panels = 1 + len(parameters)
-    figure = Figure(figsize=(_PANEL[0], _PANEL[1] * num_panels), layout="constrained")
-    panels = figure.subplots(num_panels, 1, squeeze=False)[:, 0]
-    objectives = [job.objective for job in rated if job.objective is not None]
-    quiet_axes(panels[0], "Job", "Objective")
-    numbers = [job.number for job in rated]
-    so_far = [max(objectives[: i + 1]) for i in range(len(objectives))]
-    panels[0].plot(numbers, so_far, color=MUTED, drawstyle="steps-post")
-    panels[0].scatter(numbers, objectives, color=STRONG, zorder=2)
-    panels[0].xaxis.get_major_locator().set_params(integer=True)
-    for axes, parameter in zip(panels[1:], parameters, strict=True):
-        values = [job.settings.get(parameter, "") for job in rated]
-        _plot_parameter(axes, parameter, values, objectives)
-    figure.patch.set(alpha=1, facecolor="white")
-    return figure
-
-
-def _plot_parameter(
-    axes: Axes, parameter: str, values: Sequence[str], objectives: Sequence[float]
-) -> None:
-    """Objective over one parameter."""
-    quiet_axes(axes, parameter, "Objective")
-    try:
-        numbers = [float(value) for value in values]
-    except ValueError:
-        axes.scatter(values, objectives, color=STRONG)
-        return
-    axes.scatter(numbers, objectives, color=STRONG, edgecolor=SOFT)
-    if min(numbers) > 0 and max(numbers) / min(numbers) > _LOG_SPAN:
-        axes.set_xscale("log")
 
 
 def _row(job: SweepJob, parameters: Sequence[str]) -> dict[str, object]:

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from sacrebleu.metrics.bleu import BLEU
-from sacrebleu.metrics.chrf import CHRF
 
 from lightweight_decoder.errors import InputDataError
 
@@ -40,6 +38,9 @@ def text_overlap_values(
     Raises:
         InputDataError: Lengths differ, there are no queries, or a query has no target text.
     """
+    from sacrebleu.metrics.bleu import BLEU  # noqa: PLC0415 - half a second, for evaluations only
+    from sacrebleu.metrics.chrf import CHRF  # noqa: PLC0415
+
     _check_texts(decoded, targets)
     bleu = BLEU(effective_order=True, lowercase=True)
     chrf = CHRF(lowercase=True)
@@ -52,13 +53,6 @@ def text_overlap_values(
             row[1] = chrf.sentence_score(text, wanted).score / 100
             row[2] = max(_rouge_l(text, target) for target in wanted)
     return dict(zip(("bleu", "chrf", "rouge_l"), rows.T, strict=True))
-
-
-def text_overlap_metrics(
-    decoded: Sequence[str], targets: Sequence[Sequence[str]]
-) -> dict[str, float]:
-    """Mean ``bleu``, ``chrf`` and ``rouge_l``; see ``text_overlap_values``."""
-    return {name: float(v.mean()) for name, v in text_overlap_values(decoded, targets).items()}
 
 
 def _rouge_l(text: str, target: str) -> float:
@@ -88,13 +82,8 @@ def _longest_common_subsequence(first: list[str], second: list[str]) -> int:
 def _check_texts(decoded: Sequence[str], targets: Sequence[Sequence[str]]) -> None:
     """Refuse texts that do not go together."""
     if len(decoded) != len(targets) or len(decoded) == 0:
-        raise InputDataError(
-            "decoded texts and targets do not go together",
-            expected="one or more of each, as many of both",
-            found=f"{len(decoded)} and {len(targets)}",
-        )
+        found, expected = f"{len(decoded)} and {len(targets)}", "one or more of each, as many"
+        raise InputDataError.unexpected("decoded texts and targets", expected, found)
     for row, wanted in enumerate(targets):
         if not any(wanted):
-            raise InputDataError(
-                "a query has no target text", at=f"row {row}", expected="at least one text"
-            )
+            raise InputDataError("a query has no target text", at=f"row {row}")

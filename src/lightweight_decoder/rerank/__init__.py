@@ -9,8 +9,7 @@ from lightweight_decoder.rerank.features import (
     phrase_sums,
 )
 from lightweight_decoder.rerank.lists import first_columns, reordered, with_tail
-from lightweight_decoder.rerank.losses import listwise_loss
-from lightweight_decoder.rerank.reranker import ListwiseReranker
+from lightweight_decoder.rerank.reranker import ListwiseReranker, listwise_loss
 from lightweight_decoder.rerank.scoring import CandidateScorer
 
 __all__ = [

@@ -33,12 +33,17 @@ class QueryAdapter(nn.Module):
     def forward(self, queries: Tensor) -> Tensor:
         """Return the adapted queries (q, bank_dim) float32 of unit length.
 
+        The products are in the dtype of the weights, or of autocast; all else is in float32, so
+        that a new adapter leaves queries where they are in every precision.
+
         Args:
             queries: (q, query_dim) float32, of any length but zero.
         """
-        unit = F.normalize(queries, dim=-1)
-        base = unit if self.projection is None else self.projection(unit)
-        return F.normalize(base + self.residual(base), dim=-1)
+        dtype = self.residual.weight.dtype
+        base = F.normalize(queries, dim=-1)
+        if self.projection is not None:
+            base = self.projection(base.to(dtype)).float()
+        return F.normalize(base + self.residual(base.to(dtype)).float(), dim=-1)
 
     @torch.no_grad()
     def fit_projection(self, queries: Tensor, vectors: Tensor, *, ridge: float = 1e-2) -> None:

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 
 from lightweight_decoder.datatypes import NO_ID
+from lightweight_decoder.search.order import unit_queries
+from lightweight_decoder.search.products import full_float32, products, products_of_lists
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,17 +57,18 @@ def hubness(bank: PhraseBank, queries: Tensor, targets: Tensor, *, neighbors: in
 
     Args:
         bank: The phrases and their vectors.
-        queries: (q, d) float32 unit rows, already adapted.
+        queries: (q, d) floating point, already adapted.
         targets: (q, m) int64 right phrases, filled up with ``NO_ID``.
         neighbors: How many queries count; all where there are fewer. A phrase that is right for
             all of them has hubness 0.
     """
-    hub = torch.full((bank.num_phrases,), -torch.inf, device=queries.device)
+    unit = unit_queries(queries.cpu()).float().to(queries.device)
+    hub = unit.new_full((bank.num_phrases,), -torch.inf)
     for first in range(0, bank.num_vectors, _BLOCK_VECTORS):
         rows = slice(first, first + _BLOCK_VECTORS)
-        vectors = torch.from_numpy(bank.vectors[rows]).to(queries)
-        owners = torch.from_numpy(bank.owners[rows]).to(queries.device)
-        cosines = vectors @ queries.T
+        vectors = torch.from_numpy(bank.vectors[rows]).to(unit)
+        owners = torch.from_numpy(bank.owners[rows]).to(unit.device)
+        cosines = products(vectors, unit)
         for column in targets.T:
             cosines.masked_fill_(owners[:, None] == column[None, :], -torch.inf)
         nearest = cosines.topk(min(neighbors, len(queries)), dim=1).values
@@ -80,7 +83,7 @@ def phrase_sums(bank: PhraseBank) -> Tensor | None:
     """Return the sum of each phrase's vectors, (p, d) float32; None where each owns only one."""
     if bank.num_vectors == bank.num_phrases:
         return None
-    sums = torch.zeros(bank.num_phrases, bank.dim)
+    sums = torch.zeros(bank.num_phrases, bank.dim, dtype=torch.float32)
     for first in range(0, bank.num_vectors, _BLOCK_VECTORS):
         rows = slice(first, first + _BLOCK_VECTORS)
         vectors = torch.from_numpy(bank.vectors[rows]).float()
@@ -100,7 +103,7 @@ def agreement(
     A phrase's value is that of its best vector; this says what the others think.
 
     Args:
-        adapted: (q, d) float32 unit rows.
+        adapted: (q, d) floating point unit rows.
         vectors: (q, k, d) float32, each candidate's best vector, its only one where ``sums`` is
             None.
         sums: (q, k, d) float32, the sum of each candidate's vectors.
@@ -109,9 +112,10 @@ def agreement(
     """
     together = vectors if sums is None else sums
     if sums is not None and own_vectors is not None and own_counts is not None:
-        together = sums - torch.einsum("qwk,qwd->qkd", own_counts, own_vectors)
+        with full_float32(adapted.device):
+            together = sums - own_counts.mT @ own_vectors
     lengths = torch.linalg.vector_norm(together, dim=-1).clamp(min=_SMALLEST_LENGTH)
-    cosines: Tensor = torch.einsum("qkd,qd->qk", together, adapted) / lengths
+    cosines: Tensor = products_of_lists(adapted, together) / lengths
     return cosines
 
 

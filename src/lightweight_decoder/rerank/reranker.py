@@ -1,8 +1,11 @@
-"""The listwise reranker: re-orders the candidates that the search found."""
+"""The listwise reranker: re-orders the candidates that the search found; and its loss."""
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everyone uses
 
@@ -10,6 +13,7 @@ from lightweight_decoder.rerank.features import NUM_FEATURES
 
 _START_SCALE = 16.0  # a power of two: scaling values by it is exact, so it cannot create ties
 _NUM_LIST_FEATURES = 7
+_Count = Annotated[int, Field(ge=1)]
 
 
 class ListwiseReranker(nn.Module):
@@ -43,10 +47,10 @@ class ListwiseReranker(nn.Module):
         query_dim: int,
         bank_dim: int,
         num_phrases: int,
-        num_candidates: int = 128,
-        rank_dim: int = 64,
-        hidden_dim: int = 128,
-        dropout: float = 0.3,
+        num_candidates: _Count = 128,
+        rank_dim: _Count = 64,
+        hidden_dim: _Count = 128,
+        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3,
     ) -> None:
         super().__init__()
         self.num_candidates = num_candidates
@@ -88,6 +92,9 @@ class ListwiseReranker(nn.Module):
     ) -> Tensor:
         """Return the candidates' logits (q, k) float32, higher is better, -inf where values are.
 
+        The layers compute in the dtype of their weights, or of autocast; what they correct stays in
+        float32, as bfloat16 would make ties of most of a list.
+
         Args:
             queries: (q, query_dim) float32, before the adapter.
             adapted: (q, d) float32, after it, of unit length.
@@ -97,17 +104,19 @@ class ListwiseReranker(nn.Module):
             agreement: (q, k) float32, from ``features.agreement``.
             features: (q, k, f) float32, from ``phrase_features``.
         """
+        dtype = self.correction.weight.dtype
         known = values.clamp(min=-1.0)
-        hub = self.hubness[phrase_ids]
-        query = self.query_map(torch.cat([F.normalize(queries, dim=-1), adapted], dim=-1))
-        products = self.norm(query[:, None] * self.candidate_map(vectors))
-        described = self.describe(
-            torch.cat([products, features, _list_features(vectors, known, agreement, hub)], dim=-1)
+        hub = self.hubness[phrase_ids].float()
+        query = torch.cat([F.normalize(queries, dim=-1), adapted], dim=-1)
+        products = self.norm(
+            self.query_map(query.to(dtype))[:, None] * self.candidate_map(vectors.to(dtype))
         )
+        listed = _list_features(vectors, known, agreement, hub)
+        described = self.describe(torch.cat([products, features, listed], dim=-1).to(dtype))
         refined = described + self.refine(described)
         scale = _START_SCALE * (1 + self.relative_scale)
         value = known + self.agreement_share * agreement - self.hubness_share * hub
-        logits: Tensor = scale * value + self.correction(refined).squeeze(-1)
+        logits: Tensor = scale * value + self.correction(refined).squeeze(-1).float()
         # Not -inf in the sum: the scale's gradient would be 0 * inf.
         hidden: Tensor = logits.masked_fill(values == -torch.inf, -torch.inf)
         return hidden
@@ -134,3 +143,29 @@ def _list_features(vectors: Tensor, values: Tensor, agreement: Tensor, hub: Tens
         _START_SCALE * hub,
     ]
     return torch.stack(columns, dim=-1)
+
+
+def listwise_loss(logits: Tensor, right: Tensor, counts: Tensor) -> Tensor:
+    """Return the mean over queries of -log of the softmax's share that right candidates have.
+
+    A query may have several right candidates: any of them will do, so their shares are added
+    (the marginal likelihood; Cao et al., "Learning to rank: from pairwise approach to listwise
+    approach", 2007, with a set of right answers in place of a permutation).
+
+    Args:
+        logits: (q, k) float32.
+        right: (q, k) bool, which candidates are right.
+        counts: (q, k) bool, which candidates take part; a right one always does unless its logit is
+            -inf.
+
+    Returns:
+        A scalar; 0 (with a gradient of 0) where no query has both a right candidate and a wrong
+        one, and queries that lack either do not count.
+    """
+    takes_part = (counts | right) & torch.isfinite(logits)
+    right = right & takes_part
+    useful = right.any(dim=1) & (takes_part & ~right).any(dim=1)
+    chosen = logits[useful]
+    every = chosen.masked_fill(~takes_part[useful], -torch.inf).logsumexp(dim=1)
+    good = chosen.masked_fill(~right[useful], -torch.inf).logsumexp(dim=1)
+    return (every - good).sum() / useful.sum().clamp(min=1)

@@ -46,8 +46,8 @@ class CandidateScorer:
 
         Args:
             reranker: What scores them, where the queries are.
-            queries: (q, query_dim) float32.
-            adapted: (q, d) float32 of unit length.
+            queries: (q, query_dim) floating point.
+            adapted: (q, d) floating point of unit length.
             found: What the search found for them.
             exclude_vectors: (q, w) int64 rows of the bank that do not count for a query, filled up
                 with ``NO_ID``.
@@ -62,7 +62,7 @@ class CandidateScorer:
             self.agreement(adapted, vectors, found, exclude_vectors),
             self._features_on(queries.device)[found.phrase_ids],
         )
-        return logits
+        return logits.float()  # whatever the precision of the reranker
 
     def batched_logits(
         self,

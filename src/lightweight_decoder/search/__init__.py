@@ -2,10 +2,9 @@
 
 from lightweight_decoder.search.approximate import ApproximateSearch
 from lightweight_decoder.search.auto import AutoSearch
-from lightweight_decoder.search.backend import SearchBackend
+from lightweight_decoder.search.contract import SearchBackend
 from lightweight_decoder.search.exact import ExactSearch
 from lightweight_decoder.search.faiss_search import FaissSearch
-from lightweight_decoder.search.hnsw_search import HnswSearch
 from lightweight_decoder.search.ranks import phrase_ranks
 
 __all__ = [
@@ -13,7 +12,6 @@ __all__ = [
     "AutoSearch",
     "ExactSearch",
     "FaissSearch",
-    "HnswSearch",
     "SearchBackend",
     "phrase_ranks",
 ]

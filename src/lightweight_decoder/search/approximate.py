@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import torch
 
-from lightweight_decoder.bank import unit_rows
 from lightweight_decoder.datatypes import NO_ID, Candidates
+from lightweight_decoder.search.order import unit_queries
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lightweight_decoder.datatypes import FloatArray, IntArray
-    from lightweight_decoder.search.backend import SearchBackend
+    from lightweight_decoder.search.contract import SearchBackend
     from lightweight_decoder.search.exact import ExactSearch
 
 logger = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ class ApproximateSearch:
         if len(queries) == 0 or length is None:
             return self._exact.search(queries, k, exclude_vectors=exclude_vectors)
         self._exact.check(queries, k, exclude_vectors)
-        unit = unit_rows(queries.detach().cpu().double()).float().numpy()
+        unit = unit_queries(queries.detach().cpu()).float().numpy()
         listed = torch.from_numpy(self._index.list_vectors(unit, length))
         found = self._exact.search_among(queries, listed, k, exclude_vectors=exclude_vectors)
         short = (found.phrase_ids[:, -1] == NO_ID).nonzero().squeeze(1)

@@ -11,18 +11,17 @@ import torch
 
 from lightweight_decoder.errors import MissingDependencyError
 from lightweight_decoder.search.approximate import LEAST_VECTORS
-from lightweight_decoder.search.building import has_index
 from lightweight_decoder.search.exact import ExactSearch
+from lightweight_decoder.search.faiss_index import GRAPH_FACTORY
 from lightweight_decoder.search.faiss_search import FaissSearch
-from lightweight_decoder.search.hnsw_search import HnswSearch, hnsw_library
+from lightweight_decoder.search.index_files import has_index
 from lightweight_decoder.search.tuning import sample_queries
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from lightweight_decoder.datatypes import Candidates
-    from lightweight_decoder.search.backend import SearchBackend
-    from lightweight_decoder.search.vector_table import VectorTable
+    from lightweight_decoder.search.contract import SearchBackend, VectorTable
 
 logger = logging.getLogger(__name__)
 
@@ -84,13 +83,7 @@ class AutoSearch:
             else:
                 queries = sample_queries(torch.as_tensor(bank.vectors), num=batch_size)
                 self.picked, reason = _fastest(exact, others, queries, k, target_recall)
-        logger.info(
-            "search=auto picked %s for %d x %d: %s",
-            type(self.picked).__name__,
-            exact.num_vectors,
-            exact.dim,
-            reason,
-        )
+        logger.info("search=auto picked %s: %s", self.picked, reason)
 
     def search(
         self, queries: Tensor, k: int, *, exclude_vectors: Tensor | None = None
@@ -99,24 +92,18 @@ class AutoSearch:
         return self.picked.search(queries, k, exclude_vectors=exclude_vectors)
 
 
-def _approximate(
-    bank: VectorTable, target_recall: float, folder: str | None
-) -> list[FaissSearch | HnswSearch]:
+def _approximate(bank: VectorTable, target_recall: float, folder: str | None) -> list[FaissSearch]:
     """Open the indexes that take part; FAISS's codes are built where they are missing."""
-    found: list[FaissSearch | HnswSearch] = [
-        FaissSearch(bank, target_recall=target_recall, folder=folder)
-    ]
-    if has_index(bank, hnsw_library(), folder=folder):
-        found.append(HnswSearch(bank, target_recall=target_recall, folder=folder))
+    found = [FaissSearch(bank, target_recall=target_recall, folder=folder)]
+    if has_index(bank, GRAPH_FACTORY, folder=folder):
+        found.append(
+            FaissSearch(bank, factory=GRAPH_FACTORY, target_recall=target_recall, folder=folder)
+        )
     return found
 
 
 def _fastest(
-    exact: ExactSearch,
-    others: list[FaissSearch | HnswSearch],
-    queries: Tensor,
-    k: int,
-    target_recall: float,
+    exact: ExactSearch, others: list[FaissSearch], queries: Tensor, k: int, target_recall: float
 ) -> tuple[SearchBackend, str]:
     """Time all; return the fastest of those that reach the recall, and every figure."""
     picked: SearchBackend = exact
@@ -124,7 +111,7 @@ def _fastest(
     reasons = [f"{len(queries)} queries take {1e3 * least_s:.1f} ms exactly"]
     for other in others:
         seconds = seconds_of(other, queries, k)
-        reasons.append(f"{1e3 * seconds:.1f} ms at recall {other.recall} by {type(other).__name__}")
+        reasons.append(f"{1e3 * seconds:.1f} ms at recall {other.recall} by {other!r}")
         if (other.recall is None or other.recall >= target_recall) and seconds < least_s:
             picked, least_s = other, seconds
     return picked, ", ".join(reasons)

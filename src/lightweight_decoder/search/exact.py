@@ -11,35 +11,29 @@ float64 gives, once values that differ only by float64's own rounding count as e
 from __future__ import annotations
 
 import math
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from lightweight_decoder.bank import unit_rows
 from lightweight_decoder.datatypes import NO_ID, Candidates
-from lightweight_decoder.errors import ConfigError, EmbeddingError
-from lightweight_decoder.search.checks import (
+from lightweight_decoder.search.contract import (
+    Arrays,
+    VectorTable,
+    check_k,
     check_owners,
+    check_queries,
     check_unit_rows,
     counts_up,
 )
-from lightweight_decoder.search.device_blocks import converted_blocks, fits
-from lightweight_decoder.search.first_pass import (
-    Listed,
-    blocked_pass,
-    grouped_pass,
-    hide_excluded,
-    slices,
-)
-from lightweight_decoder.search.kernels import few_queries, group_maxima, int8_pass
-from lightweight_decoder.search.kernels.cuda_graphs import GraphedFunction
-from lightweight_decoder.search.order import rounded_cosines
+from lightweight_decoder.search.kernels import FirstPass, make_kernels
+from lightweight_decoder.search.order import hide_excluded, unit_queries, values_of_block
 from lightweight_decoder.search.rescoring import Found, Rescorer
-from lightweight_decoder.search.vector_table import Arrays, VectorTable
+from lightweight_decoder.search.vector_blocks import converted_blocks, fits, slices
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import numpy.typing as npt
 
     from lightweight_decoder.datatypes import IntArray
@@ -98,28 +92,24 @@ class ExactSearch:
         self._device = torch.device(device)
         self._max_block_bytes = max_block_bytes
         self._num_phrases = bank.num_phrases
-        self._source = torch.as_tensor(bank.vectors)
-        resident = fits(self._source, self._device)
-        self._vectors = self._source.to(self._device) if resident else self._source
+        self._source = vectors = torch.as_tensor(bank.vectors)
+        if fits(vectors, self._device):
+            vectors = vectors.to(self._device)
         if self._device.type == "cuda":  # where float64 is to be had too
-            self._source = self._vectors
-        self._has_kernels = group_maxima.is_available(self._device)
-        self._quantized = quantized
-        self._roundings: dict[group_maxima.Precision, float] = {}
-        self._int8 = int8_pass.Int8Vectors(
-            self._source, max_block_bytes=max_block_bytes, max_copy_bytes=max_copy_bytes
-        )
+            self._source = vectors
         owners = torch.as_tensor(bank.owners)
         check_owners(owners, self._num_phrases)
         owned = None if counts_up(owners) else owners.to(self._source.device)
         self._rescorer = Rescorer(self._source, owned)
-        search_at_once = partial(
-            few_queries.search_at_once,
-            vectors=self._vectors,
-            owners=owned,
+        self._kernels = make_kernels(
+            vectors,
+            owned,
+            self._device,
             margin=2 * self._rescorer.error_bound,
+            max_block_bytes=max_block_bytes,
+            max_copy_bytes=max_copy_bytes,
+            quantized=quantized,
         )
-        self._at_once = GraphedFunction(search_at_once) if self._has_kernels and resident else None
 
     @classmethod
     def over(
@@ -163,6 +153,9 @@ class ExactSearch:
             quantized=quantized,
         )
 
+    def __repr__(self) -> str:
+        return f"ExactSearch({self.num_vectors} x {self.dim})"
+
     @property
     def num_vectors(self) -> int:
         """n, the number of vectors."""
@@ -189,11 +182,9 @@ class ExactSearch:
         num_columns = min(k, self._num_phrases)
         list_length = self._list_length(num_columns)
         if not len(queries) or list_length >= self.num_vectors / 8:  # then sorting is no slower
-            found = self._search_float64(unit_rows(given.double()), num_columns, excluded)
+            found = self._search_float64(unit_queries(given), num_columns, excluded)
         else:
-            found = self._search_few(given, num_columns, list_length, excluded) or (
-                self._search_fast(unit_rows(given.double()), num_columns, list_length, excluded)
-            )
+            found = self._search_fast(given, num_columns, list_length, excluded)
         values, vectors, phrases = (column.to(queries.device) for column in found)
         return Candidates(phrase_ids=phrases, vector_ids=vectors, values=values, kind="cosine")
 
@@ -214,7 +205,7 @@ class ExactSearch:
             exclude_vectors: (q, w) int64 vector rows that do not count for a query.
         """
         self.check(queries, k, exclude_vectors)
-        exact_queries = unit_rows(queries.to(self._source.device).double())
+        exact_queries = unit_queries(queries.to(self._source.device))
         num_columns = min(k, self._num_phrases)
         given = vectors.to(self._source.device)
         if exclude_vectors is not None:
@@ -230,21 +221,8 @@ class ExactSearch:
 
     def check(self, queries: Tensor, k: int, exclude_vectors: Tensor | None) -> None:
         """Refuse what has the wrong shape; see :class:`SearchBackend` for what is raised."""
-        if k < 1:
-            raise ConfigError("too few candidates", where="k", expected="at least 1", found=k)
-        if queries.ndim != 2 or queries.shape[1] != self.dim:  # noqa: PLR2004
-            raise EmbeddingError(
-                "the queries have another width than the bank",
-                expected=f"(q, {self.dim})",
-                found=tuple(queries.shape),
-                advice="Use the encoder that the bank was built with",
-            )
-        if exclude_vectors is not None and exclude_vectors.shape[:-1] != queries.shape[:1]:
-            raise EmbeddingError(
-                "the excluded vectors do not go with the queries",
-                expected=f"({len(queries)}, w)",
-                found=tuple(exclude_vectors.shape),
-            )
+        check_k(k)
+        check_queries(queries, self.dim, exclude_vectors)
 
     def _list_length(self, k: int) -> int:
         """Choose how many vectors the first pass keeps, so that k phrases are likely among them.
@@ -254,41 +232,39 @@ class ExactSearch:
         vectors_per_phrase = self.num_vectors / self._num_phrases
         return math.ceil(k * max(vectors_per_phrase, 1)) + k // 8 + 8
 
-    def _search_few(
+    def _search_fast(
         self, queries: Tensor, k: int, list_length: int, excluded: Tensor | None
-    ) -> Found | None:
-        """Search for few queries on a GPU that holds the vectors; None if they are not few."""
-        few = few_queries.suits(len(queries), self._vectors, list_length, excluded)
-        if self._at_once is None or not few:
-            return None
-        precision = group_maxima.fastest_precision(self._vectors.dtype, len(queries))
-        *columns, certain = self._at_once(
-            *((queries,) if excluded is None else (queries, excluded)),
-            k=k,
-            list_length=list_length,
-            precision=precision,
-            vectors_error=self._rounding_error(precision),
-        )
+    ) -> Found:
+        """Search with the device's kernels, first with the one that is roughest and suits."""
+        passes, few = iter(self._kernels.passes), self._kernels.few
+        if few is None or not few.suits(len(queries), list_length, excluded):
+            return self._search_listed(unit_queries(queries), k, list_length, excluded, passes)
+        *columns, certain = few.search(queries, k, list_length, excluded)
         found = Found(*columns)
         if uncertain := [row for row, is_certain in enumerate(certain.tolist()) if not is_certain]:
-            unit = unit_rows(queries.double())[uncertain]
+            next(passes)  # is as rough
+            unit = unit_queries(queries)[uncertain]
             exclude = None if excluded is None else excluded[uncertain]
-            again = self._search_again(unit, k, list_length, exclude, roughly=True)
+            again = self._search_listed(unit, k, list_length, exclude, passes)
             found.replace_rows(uncertain, again)
         return found
 
-    def _search_fast(
+    def _search_listed(
         self,
         queries: Tensor,
         k: int,
         list_length: int,
         excluded: Tensor | None,
-        *,
-        roughly: bool = True,
+        passes: Iterator[FirstPass],
     ) -> Found:
-        """Search in float32, then compute again what is too close to call."""
-        roughly = roughly and self._can_choose_roughly(len(queries), list_length, excluded)
-        values, vectors, unseen = self._first_pass(queries, list_length, excluded, roughly=roughly)
+        """List in float32 or less, compute again what is too close to call, and go on with it."""
+        suited = (each for each in passes if each.suits(len(queries), list_length, excluded))
+        first_pass = next(suited, None)
+        if first_pass is None:
+            return self._search_float64(queries, k, excluded)
+        hidden = None if excluded is None else excluded.to(self._device)
+        listed = first_pass.list_vectors(queries.float().to(self._device), list_length, hidden)
+        values, vectors, unseen = listed.to(queries.device)
         found = self._rescorer.in_order(queries, vectors, k, values=values)
         # No vector that is not in the list can reach the first k phrases if ``unseen`` is below the
         # k-th value: both are off by the error of float32 at most.
@@ -296,70 +272,12 @@ class ExactSearch:
         settled = ((unseen < least) | (found.values[:, -1:] == -torch.inf)).squeeze(1)
         found = self._rescorer.first_phrases(found, k)
         rows = (~settled).nonzero().squeeze(1)
-        if roughly and not self._has_kernels and list_length == self._list_length(k):
-            self._int8.learn(len(queries), len(rows))
+        first_pass.learn(len(queries), len(rows))
         if len(rows):
             exclude = None if excluded is None else excluded[rows]
-            again = self._search_again(queries[rows], k, list_length, exclude, roughly=roughly)
+            again = self._search_listed(queries[rows], k, list_length, exclude, passes)
             found.replace_rows(rows, again)
         return found
-
-    def _search_again(
-        self, queries: Tensor, k: int, list_length: int, excluded: Tensor | None, *, roughly: bool
-    ) -> Found:
-        """Search for what was too close to call: in longer lists, then less roughly."""
-        longer = 2 * list_length
-        first = list_length == self._list_length(k)
-        if roughly and first and not self._has_kernels and longer < self.num_vectors / 8:
-            return self._search_fast(queries, k, longer, excluded)
-        if roughly:  # the rougher choice may be all that is too close
-            return self._search_fast(queries, k, list_length, excluded, roughly=False)
-        return self._search_float64(queries, k, excluded)
-
-    def _first_pass(
-        self, queries: Tensor, list_length: int, excluded: Tensor | None, *, roughly: bool
-    ) -> Listed:
-        """List the largest float32 products, in the way that suits the device."""
-        wide = queries.float().to(self._device)
-        excluded = None if excluded is None else excluded.to(self._device)
-        max_bytes = self._max_block_bytes
-        if self._has_kernels and group_maxima.has_room_for(list_length, excluded):
-            fastest = group_maxima.fastest_precision(self._vectors.dtype, len(wide))
-            precision = fastest if roughly else "float32"
-            listed = grouped_pass(
-                wide,
-                self._vectors,
-                list_length,
-                excluded,
-                precision=precision,
-                vectors_error=self._rounding_error(precision),
-            )
-        elif roughly:
-            length = self._int8.surplus * list_length
-            listed = int8_pass.int8_pass(wide, self._int8, length, excluded)
-        else:
-            listed = blocked_pass(
-                wide, self._vectors, list_length, excluded, max_block_bytes=max_bytes
-            )
-        return listed.to(queries.device)
-
-    def _can_choose_roughly(
-        self, num_queries: int, list_length: int, excluded: Tensor | None
-    ) -> bool:
-        """Say whether rougher products may choose what the first pass looks at, and pay."""
-        if self._has_kernels:
-            return group_maxima.has_room_for(list_length, excluded)
-        if self._quantized is None:
-            suited = self._device.type == "cpu" and int8_pass.is_available()
-            return suited and self._int8.pay(num_queries)
-        return self._quantized
-
-    def _rounding_error(self, precision: group_maxima.Precision) -> float:
-        """Return how far a precision moves a vector, at most, which is found out once."""
-        if precision not in self._roundings:
-            longest = group_maxima.longest_rounding(self._vectors, precision, self._device)
-            self._roundings[precision] = longest
-        return self._roundings[precision]
 
     def _search_float64(self, queries: Tensor, k: int, excluded: Tensor | None) -> Found:
         """Search by the definition: every value in float64, rounded to float32, and sorted."""
@@ -377,6 +295,6 @@ class ExactSearch:
             self._source, torch.float64, queries.device, max_bytes=self._max_block_bytes
         )
         for start, block in blocks if len(queries) else ():
-            values[:, start : start + len(block)] = rounded_cosines(queries @ block.T)
+            values[:, start : start + len(block)] = values_of_block(queries, block)
         hide_excluded(values, excluded, 0)
         return self._rescorer.first_of_all(values, k)

@@ -15,22 +15,20 @@ import torch
 from torch import Tensor
 
 from lightweight_decoder.datatypes import NO_ID
-from lightweight_decoder.search.checks import UNIT_TOLERANCE
-from lightweight_decoder.search.first_pass import slices
-from lightweight_decoder.search.listed_products import products_with
 from lightweight_decoder.search.order import (
     first_k_phrases,
+    float32_error,
     has_close_neighbor,
-    rounded_cosines,
     sorted_by_value,
     value_of_kth_phrase,
+    values_of_lists,
+    values_of_pairs,
 )
+from lightweight_decoder.search.products import listed_products
 
-_PAIRS_AT_ONCE = 16_384
 _FEW_PAIRS = 1_024
 """Up to so many pairs float64 at once is faster: by 0.17 of 0.80 ms for a query's 38 among 9,916
 vectors of 384, by nothing for 32 times as many (2 cores of an AMD EPYC, Zen 4)."""
-_FLOAT32_ROUNDING = 2.0**-24
 
 
 class Found(NamedTuple):
@@ -63,10 +61,7 @@ class Rescorer:
     def __init__(self, vectors: Tensor, owners: Tensor | None) -> None:
         self._vectors = vectors
         self._owners = owners
-        # A sum of d products is off by at most d roundings, whatever its order (Higham, Accuracy
-        # and Stability of Numerical Algorithms, section 3.1); four more for the query's and the
-        # result's own rounding.
-        self.error_bound = (1 + UNIT_TOLERANCE) * (vectors.shape[1] + 4) * _FLOAT32_ROUNDING
+        self.error_bound = float32_error(vectors.shape[1])
 
     def in_order(
         self, queries: Tensor, vectors: Tensor, k: int, *, values: Tensor | None = None
@@ -86,7 +81,7 @@ class Rescorer:
             hidden = vectors == NO_ID if values is None else values == -torch.inf
             return self._in_float64(queries, vectors.masked_fill(hidden, NO_ID))
         if values is None:
-            values = products_with(queries.float(), self._vectors, vectors)
+            values = listed_products(queries.float(), self._vectors, vectors)
             values, order = values.sort(dim=1, descending=True)
             vectors = vectors.gather(1, order)
         found = Found(values, vectors, self._phrases_of(vectors).clone())
@@ -125,8 +120,7 @@ class Rescorer:
     def _in_float64(self, queries: Tensor, vectors: Tensor) -> Found:
         """Compute and sort a short list in float64."""
         vectors = vectors.sort(dim=1).values
-        products = self._vectors[vectors.clamp(min=0)].double().mul_(queries[:, None])
-        values = rounded_cosines(products.sum(dim=2)).masked_fill_(vectors == NO_ID, -torch.inf)
+        values = values_of_lists(queries, self._vectors, vectors)
         if self._owners is not None:
             return Found(*sorted_by_value(values, vectors, self._phrases_of(vectors)))
         values, order = values.sort(dim=1, descending=True, stable=True)
@@ -135,18 +129,10 @@ class Rescorer:
 
     def _compute_again(self, queries: Tensor, found: Found, too_close: Tensor) -> None:
         """Compute the marked entries of falling rows in float64 and sort these rows, in place."""
-        found.values[too_close] = self._float64_values(queries, found.vectors, too_close)
+        pairs = too_close.nonzero()[:, 0], self._vectors, found.vectors[too_close]
+        found.values[too_close] = values_of_pairs(queries, *pairs)
         rows = too_close.any(dim=1).nonzero().squeeze(1)
         found.replace_rows(rows, Found(*sorted_by_value(*(column[rows] for column in found))))
-
-    def _float64_values(self, queries: Tensor, vectors: Tensor, mask: Tensor) -> Tensor:
-        """Compute the masked entries of (q, m) vectors in float64, rounded to float32."""
-        rows, chosen = mask.nonzero()[:, 0], vectors[mask]
-        values = queries.new_empty(len(rows), dtype=torch.float32)
-        for pairs in slices(len(rows), _PAIRS_AT_ONCE):
-            products = queries[rows[pairs]] * self._vectors[chosen[pairs]].double()
-            values[pairs] = rounded_cosines(products.sum(dim=1))
-        return values
 
     @cached_property
     def _by_phrase(self) -> Tensor:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from lightweight_decoder.bank import unit_rows
 from lightweight_decoder.search.approximate import ApproximateSearch, Index, Setting
+from lightweight_decoder.vectors.directions import unit_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,7 +47,7 @@ def sample_queries(vectors: Tensor, *, num: int = NUM_SAMPLES, seed: int = 0) ->
     """
     generator = torch.Generator().manual_seed(seed)
     picked = vectors[torch.randint(len(vectors), (num,), generator=generator)].float()
-    noise = torch.randn(picked.shape, generator=generator) / picked.shape[1] ** 0.5
+    noise = torch.empty_like(picked).normal_(generator=generator) / picked.shape[1] ** 0.5
     partners = vectors[torch.randint(len(vectors), (num,), generator=generator)].float()
     added = torch.where(torch.arange(num)[:, None] % 2 == 0, noise, partners)
     return unit_rows(picked + added + 1e-6 * noise)  # opposite vectors must not leave nothing

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import inspect
 import os
+import re
 import string
 import sys
 from contextlib import contextmanager
@@ -41,6 +42,7 @@ from lightweight_decoder.shell.typed_arguments import (
     as_hydra_reads,
     in_lines,
     mistakes_in,
+    overrides_of,
     taken_verbatim,
     texts_of,
 )
@@ -76,16 +78,21 @@ class Command(NamedTuple):
 _COMMANDS = "lightweight_decoder.commands"
 _SOURCES = ("reverse_dictionary", "labelled_text", "pairs", "denoise")
 _LEARNED = ("query_adapter", "listwise_reranker", "decoder_module")
-_SEARCHES = ("exact_search", "faiss_search", "auto_search", "hnsw_search")
+_ENCODERS = ("text_encoder", "custom_encoder")
+_ENCODERS_OF_BANK = ("bank_encoder", *_ENCODERS)
+_SEARCHES = ("exact_search", "faiss_search", "auto_search")
 COMMANDS = {
     "train": Command(
         f"{_COMMANDS}.train.train",
-        (*_SOURCES, *_SEARCHES, "text_encoder", "batches", *_LEARNED, "trainer", "wandb"),
+        (*_SOURCES, *_SEARCHES, *_ENCODERS, "batches", *_LEARNED, "trainer", "wandb"),
         filled=("run_dir",),
     ),
-    "evaluate": Command(f"{_COMMANDS}.evaluate.evaluate_run", ("wandb",)),
-    "build_bank": Command(f"{_COMMANDS}.build_bank.build_bank", ("text_encoder",)),
-    "decode": Command(f"{_COMMANDS}.decode.decode_file", _SEARCHES, verbatim=("text",)),
+    "evaluate": Command(f"{_COMMANDS}.evaluate.evaluate_run", (*_ENCODERS_OF_BANK, "wandb")),
+    "build_bank": Command(f"{_COMMANDS}.build_bank.build_bank", _ENCODERS),
+    "decode": Command(
+        f"{_COMMANDS}.decode.decode_file", (*_ENCODERS_OF_BANK, *_SEARCHES), verbatim=("text",)
+    ),
+    "verify_bank": Command(f"{_COMMANDS}.verify_bank.verify_bank"),
     "calibrate": Command(f"{_COMMANDS}.calibrate.calibrate"),
     "doctor": Command("lightweight_decoder.accelerator.doctor.run_doctor"),
 }
@@ -105,7 +112,7 @@ def run_command(name: str, typed: Sequence[str] | None = None) -> None:
     groups = config_groups()
     others, verbatim = taken_verbatim(typed, COMMANDS[name].verbatim)
     arguments = as_hydra_reads(others, groups=groups, is_sweep=is_sweep)
-    overrides = [each for each in arguments if not each.startswith("-")]
+    overrides = overrides_of(arguments)
     with stopped_by_signals():
         _refuse(mistakes_in(overrides, groups))
         with _loaded(name), _errors_in_lines(name, overrides):
@@ -165,8 +172,16 @@ def _errors_in_lines(name: str, overrides: Sequence[str]) -> Iterator[None]:
 
 
 def config_folder() -> Path:
-    """Return the folder of the primary configurations and of the groups."""
-    return Path(__file__).resolve().parents[3] / "conf"
+    """Return the folder of the configuration: in the installed package, or beside a checkout's src.
+
+    Raises:
+        FileNotFoundError: The package lies in neither.
+    """
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package / "conf", package.parents[1] / "conf"):
+        if (folder / "train.yaml").is_file():
+            return folder
+    raise FileNotFoundError(package / "conf")
 
 
 def config_groups() -> dict[str, list[str]]:
@@ -179,6 +194,10 @@ def config_groups() -> dict[str, list[str]]:
 def register(name: str) -> None:
     """Make the schema of a command, and those of the parts that it can have, known to Hydra."""
     known, store = COMMANDS[name], ConfigStore.instance()
+    if name == "train":
+        from lightweight_decoder.shell.optuna_sweep import register_sweeper  # noqa: PLC0415
+
+        register_sweeper()
     function = known.load()
     own = schema_of_command(function, groups=config_groups(), filled=known.filled)
     for schema, node in {name: own, **schemas_of_parts(known.parts, function)}.items():
@@ -204,7 +223,8 @@ def call(
         name: The command's.
         config: Its configuration.
         filled: Arguments that are not configured.
-        overrides: What was typed: ``01`` is text where text is wanted, though Hydra reads a number.
+        overrides: What was typed: ``01`` and ``[a]`` are text where text is wanted, though Hydra
+            reads a number and a list.
 
     Raises:
         LightweightDecoderError: Anything that the configuration or the files it names have wrong.
@@ -223,13 +243,23 @@ def call(
 def help_text(name: str, overrides: Sequence[str]) -> str:
     """Return what ``--help`` says: how a command is typed, and every key with what it means."""
     config = composed(name, overrides, with_hydra=True)
-    template = string.Template(config.hydra.help.template)
     plain: Any = OmegaConf.to_container(composed(name, overrides))
-    return template.safe_substitute(
+    return string.Template(_as_started(config.hydra.help.template)).safe_substitute(
         CONFIG=described_yaml(COMMANDS[name].load(), plain),
         APP_CONFIG_GROUPS="\n".join(
             f"{group}: {', '.join(options)}" for group, options in config_groups().items()
         ),
+    )
+
+
+def _as_started(text: str) -> str:
+    """Return a text with the commands in it as they are typed where this one was not a script."""
+    if sys.argv[0].endswith(".py"):
+        return text
+    return re.sub(
+        r"python (?:scripts/)?(\w+)\.py",
+        lambda match: f"{sys.argv[0]} {match[1].replace('_', '-')}",
+        text,
     )
 
 
@@ -253,7 +283,7 @@ def _job(name: str, verbatim: Mapping[str, str], config: DictConfig) -> float | 
             return as_job(_train, config)
         overrides = HydraConfig.get().overrides.task
         result = call(name, config, filled=verbatim, overrides=overrides)
-    if name == "doctor":
+    if name in ("doctor", "verify_bank"):
         raise SystemExit(result)
     return None
 
@@ -280,11 +310,11 @@ def _given(
     for name, value in values.items():
         part = part_described(value) if isinstance(value, dict) else None
         text = texts.get(place_of(prefix + name))
-        is_number = isinstance(value, int | float) and not takes(function, name, value)
+        is_other = value is not None and not takes(function, name, value)
         if part is not None:
             target, bound = target_of(part), bound_arguments(part)
             given[name] = partial(target, **_given(target, bound, texts, f"{name}."))
-        elif is_number and text is not None and takes(function, name, text):
+        elif is_other and text is not None and takes(function, name, text):
             given[name] = text
         elif value != MISSING:
             given[name] = value

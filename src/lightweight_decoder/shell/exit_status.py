@@ -9,6 +9,7 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from lightweight_decoder.display import printable
 from lightweight_decoder.errors import LightweightDecoderError
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def reported_errors() -> Iterator[None]:
     except OSError as error:
         if error.filename is None:
             raise
-        logger.error("%s: %s", error.filename, error.strerror)  # noqa: TRY400 - as above
+        logger.error("%s: %s", printable(str(error.filename)), error.strerror)  # noqa: TRY400
         raise SystemExit(1) from None
 
 

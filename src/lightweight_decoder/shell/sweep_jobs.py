@@ -15,11 +15,11 @@ from hydra.types import RunMode
 from rich.console import Console
 from rich.table import Table
 
+from lightweight_decoder.display import cell, printable
 from lightweight_decoder.errors import ConfigError, LightweightDecoderError
 from lightweight_decoder.evaluation.sweep_summary import (
     SweepJob,
     best_job,
-    plot_sweep,
     read_job,
     read_jobs,
     swept_parameters,
@@ -104,6 +104,8 @@ class SweepSummary(Callback):
 
     def on_multirun_end(self, config: DictConfig, **_: object) -> None:
         """Write ``sweep.csv`` and ``sweep.png``; prints all jobs and the best one's command."""
+        from lightweight_decoder.evaluation.plots import plot_sweep  # noqa: PLC0415 - slow to load
+
         sweep_dir = Path(config.hydra.sweep.dir)
         jobs = read_jobs(sweep_dir).values()
         table = write_sweep_table(sweep_dir)
@@ -112,23 +114,31 @@ class SweepSummary(Callback):
         Console().print(_overview(jobs))
         for job in jobs:
             if job.status == "failed":
-                logger.warning("Job %d failed: %s", job.number, job.error)
+                logger.warning("Job %d failed: %s", job.number, printable(job.error))
             elif job.status == "unfinished":
                 logger.warning("Job %d did not finish", job.number)
         logger.info("%s: %d jobs", table, len(jobs))
         best = best_job(jobs)
         if best is not None:
-            command = shlex.join(["python", sys.argv[0], *best.overrides])
+            command = printable(shlex.join([*_as_typed(), *best.overrides]))
             logger.info("Best job %d, %.4f:\n%s", best.number, best.objective, command)
+
+
+def _as_typed() -> list[str]:
+    """Return the words that this process's command was started with."""
+    program = sys.argv[0]
+    return ["python", program] if program.endswith(".py") else [program, "train"]
 
 
 def _overview(jobs: Collection[SweepJob]) -> Table:
     """All jobs with what differs between them, best first."""
     parameters = swept_parameters(jobs)
-    table = Table("job", "status", "objective", *parameters)
+    table = Table("job", "status", "objective")
+    for parameter in parameters:
+        table.add_column(cell(parameter))
     for job in sorted(jobs, key=_objective, reverse=True):
         objective = "-" if job.objective is None else f"{job.objective:.4f}"
-        settings = [job.settings.get(key, "") for key in parameters]
+        settings = [cell(job.settings.get(key, "")) for key in parameters]
         table.add_row(str(job.number), job.status, objective, *settings)
     return table
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import lightning as L  # noqa: N812 - the name everyone uses
 import numpy as np
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
+from pydantic import Field
 from torch import Tensor, nn
 
 from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
-from lightweight_decoder.errors import ConfigError
 from lightweight_decoder.evaluation.rank_metrics import ranking_metrics
 from lightweight_decoder.rerank import is_right, listwise_loss
 from lightweight_decoder.training.mining import CandidateMiner
@@ -25,6 +26,7 @@ _SCALE_LR = 1e-2
 _WARMUP_SHARE = 0.1
 
 System = Literal["baseline", "decoder"]
+_Count = Annotated[int, Field(ge=1)]
 
 
 class DecoderModule(L.LightningModule):
@@ -36,6 +38,9 @@ class DecoderModule(L.LightningModule):
     wrong, and a decoder that believes it fails on every phrase it was not trained on.
 
     Every epoch draws from its own seed, so a resumed run repeats an uninterrupted one.
+
+    A Trainer's precision is that of the learned layers. Queries, search values, losses and ranks
+    are float32 in each, and the test is of the decoder in float32, which is how it is used later.
 
     Args:
         decoder: What is trained, in place.
@@ -49,34 +54,32 @@ class DecoderModule(L.LightningModule):
         num_mined: Training queries for which candidates are mined in an epoch; the others train the
             adapter only.
         seed: Seed of everything that is drawn while training.
-
-    Raises:
-        ConfigError: A number is out of range.
     """
 
     def __init__(
         self,
         *,
         decoder: PhraseBankDecoder,
-        lr: float = 1e-3,
-        weight_decay: float = 0.01,  # noqa: ARG002 - kept in hparams
-        num_negatives: int = 1_024,
-        num_hard_negatives: int = 4,  # noqa: ARG002 - kept in hparams
-        num_listed: int = 64,  # noqa: ARG002 - kept in hparams
-        num_mined: int = 32_768,  # noqa: ARG002 - kept in hparams
-        seed: int = 0,  # noqa: ARG002 - kept in hparams
+        lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-3,
+        weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01,
+        num_negatives: _Count = 1_024,
+        num_hard_negatives: Annotated[int, Field(ge=0)] = 4,
+        num_listed: _Count = 64,
+        num_mined: _Count = 32_768,
+        seed: int = 0,
     ) -> None:
         super().__init__()
-        if lr <= 0:
-            raise ConfigError("out of range", where="training.lr", expected="above 0", found=lr)
-        if num_negatives < 1:
-            raise ConfigError(
-                "out of range",
-                where="training.num_negatives",
-                expected="at least 1",
-                found=num_negatives,
-            )
-        self.save_hyperparameters(ignore=["decoder"])
+        self.save_hyperparameters(
+            {
+                "lr": lr,
+                "weight_decay": weight_decay,
+                "num_negatives": num_negatives,
+                "num_hard_negatives": num_hard_negatives,
+                "num_listed": num_listed,
+                "num_mined": num_mined,
+                "seed": seed,
+            }
+        )
         self.decoder = decoder
         self.accelerator_plan: dict[str, Any] = {}
         self.adapter = decoder.adapter
@@ -109,10 +112,13 @@ class DecoderModule(L.LightningModule):
         optimizer = torch.optim.AdamW(
             [group for group in groups if group["params"]], lr=self.hparams["lr"]
         )
-        num_steps = int(self.trainer.estimated_stepping_batches)
+        num_steps = self.trainer.estimated_stepping_batches
+        has_end = math.isfinite(num_steps)
+        # Without a last step it rises over a tenth of the first epoch, and stays.
+        known_steps = num_steps if has_end else len(self._datamodule.train_dataloader())
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer,
-            lambda step: min((step + 1) / (_WARMUP_SHARE * num_steps), 1 - step / num_steps),
+            lambda step: min((step + 1) / (_WARMUP_SHARE * known_steps), 1 - step / num_steps),
         )
         return {
             "optimizer": optimizer,
@@ -143,8 +149,12 @@ class DecoderModule(L.LightningModule):
             vectors = self.decoder.bank.gather(rows[:, None])[:, 0]
             self.adapter.fit_projection(torch.from_numpy(split.queries), vectors)
 
+    def on_fit_end(self) -> None:
+        """Forget that plain search was validated: what comes is measured as a whole."""
+        self._baseline_is_known = False
+
     def on_train_epoch_start(self) -> None:
-        """Start the epoch's random numbers, and mines with the adapter as it is now."""
+        """Start the epoch's random numbers, and mine with the adapter as it is now."""
         epoch_seed = self.hparams["seed"] * 1_000_003 + self.current_epoch
         torch.manual_seed(epoch_seed)
         self.eval()
@@ -153,17 +163,22 @@ class DecoderModule(L.LightningModule):
 
     def training_step(self, batch: Batch) -> Tensor:
         """Return the sum of the adapter's and the reranker's loss."""
-        loss = torch.zeros((), device=self.device)
         adapted = self.decoder.adapt(batch.queries)
+        losses: dict[str, Tensor] = {}
         if self.adapter is not None:
-            adapter_loss = self._adapter_loss(batch, adapted)
-            self.log("train/adapter_loss", adapter_loss, on_step=False, on_epoch=True)
-            loss = loss + adapter_loss
+            losses["adapter_loss"] = self._adapter_loss(batch, adapted)
         if self.reranker is not None:
-            reranker_loss = self._reranker_loss(self.reranker, batch, adapted.detach())
-            self.log("train/reranker_loss", reranker_loss, on_step=False, on_epoch=True)
-            loss = loss + reranker_loss
-        self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True)
+            losses["reranker_loss"] = self._reranker_loss(self.reranker, batch, adapted.detach())
+        loss = torch.stack(list(losses.values())).sum()
+        for name, value in {**losses, "loss": loss}.items():
+            self.log(
+                f"train/{name}",
+                value,
+                on_step=False,
+                on_epoch=True,
+                prog_bar=name == "loss",
+                batch_size=len(batch),
+            )
         return loss
 
     def _adapter_loss(self, batch: Batch, adapted: Tensor) -> Tensor:
@@ -172,7 +187,7 @@ class DecoderModule(L.LightningModule):
             batch, self.hparams["num_negatives"], self.hparams["num_hard_negatives"]
         )
         vectors = self.decoder.bank.gather(vector_ids)
-        logits = self.log_scale.exp() * (adapted @ vectors.T)
+        logits = self.log_scale.exp() * (adapted @ vectors.T).float()
         logits = logits.masked_fill(is_right(vector_ids, batch.own_vectors), -torch.inf)
         right = is_right(self.miner.owners(vector_ids), batch.targets)
         return listwise_loss(logits, right, torch.ones_like(right))
@@ -195,6 +210,15 @@ class DecoderModule(L.LightningModule):
         self._rank(batch, "decoder")
         if not self._baseline_is_known:
             self._rank_baseline(batch)
+
+    def on_validation_start(self) -> None:
+        """Measure in float32 after training."""
+        if self.trainer.state.fn == TrainerFn.VALIDATING:
+            self.on_test_start()
+
+    def on_test_start(self) -> None:
+        """Test the decoder that was saved, which is in float32 wherever it is used."""
+        self.float()
 
     def test_step(self, batch: Batch) -> None:
         """Ranks the right phrases with the decoder, and with plain search."""
@@ -230,7 +254,8 @@ class DecoderModule(L.LightningModule):
     def _rank(self, batch: Batch, system: System) -> None:
         """Keep query ids and best ranks of a batch, (b, 2)."""
         decoder = self.decoder if system == "decoder" else self.baseline
-        ranks = decoder.ranks(batch.queries, batch.targets, exclude_vectors=batch.own_vectors)
+        with torch.autocast(self.device.type, enabled=False):  # as the saved decoder ranks
+            ranks = decoder.ranks(batch.queries, batch.targets, exclude_vectors=batch.own_vectors)
         best = ranks.masked_fill(ranks == 0, torch.iinfo(ranks.dtype).max).amin(dim=1)
         best = best.masked_fill((ranks == 0).all(dim=1), 0)
         self._ranks[system].append(torch.stack([batch.query_ids, best], dim=1))

@@ -35,7 +35,7 @@ class TrainingMonitor(Callback):
       of the next, which is where the next batch is waited for;
     - ``system/process_memory_bytes``: resident memory of the process;
     - ``system/gpu_memory_bytes``: what PyTorch's allocator holds on the GPU, if there is one;
-    - ``system/gpu_utilization``: the driver's figure in [0, 1], where nvidia-ml-py is installed.
+    - ``system/gpu_utilization``: the driver's figure in [0, 1], where it gives one.
 
     It warns when more than half of the time is spent waiting for data, when memory rose at each of
     the last eight measurements, and when the first validation metric is below plain search.
@@ -48,6 +48,7 @@ class TrainingMonitor(Callback):
         self._process = psutil.Process()
         self._window = _Window()
         self._last_event_s: float | None = None
+        self._last_step = 0
         self._growth = {"process": _Growth(), "gpu": _Growth()}
         self._baseline: float | None = None
         self._warned: set[str] = set()
@@ -78,7 +79,7 @@ class TrainingMonitor(Callback):
         self._window.num_steps += 1
         self._window.num_samples += len(batch.queries)
         interval: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if trainer.global_step % interval == 0:
+        if self._is_due(trainer.global_step, interval):
             memory = self._memory_bytes(pl_module.device)
             pl_module.log_dict(
                 {
@@ -91,6 +92,12 @@ class TrainingMonitor(Callback):
             self._judge_waiting()
             self._judge_memory(memory, interval)
             self._window = _Window()
+
+    def _is_due(self, step: int, interval: int) -> bool:
+        """Whether to log now; an interval of 0 is Lightning's way to say never."""
+        # Batches whose gradients are added up share a step.
+        is_new, self._last_step = step != self._last_step, step
+        return is_new and interval > 0 and step % interval == 0
 
     def on_validation_end(
         self,

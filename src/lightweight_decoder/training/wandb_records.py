@@ -11,14 +11,13 @@ import hashlib
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from lightweight_decoder.evaluation.figures import draw_figures
+from lightweight_decoder.evaluation.predictions import evenly_drawn
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    import numpy as np
     import numpy.typing as npt
     import pyarrow as pa
     import wandb
@@ -70,6 +69,8 @@ def log_evaluation(
     """
     import wandb  # noqa: PLC0415 - half a second that only its users should pay
 
+    from lightweight_decoder.evaluation.plots import draw_figures  # noqa: PLC0415 - likewise
+
     run.summary.update(dict(metrics))
     figures = {
         f"figures/{drawing.title}": wandb.Image(_image(drawing.figure))
@@ -106,8 +107,9 @@ def _bank_artifact(bank: PhraseBank) -> wandb.Artifact:
         type="bank",
         metadata={"fingerprint": bank.fingerprint, "num_phrases": bank.num_phrases},
     )
-    artifact.add_file(str(bank.path / "manifest.json"))
-    artifact.add_reference(bank.path.as_uri(), name="files", checksum=False)
+    if bank.path is not None:
+        artifact.add_file(str(bank.path / "manifest.json"))
+        artifact.add_reference(bank.path.as_uri(), name="files", checksum=False)
     return artifact
 
 
@@ -137,10 +139,9 @@ def _example_table(predictions: pa.Table) -> wandb.Table:
     """Return queries with what they were decoded to."""
     import wandb  # noqa: PLC0415 - as above
 
-    count = min(len(predictions), _MAX_EXAMPLES)
-    rows = predictions.take(np.linspace(0, len(predictions) - 1, count).astype(np.int64))
+    rows = evenly_drawn(predictions, _MAX_EXAMPLES)
     columns: dict[str, list[Any]] = {
-        "query": [t or f"query {i}" for i, t in _pairs(rows, "query", "text")],
+        "query": [row["text"] or f"query {row['query']}" for row in rows.to_pylist()],
         "targets": [", ".join(targets) for targets in rows["targets"].to_pylist()],
         "decoded": [", ".join(phrases) for phrases in rows["phrases"].to_pylist()],
     }
@@ -148,11 +149,6 @@ def _example_table(predictions: pa.Table) -> wandb.Table:
         columns[name] = rows[name].to_pylist()
     data = [list(row) for row in zip(*columns.values(), strict=True)]
     return wandb.Table(columns=list(columns), data=data)
-
-
-def _pairs(rows: pa.Table, *names: str) -> list[tuple[Any, ...]]:
-    """Two columns side by side."""
-    return list(zip(*(rows[name].to_pylist() for name in names), strict=True))
 
 
 def _image(figure: Figure) -> Any:  # noqa: ANN401 - Pillow's image

@@ -1,10 +1,12 @@
-"""numpy's files: ``.npy``, mapped, and ``.npz``, read as a stream."""
+"""Plain arrays: numpy's ``.npy`` and ``.npz``; ``.fvecs`` and its kin."""
 
 from __future__ import annotations
 
 import io
 import math
+import shutil
 import zipfile
+from tempfile import TemporaryFile
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -14,6 +16,7 @@ from lightweight_decoder.vectors.reader import (
     FLOAT_DTYPES,
     FileReader,
     check_array,
+    check_shape,
     check_text_count,
     choose_entry,
     choose_text_entry,
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
 
 MAX_HEADER_BYTES = 2**16
 MAX_TEXT_BYTES = 2**16
+SPARSE_MEMBERS = {"data", "format", "shape"}
+NUMBER_TYPES = {".fvecs": "<f4", ".bvecs": "|u1", ".ivecs": "<i4"}
 
 
 class NpyHeader(NamedTuple):
@@ -59,11 +64,11 @@ def read_header(stream: IO[bytes]) -> NpyHeader:
 def check_size(path: Path, name: str, header: NpyHeader, size: int) -> None:
     """Refuse an array whose bytes are not exactly those that its header promises."""
     if header.file_bytes != size:
-        raise InputDataError(
-            f"{name} is cut off or damaged",
-            where=path,
-            expected=f"{header.file_bytes} bytes for shape {header.shape} of {header.dtype}",
-            found=f"{size} bytes",
+        raise InputDataError.unexpected(
+            path,
+            f"{header.file_bytes} bytes for shape {header.shape} of {header.dtype}",
+            f"{size} bytes",
+            summary=f"{name} is cut off or damaged",
             advice="Write the file again, with one array in it.",
         )
 
@@ -81,17 +86,8 @@ class NpyReader(FileReader):
         )
 
     def _stored_blocks(self, block_rows: int) -> Generator[StoredBlock]:
-        array: npt.NDArray[np.generic] = np.memmap(
-            self.path,
-            dtype=self._header.dtype,
-            mode="c",
-            offset=self._header.offset,
-            shape=self._header.shape,
-            order="F" if self._header.fortran_order else "C",
-        )
-        vectors = array.view(np.ndarray).reshape(self.num_rows or 0, self.dim)
-        for start in range(0, len(vectors), block_rows):
-            yield vectors[start : start + block_rows], None
+        for vectors in _mapped_rows(self.path, self._header, block_rows):
+            yield vectors, None
 
 
 class NpzReader(FileReader):
@@ -141,29 +137,32 @@ class NpzReader(FileReader):
     def _check_members(
         self, path: Path, archive: zipfile.ZipFile, headers: dict[str, NpyHeader]
     ) -> None:
-        """Refuse what cannot be streamed: columns before rows, texts of absurd width."""
+        """Refuse what cannot be streamed, such as texts of absurd width."""
+        if set(headers) >= SPARSE_MEMBERS:
+            raise InputDataError.unexpected(
+                path,
+                "an array of shape (n, d)",
+                "a sparse matrix of SciPy",
+                summary="the archive does not hold embeddings",
+                advice="Save matrix.toarray() instead.",
+            )
         for name in filter(None, (self._key, self._text_key)):
             check_size(path, name, headers[name], archive.getinfo(f"{name}.npy").file_size)
-        if self._header.fortran_order and len(self._header.shape) > 1:
-            raise InputDataError(
-                f"{self._key} is stored column by column and cannot be read in blocks of rows",
-                where=path,
-                expected="C order",
-                found="Fortran order",
-                advice="Save numpy.ascontiguousarray(vectors) instead.",
-            )
         if self._text_key is not None and headers[self._text_key].dtype.itemsize > MAX_TEXT_BYTES:
-            raise InputDataError(
-                f"the texts in {self._text_key} are too wide",
-                where=path,
-                expected=f"at most {MAX_TEXT_BYTES} bytes a text",
-                found=f"{headers[self._text_key].dtype.itemsize} bytes",
+            raise InputDataError.unexpected(
+                path,
+                f"at most {MAX_TEXT_BYTES} bytes a text",
+                f"{headers[self._text_key].dtype.itemsize} bytes",
+                summary=f"the texts in {self._text_key} are too wide",
                 advice="Save texts and vectors as Parquet, which gives each text its own length.",
             )
 
     def _stored_blocks(self, block_rows: int) -> Generator[StoredBlock]:
-        with zipfile.ZipFile(self.path) as archive:
-            vectors = _stream_rows(archive, self._key, self._header, block_rows, self.dim)
+        with zipfile.ZipFile(self.path) as archive, TemporaryFile() as unpacked:
+            if self._header.fortran_order and len(self._header.shape) > 1:
+                vectors = _unpacked_rows(archive, self._key, self._header, block_rows, unpacked)
+            else:
+                vectors = _stream_rows(archive, self._key, self._header, block_rows, self.dim)
             if self._text_key is None:
                 for block in vectors:
                     yield block.reshape(-1, self.dim), None
@@ -204,9 +203,96 @@ def _stream_rows(
         stream.read(1)
 
 
+def _unpacked_rows(
+    archive: zipfile.ZipFile, name: str, header: NpyHeader, block_rows: int, file: IO[bytes]
+) -> Iterator[npt.NDArray[np.generic]]:
+    """Yield a member's rows, which lie column by column: from a file unpacked on disk, mapped."""
+    with archive.open(f"{name}.npy") as stream:
+        shutil.copyfileobj(stream, file)
+    file.flush()
+    yield from _mapped_rows(file, header, block_rows)
+
+
+def _mapped_rows(
+    file: Path | IO[bytes], header: NpyHeader, block_rows: int
+) -> Iterator[npt.NDArray[np.generic]]:
+    """Yield the rows of an ``.npy`` file, each block a copy-on-write view of it."""
+    array: npt.NDArray[np.generic] = np.memmap(
+        file,
+        dtype=header.dtype,
+        mode="c",
+        offset=header.offset,
+        shape=header.shape,
+        order="F" if header.fortran_order else "C",
+    )
+    vectors = array.view(np.ndarray).reshape(-1, header.shape[-1])
+    for start in range(0, len(vectors), block_rows):
+        yield vectors[start : start + block_rows]
+
+
 def _decode(strings: npt.NDArray[np.generic]) -> list[str]:
     """Return numpy strings as Python ones."""
     if strings.dtype.kind == "S":
         return [text.decode() for text in strings.tolist()]
     texts: list[str] = strings.tolist()
     return texts
+
+
+class VecsReader(FileReader):
+    """A file of vectors, each an int32 width followed by its numbers, mapped into memory.
+
+    The suffix says what the numbers are: float32, uint8 or int32 (http://corpus-texmex.irisa.fr).
+    """
+
+    may_be_bits = False
+
+    def __init__(self, path: Path) -> None:
+        numbers = np.dtype(NUMBER_TYPES[path.suffix.lower()])
+        size = path.stat().st_size
+        widths = np.fromfile(path, dtype="<i4", count=1)
+        if not widths.size:
+            raise InputDataError.unexpected(
+                path,
+                "4 bytes with the width of the first one, and its numbers",
+                f"{size} bytes",
+                summary="there are no vectors",
+            )
+        dim = int(widths[0])
+        check_shape(path, None, dim)
+        row_bytes = 4 + dim * numbers.itemsize
+        if size % row_bytes:
+            raise InputDataError.unexpected(
+                path,
+                f"rows of {row_bytes} bytes, for {dim} numbers and their count",
+                f"{size % row_bytes} bytes after the last whole row",
+                at=f"byte {size - size % row_bytes}",
+                summary="the file is cut off or damaged",
+                advice="Write the file again.",
+            )
+        self._row = np.dtype([("dim", "<i4"), ("vector", numbers, (dim,))])
+        super().__init__(
+            path, num_rows=size // row_bytes, dim=dim, dtype=numbers.name, has_texts=False
+        )
+
+    def _stored_blocks(self, block_rows: int) -> Generator[StoredBlock]:
+        rows: npt.NDArray[np.void] = np.memmap(
+            self.path, dtype=self._row, mode="c", shape=(self.num_rows or 0,)
+        ).view(np.ndarray)
+        for start in range(0, len(rows), block_rows):
+            block = rows[start : start + block_rows]
+            self._check_widths(block["dim"], start)
+            yield block["vector"], None
+
+    def _check_widths(self, widths: npt.NDArray[np.int32], first_row: int) -> None:
+        """Refuse a block in which a vector has another width than the first one of the file."""
+        wrong = np.flatnonzero(widths != self.dim)
+        if wrong.size:
+            row = first_row + int(wrong[0])
+            raise InputDataError.unexpected(
+                self.path,
+                f"{self.dim} numbers",
+                f"{widths[wrong[0]]} numbers",
+                at=f"row {row} (byte {row * self._row.itemsize})",
+                summary="the vectors differ in width",
+                advice="The file may be damaged; write it again.",
+            )

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
 
 from lightweight_decoder.errors import InputDataError, LightweightDecoderError
+from lightweight_decoder.vectors.directions import refuse_directionless, to_float32
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Sequence
+    from collections.abc import Generator, Iterable, Iterator
     from pathlib import Path
 
     import numpy.typing as npt
 
     from lightweight_decoder.datatypes import FloatArray
+
+_log = logging.getLogger(__name__)
 
 BLOCK_BYTES = 2**20
 """Default size of a block as float32: larger ones fall out of the processor's cache."""
@@ -27,11 +32,23 @@ MAX_BLOCK_ROWS = 2**16
 MAX_DIM = 2**20
 """Far above any embedding; catches damaged headers before anything is allocated."""
 
+BYTE_DTYPES = ("int8", "uint8")
+BITS_SAMPLE = 64
+BITS_MARGIN = 0.1
+SHOWN_NAMES = 10
+TEXT_ENTRY = "text"
+
 FLOAT_DTYPES = ("float16", "bfloat16", "float32", "float64", "int8")
 """What array formats may store; integers are taken at face value, without a scale."""
 
+NOT_SUPPORTED = (AttributeError, ImportError, NotImplementedError, TypeError)
+NOT_SUPPORTED_WORDS = re.compile(
+    r"not registered|not built|(not |un)supported|encrypt|filter", re.IGNORECASE
+)
+"""What libraries raise at a file that is whole, but has what they or we cannot do; or say of it."""
+
 OnBadRow = Literal["raise", "keep"]
-StoredBlock = tuple["npt.NDArray[np.generic]", list[str] | None]
+StoredBlock = tuple["npt.NDArray[np.generic]", Sequence[str | None] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +93,13 @@ class EmbeddingReader(ABC):
         Args:
             block_rows: Most rows that a block may have, at least 1; some formats give fewer. By
                 default as many as make about 1 MiB.
-            on_bad_row: What happens at a vector that is all zeros or has a NaN, an infinity, or a
-                number beyond float32: ``"raise"``, or ``"keep"`` it as it is.
+            on_bad_row: What happens at a vector that is missing, all zeros, or has a NaN or an
+                infinity: ``"raise"``, or ``"keep"`` it as it is; a missing one is all NaN, a
+                missing text is empty.
 
         Yields:
-            Blocks of at least one row, in the file's order. Float64 is rounded to float32.
+            Blocks of at least one row, in the file's order. Float64 is rounded to float32; a row
+            beyond float32's range is scaled, which keeps its direction.
 
         Raises:
             InputDataError: ``block_rows`` is below 1, or the file is damaged, changes its width, or
@@ -92,10 +111,14 @@ class EmbeddingReader(ABC):
 class FileReader(EmbeddingReader):
     """A reader of one file: formats say how stored rows are found, this checks and converts."""
 
+    may_be_bits = True
+
     def __init__(
         self, path: Path, *, num_rows: int | None, dim: int, dtype: str, has_texts: bool
     ) -> None:
         check_shape(path, num_rows, dim)
+        if dtype in BYTE_DTYPES and self.may_be_bits:
+            _log.info("%s: %s numbers are read as they are, without a scale", path, dtype)
         self.path = path
         self.num_rows = num_rows
         self.dim = dim
@@ -104,7 +127,10 @@ class FileReader(EmbeddingReader):
 
     @abstractmethod
     def _stored_blocks(self, block_rows: int) -> Generator[StoredBlock]:
-        """Yield (b, d) arrays of any real dtype, 1 <= b <= block_rows, and their texts."""
+        """Yield (b, d) arrays of any real dtype, 1 <= b <= block_rows, and their texts.
+
+        A missing vector is all NaN, a missing text None.
+        """
 
     def blocks(
         self, block_rows: int | None = None, *, on_bad_row: OnBadRow = "raise"
@@ -118,9 +144,14 @@ class FileReader(EmbeddingReader):
                     if stored is None:
                         break
                     block = self._block(stored, first_row)
+                next_row = first_row + len(block.vectors)
                 if on_bad_row == "raise":
-                    refuse_bad_rows(self.path, block)
-                first_row += len(block.vectors)
+                    rows = range(first_row, next_row)
+                    refuse_directionless(
+                        block.vectors, rows=rows, error=InputDataError, where=self.path
+                    )
+                    refuse_missing_texts(self.path, stored[1], first_row)
+                first_row = next_row
                 yield block
         self._check_count(first_row)
 
@@ -128,47 +159,55 @@ class FileReader(EmbeddingReader):
         """Check a block's width and count of texts, and convert it to float32."""
         array, texts = stored
         if array.ndim != 2 or array.shape[1] != self.dim:  # noqa: PLR2004
-            raise InputDataError(
-                "the vectors changed their width",
-                where=self.path,
+            raise InputDataError.unexpected(
+                self.path,
+                f"{self.dim} numbers a row",
+                f"a block of shape {array.shape}",
                 at=f"row {first_row}",
-                expected=f"{self.dim} numbers a row",
-                found=f"a block of shape {array.shape}",
+                summary="the vectors changed their width",
             )
+        if first_row == 0 and self.may_be_bits and array.dtype.name in BYTE_DTYPES:
+            refuse_packed_bits(self.path, array)
         rows = first_row + len(array)
         if self.num_rows is not None and rows > self.num_rows:
             self._check_count(rows)
         if texts is not None and len(texts) != len(array):
             check_text_count(self.path, first_row + len(texts), rows)
-        return EmbeddingBlock(to_float32(array), texts, first_row)
+        filled = None if texts is None else [text or "" for text in texts]
+        return EmbeddingBlock(to_float32(array), filled, first_row)
 
     def _check_count(self, found: int) -> None:
         """Refuse a file that ends before, or goes on after, the row its header promised."""
-        if found != self.num_rows and (self.num_rows is not None or found == 0):
-            raise InputDataError(
-                "the number of rows is wrong",
-                where=self.path,
-                expected="at least one row" if self.num_rows is None else f"{self.num_rows} rows",
-                found=f"{found} rows" if found <= (self.num_rows or 0) else f"{found} or more",
-                advice="The file may be cut off; write it again.",
+        promised = self.num_rows or 0
+        if found != promised and (self.num_rows is not None or found == 0):
+            raise InputDataError.unexpected(
+                self.path,
+                f"{promised} rows" if promised else "at least one row",
+                f"{found} rows" if found <= promised else f"{found} or more",
+                summary="the number of rows is wrong",
+                advice="The file may be cut off; write it again." if found < promised else None,
             )
 
 
 @contextmanager
 def damage_as_input_error(path: Path, at: str | None = None) -> Generator[None]:
-    """Turn whatever a format's library raises on a damaged file into our own error."""
+    """Turn whatever a format's library raises while it reads a file into our own error."""
     try:
         yield
     except LightweightDecoderError:
         raise
     except Exception as error:
-        raise InputDataError(
-            "the file cannot be read",
-            where=path,
-            at=at,
-            found=f"{type(error).__name__}: {error}" if str(error) else type(error).__name__,
-            advice="The file may be damaged or cut off; write it again.",
-        ) from error
+        found = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise InputDataError.unreadable(path, found, at=at, advice=_advice_on(error)) from error
+
+
+def _advice_on(error: Exception) -> str | None:
+    """Say what to do about an error of a library; only some of them mean damage."""
+    if isinstance(error, NOT_SUPPORTED) or NOT_SUPPORTED_WORDS.search(str(error)):
+        return "The file uses something that is not supported; save the vectors as .npy."
+    if isinstance(error, OSError) and error.errno is not None:
+        return None
+    return "The file may be damaged or cut off; write it again."
 
 
 def resolve_block_rows(block_rows: int | None, dim: int) -> int:
@@ -180,91 +219,71 @@ def resolve_block_rows(block_rows: int | None, dim: int) -> int:
     return block_rows
 
 
-def to_float32(array: npt.NDArray[np.generic]) -> FloatArray:
-    """Convert to writable C-ordered float32, with a copy only where needed.
+def refuse_missing_texts(path: Path, texts: Sequence[str | None] | None, first_row: int) -> None:
+    """Raise at the first row that has a vector and no text."""
+    if texts is not None and None in texts:
+        raise InputDataError.unexpected(
+            path,
+            "a text for each vector",
+            "nothing (null)",
+            at=f"row {first_row + texts.index(None)}",
+            summary="a text is missing",
+        )
 
-    A number beyond its range becomes infinity, which the row check finds.
+
+def refuse_packed_bits(path: Path, array: npt.NDArray[np.generic]) -> None:
+    """Refuse whole bytes that look like eight signs each, as binary quantization packs them.
+
+    The two highest bits of a number that varies around a middle go together, one way or the other;
+    the signs of two directions do not. Few numbers tell nothing.
     """
-    if array.dtype == np.float16:
-        return widen_float16(array)
-    with np.errstate(over="ignore", invalid="ignore"):
-        return np.require(array, np.float32, ["C_CONTIGUOUS", "WRITEABLE"])
-
-
-def widen_float16(array: npt.NDArray[np.generic]) -> FloatArray:
-    """Convert (b, d) float16 with torch, which is 20 times as fast as numpy at this.
-
-    In pieces below 32,768 numbers, where torch stays in the calling thread: its threads, when other
-    work keeps the processors busy, make the conversion slower than numpy's. Each piece is copied
-    first because torch takes no read-only or byte-swapped memory.
-    """
-    vectors = np.empty(array.shape, dtype=np.float32)
-    rows = max(1, 2**15 // array.shape[1])
-    for start in range(0, len(array), rows):
-        piece = torch.from_numpy(np.array(array[start : start + rows], dtype=np.float16))
-        torch.from_numpy(vectors[start : start + rows]).copy_(piece)
-    return vectors
-
-
-def refuse_bad_rows(path: Path, block: EmbeddingBlock) -> None:
-    """Raise at the first row that is all zeros or not finite; costs one pass over the block."""
-    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-        squares = np.vecdot(block.vectors, block.vectors)
-        # Squares overflow and underflow where the numbers themselves are fine: look twice.
-        suspects = np.flatnonzero(~((squares > 0) & np.isfinite(squares)))
-    for row in suspects:
-        found = _why_bad(block.vectors[row])
-        if found is not None:
-            raise InputDataError(
-                "this vector cannot be used",
-                where=path,
-                at=f"row {block.first_row + int(row)}",
-                expected="finite float32 numbers, not all of them zero",
-                found=found,
-                advice="Remove the row, or find out why its encoder gave no direction.",
-            )
-
-
-def _why_bad(vector: FloatArray) -> str | None:
-    """Say what is wrong with a vector, if anything."""
-    wrong = np.flatnonzero(~np.isfinite(vector))
-    if wrong.size:
-        return f"{vector[wrong[0]]} in column {wrong[0]}"
-    return None if vector.any() else "only zeros"
+    top = array.view(np.uint8) >> 6
+    differ = float(np.mean((top == 1) | (top == 2)))  # noqa: PLR2004 - bits 01 and 10
+    if array.size >= BITS_SAMPLE and abs(differ - 0.5) < BITS_MARGIN:
+        raise InputDataError.unexpected(
+            path,
+            "numbers of a vector",
+            f"{array.dtype} that look like packed bits, 8 signs in each",
+            summary="these are no embeddings as they are",
+            advice="Unpack them, as numpy.unpackbits(…, axis=1) * 2.0 - 1; numbers, as float32.",
+        )
 
 
 def check_shape(path: Path, num_rows: int | None, dim: int) -> None:
     """Refuse a file without rows, or with rows of a width that no embedding has."""
     if num_rows is not None and num_rows < 1:
-        raise InputDataError(
-            "there are no vectors", where=path, expected="at least one row", found=f"{num_rows}"
+        raise InputDataError.unexpected(
+            path, "at least one row", num_rows, summary="there are no vectors"
         )
     if not 1 <= dim <= MAX_DIM:
-        raise InputDataError(
-            "the width of the vectors cannot be right",
-            where=path,
-            expected=f"1 to {MAX_DIM} numbers a row",
-            found=dim,
-            advice="Store one vector a row: the array may be transposed, or the header damaged.",
+        raise InputDataError.unexpected(
+            path,
+            f"1 to {MAX_DIM} numbers a row",
+            dim,
+            summary="the width of the vectors cannot be right",
+            advice="Store one vector a row; an array may be transposed.",
         )
 
 
 def check_array(path: Path, name: str, shape: Sequence[int], dtype: str) -> tuple[int, int]:
     """Return (n, d) of a stored array that holds embeddings; one vector alone is one row."""
     if dtype not in FLOAT_DTYPES:
-        raise InputDataError(
-            f"{name} does not hold embeddings",
-            where=path,
-            expected=f"numbers stored as {', '.join(FLOAT_DTYPES)}",
-            found=dtype,
-            advice="Convert it to float32; arrays of Python objects are never loaded.",
+        advice = "Convert it to float32; arrays of Python objects are never loaded."
+        if dtype == "uint8":
+            advice = "Convert it to float32; if these are packed bits, with numpy.unpackbits first."
+        raise InputDataError.unexpected(
+            path,
+            f"numbers stored as {', '.join(FLOAT_DTYPES)}",
+            dtype,
+            summary=f"{name} does not hold embeddings",
+            advice=advice,
         )
     if len(shape) not in (1, 2):
-        raise InputDataError(
-            f"{name} does not hold embeddings",
-            where=path,
-            expected="2 dimensions: rows and columns",
-            found=f"shape {tuple(shape)}",
+        raise InputDataError.unexpected(
+            path,
+            "2 dimensions: rows and columns",
+            f"shape {tuple(shape)}",
+            summary=f"{name} does not hold embeddings",
         )
     num_rows, dim = (1, shape[0]) if len(shape) == 1 else (shape[0], shape[1])
     check_shape(path, num_rows, dim)
@@ -274,12 +293,18 @@ def check_array(path: Path, name: str, shape: Sequence[int], dtype: str) -> tupl
 def check_text_count(path: Path, num_texts: int, num_rows: int) -> None:
     """Refuse texts that do not go with the vectors row by row."""
     if num_texts != num_rows:
-        raise InputDataError(
-            "texts and vectors differ in number",
-            where=path,
-            expected=f"{num_rows} texts, one a vector",
-            found=f"{num_texts} texts",
+        raise InputDataError.unexpected(
+            path,
+            f"{num_rows} texts, one a vector",
+            f"{num_texts} texts",
+            summary="texts and vectors differ in number",
         )
+
+
+def shown_names(names: Iterable[str]) -> str:
+    """Return some names for a message."""
+    names = list(names)
+    return ", ".join(map(repr, names[:SHOWN_NAMES])) + (", …" if len(names) > SHOWN_NAMES else "")
 
 
 def choose_entry(path: Path, names: Sequence[str], wanted: str | None, *, option: str) -> str:
@@ -288,22 +313,19 @@ def choose_entry(path: Path, names: Sequence[str], wanted: str | None, *, option
         return names[0]
     if wanted is not None and wanted in names:
         return wanted
-    shown = ", ".join(repr(name) for name in names[:10]) + (", …" if len(names) > 10 else "")  # noqa: PLR2004
-    raise InputDataError(
-        "the vectors were not found" if wanted is not None or not names else "which vectors?",
-        where=path,
-        expected="one entry with embeddings" if wanted is None else f"an entry {wanted!r}",
-        found=shown or "no entry that could hold embeddings",
+    raise InputDataError.unexpected(
+        path,
+        "one entry with embeddings" if wanted is None else f"an entry {wanted!r}",
+        shown_names(names) or "no entry that could hold embeddings",
+        summary="the vectors were not found" if wanted or not names else "which vectors?",
         advice=f"Name the entry with {option}=…" if names else None,
     )
 
 
-def choose_text_entry(
-    path: Path, names: Sequence[str], wanted: str | None, *, preferred: str = "text"
-) -> str | None:
+def choose_text_entry(path: Path, names: Sequence[str], wanted: str | None) -> str | None:
     """Return the entry with the texts: asked for, the only one, or the one called "text"."""
     if wanted is not None:
         return choose_entry(path, names, wanted, option="text_column")
     if len(names) == 1:
         return names[0]
-    return preferred if preferred in names else None
+    return TEXT_ENTRY if TEXT_ENTRY in names else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -107,7 +107,7 @@ class SafetensorsReader(FileReader):
     def __init__(self, path: Path, *, key: str | None = None) -> None:
         with safe_open(path, framework="pt") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-            names = [name for name, part in slices.items() if len(part.get_shape()) in (1, 2)]
+            names = [name for name, part in slices.items() if _is_candidate(part)] or list(slices)
             matrices = [name for name in names if len(slices[name].get_shape()) > 1]
             self._key = choose_entry(path, matrices or names, key, option="key")
             shape = slices[self._key].get_shape()
@@ -125,6 +125,11 @@ class SafetensorsReader(FileReader):
             rows = file.get_slice(self._key)
             for start in range(0, self.num_rows or 0, block_rows):
                 yield _to_numpy(rows[start : start + block_rows]), None
+
+
+def _is_candidate(part: Any) -> bool:  # noqa: ANN401 - safetensors has no types
+    """Say whether a tensor of a file could be the embeddings."""
+    return part.get_dtype() in SAFETENSORS_DTYPES and len(part.get_shape()) in (1, 2)
 
 
 def _dtype_name(tensor: torch.Tensor) -> str:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from lightweight_decoder.errors import InputDataError
+from lightweight_decoder.vectors.columns import NUMBER
 from lightweight_decoder.vectors.reader import FileReader, check_shape
 from lightweight_decoder.vectors.streams import (
     CHUNK_BYTES,
@@ -20,6 +21,7 @@ from lightweight_decoder.vectors.streams import (
     open_stream,
     read_head,
     read_lines,
+    read_text_head,
     read_up_to,
 )
 
@@ -29,17 +31,17 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from lightweight_decoder.datatypes import FloatArray
     from lightweight_decoder.vectors.reader import StoredBlock
 
 HEADER = re.compile(rb"[ \t]*(\d{1,19})[ \t]+(\d{1,19})[ \t\r]*\n")
 SAMPLE_LINES = 100
 HEADER_BYTES = 2**8
-LINE_PADDING = b" \r"
+NUMBERS_TO_SEE = 8
+ODD_SPACE = re.compile(rb"[\t\v\f\r]|  ")
 
 
 class WordVectorsReader(FileReader):
-    """Lines of a token and d numbers between single spaces, plain or inside gzip or zstd.
+    """Lines of a token and d numbers between white space, plain or inside gzip or zstd.
 
     word2vec and fastText begin with a line of n and d; GloVe has none, so there d is how many
     numbers most of the first 100 lines end in. The last d fields of a line are the vector: what
@@ -60,7 +62,7 @@ class WordVectorsReader(FileReader):
 
     def _stored_blocks(self, block_rows: int) -> Generator[StoredBlock]:
         line_number = 1
-        with closing(read_lines(self.path, max_lines=block_rows)) as batches:
+        with closing(read_lines(self.path, max_lines=block_rows, must_end=True)) as batches:
             for lines in batches:
                 rows = lines[1:] if self._has_header and line_number == 1 else lines
                 first_line = line_number + len(lines) - len(rows)
@@ -81,24 +83,27 @@ class WordVectorsReader(FileReader):
         return numbers.reshape(-1, self.dim), tokens
 
     def _split(self, line: bytes, line_number: int) -> tuple[bytes, bytes]:
-        """Split a line into its token and its numbers."""
-        line = line.rstrip(LINE_PADDING)
-        num_fields = line.count(b" ") + 1
-        if num_fields == self.dim + 1:
+        """Split a line into its token and its numbers, these between single spaces."""
+        line = line.rstrip()
+        if line.count(b" ") == self.dim and not ODD_SPACE.search(line):
             token, _, vector = line.partition(b" ")
             return token, vector
-        fields = line.split(b" ")
-        token_parts = fields[: -self.dim]
-        if num_fields < self.dim + 1 or (not self._has_header and is_number(token_parts[-1])):
-            raise InputDataError(
-                "the vectors differ in width",
-                where=self.path,
+        fields = line.rsplit(None, self.dim)
+        token = fields[0] if len(fields) > self.dim else b""
+        ends = token.rsplit(None, 1)[-1:]
+        is_short = len(fields) <= self.dim and not (
+            len(fields) == self.dim and line[:1].isspace() and self._has_header
+        )
+        if is_short or (not self._has_header and len(token.split()) > 1 and is_number(ends[0])):
+            raise InputDataError.unexpected(
+                self.path,
+                f"a token and {self.dim} numbers, between white space",
+                f"{len(line.split())} fields",
                 at=f"line {line_number}",
-                expected=f"a token and {self.dim} numbers, between single spaces",
-                found=f"{num_fields} fields",
-                advice="The file may be damaged or cut off; write it again.",
+                summary="the vectors differ in width",
+                advice="Each line needs as many numbers as most of the first ones.",
             )
-        return b" ".join(token_parts), b" ".join(fields[-self.dim :])
+        return token, b" ".join(fields[-self.dim :])
 
     def _bad_number(self, vectors: Sequence[bytes], first_line: int) -> InputDataError:
         """Find the number that could not be parsed."""
@@ -106,15 +111,15 @@ class WordVectorsReader(FileReader):
             (line_number, field)
             for line_number, vector in enumerate(vectors, first_line)
             for field in vector.split(b" ")
-            if _parse_numbers(field, 1) is None
+            if not is_number(field)
         )
         line_number, field = next(wrong)
-        return InputDataError(
-            "this is not a number",
-            where=self.path,
+        return InputDataError.unexpected(
+            self.path,
+            f"{self.dim} numbers at the end of the line",
+            repr(field[:40]),
             at=f"line {line_number}",
-            expected=f"{self.dim} numbers at the end of the line",
-            found=repr(field[:40]),
+            summary="this is not a number",
         )
 
 
@@ -179,7 +184,7 @@ class Word2VecBinaryReader(FileReader):
 
 def read_counts(path: Path) -> tuple[int, int] | None:
     """Return n and d from the first line; None where it holds something else."""
-    match = HEADER.match(read_head(path, HEADER_BYTES))
+    match = HEADER.match(read_text_head(path, HEADER_BYTES))
     return None if match is None else (int(match[1]), int(match[2]))
 
 
@@ -189,12 +194,12 @@ def check_promise(path: Path, num_rows: int, dim: int, *, number_bytes: int) -> 
     size = path.stat().st_size
     least = num_rows * (dim * number_bytes + 1)
     if codec_of(path) is None and least > size:
-        raise InputDataError(
-            "the header promises more than there is",
-            where=path,
+        raise InputDataError.unexpected(
+            path,
+            f"at least {least} bytes for {num_rows} vectors of {dim} numbers",
+            f"{size} bytes",
             at="line 1",
-            expected=f"at least {least} bytes for {num_rows} vectors of {dim} numbers",
-            found=f"{size} bytes",
+            summary="the header promises more than there is",
             advice="The file may be cut off; write it again.",
         )
 
@@ -204,45 +209,62 @@ def decode_token(path: Path, token: bytes, at: str) -> str:
     try:
         return token.decode()
     except UnicodeDecodeError as error:
-        raise InputDataError(
-            "a token is not valid UTF-8",
-            where=path,
+        raise InputDataError.unexpected(
+            path,
+            "UTF-8 text",
+            repr(token[:40]),
             at=at,
-            expected="UTF-8 text",
-            found=repr(token[:40]),
+            summary="a token is not valid UTF-8",
             advice="Convert the file to UTF-8.",
         ) from error
 
 
 def _sample_width(path: Path) -> int:
     """Return d of a file without header: how many numbers most of the first lines end in."""
-    with closing(read_lines(path, max_lines=SAMPLE_LINES)) as batches:
-        lines = [line.rstrip(LINE_PADDING).split(b" ") for line in next(batches, [])]
+    with closing(read_lines(path, max_lines=SAMPLE_LINES, must_end=True)) as batches:
+        lines = [line.split() for line in next(batches, [])]
     if not lines:
         raise InputDataError("there are no vectors", where=path, expected="at least one row")
-    widths = [len(list(takewhile(is_number, reversed(fields)))) for fields in lines]
+    widths = list(map(_num_numbers_behind, lines))
     if mode(width == len(fields) for width, fields in zip(widths, lines, strict=True)):
-        raise InputDataError(
-            "this could be vectors without tokens, or tokens that are numbers",
-            where=path,
+        raise InputDataError.unexpected(
+            path,
+            "a token that is not a number, in most of the first lines",
+            "only numbers",
             at="line 1",
-            expected="a token that is not a number, in most of the first lines",
-            found="only numbers",
+            summary="this could be vectors without tokens, or tokens that are numbers",
             advice="Save plain vectors as .npy, or add word2vec's header line of counts.",
         )
     return mode(widths)
 
 
+def ends_in_numbers(start: bytes, dim: int) -> bool:
+    """Say whether the first line has a token and numbers, as far as it is there.
+
+    What stands before the numbers is no token where a delimiter follows a number: a table then.
+    """
+    line, newline, _ = start.partition(b"\n")
+    fields = line.split()
+    if not newline:
+        fields = fields[:-1]
+    count = min(dim, NUMBERS_TO_SEE)
+    if len(fields) <= count or not all(map(is_number, fields[-count:])):
+        return False
+    token = fields[-_num_numbers_behind(fields) - 1] if not all(map(is_number, fields)) else b""
+    return not (len(token) > 1 and token.endswith((b",", b";", b"|")))
+
+
+def _num_numbers_behind(fields: Sequence[bytes]) -> int:
+    """Count the numbers that a line ends in."""
+    return len(list(takewhile(is_number, reversed(fields))))
+
+
 def is_number(field: bytes) -> bool:
     """Say whether a field could be part of a vector."""
-    try:
-        float(field)
-    except ValueError:
-        return False
-    return True
+    return NUMBER.fullmatch(field.decode("latin-1")) is not None
 
 
-def _parse_numbers(text: bytes, count: int) -> FloatArray | None:
+def _parse_numbers(text: bytes, count: int) -> npt.NDArray[np.float64] | None:
     """Parse numbers between single spaces; None unless all of them, and so many, are numbers.
 
     Arrow's CSV parser takes them as one column: four times as fast as numpy.fromstring.
@@ -255,10 +277,10 @@ def _parse_numbers(text: bytes, count: int) -> FloatArray | None:
             read_options=pa.csv.ReadOptions(column_names=["number"], block_size=len(text) + 1),
             parse_options=pa.csv.ParseOptions(quote_char=False),
             convert_options=pa.csv.ConvertOptions(
-                column_types={"number": pa.float32()}, null_values=[]
+                column_types={"number": pa.float64()}, null_values=[]
             ),
         ).column(0)
     except pa.ArrowInvalid:
         return None
-    numbers: npt.NDArray[np.float32] = column.to_numpy()
+    numbers: npt.NDArray[np.float64] = column.to_numpy()
     return numbers if len(numbers) == count else None

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
 import ctypes
-import importlib.util
+import os
+import subprocess
+import sys
+import threading
 from types import SimpleNamespace
 
+import pynvml
 import pytest
 import torch
 
@@ -48,22 +52,32 @@ def test_a_library_that_does_not_answer_is_no_driver(library, broken):
 
 def test_the_build_is_read_without_a_device(monkeypatch, tmp_path):
     monkeypatch.setattr(ctypes, "CDLL", no_library)
-    library = tmp_path / "lib" / "libtorch_python.so"
-    library.parent.mkdir()
-    library.write_bytes(b"\x7fELF\0sm_80\0sm_\0sm_90 compute_90\0gfx1\0sm_90 compute_90 x\0")
-    spec = SimpleNamespace(origin=str(tmp_path / "__init__.py"))
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: spec)
-    monkeypatch.setenv("LIGHTWEIGHT_DECODER_CACHE", str(tmp_path / "cache"))
+    libraries = tmp_path / "lib"
+    libraries.mkdir()
+    for name, written_ns in (("libtorch.so", 2_000), ("libtorch_python.so", 7_000), ("a", 9_000)):
+        (libraries / name).touch()
+        os.utime(libraries / name, ns=(0, written_ns))
+    monkeypatch.setattr(torch, "__file__", str(tmp_path / "__init__.py"))
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setenv("CUDA_FORCE_PTX_JIT", "1")
     monkeypatch.setenv("HSA_OVERRIDE_GFX_VERSION_0", "10.3.0")
     found = machine.look_at_machine()
 
-    assert found.arch_list == ("sm_90", "compute_90")
+    assert found.installed_ns == 7_000
     assert found.cuda_version == "13.0"
     assert found.torch_version == torch.__version__
     assert found.variables["CUDA_FORCE_PTX_JIT"] == "1"
     assert found.variables["HSA_OVERRIDE_GFX_VERSION_0"] == "10.3.0"
+
+
+def test_looking_leaves_the_process_free_to_fork():
+    program = (
+        "import torch; from lightweight_decoder.accelerator.machine import look_at_machine;"
+        " asked = []; torch._C._cuda_getArchFlags = lambda: asked.append(1);"
+        " look_at_machine(); assert not asked and not torch.cuda.is_initialized()"
+    )
+
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 def test_nvidia_gpus_come_from_the_kernel_drivers_list(tmp_path, monkeypatch):
@@ -97,63 +111,65 @@ def test_amd_gpus_are_nodes_with_a_graphics_version(tmp_path, monkeypatch):
     assert machine.look_at_machine().gpus == (machine.Gpu("GPU-11", None),)
 
 
-def nvml_library(codes=None):
-    """A made-up NVML with two GPUs, the second with unified memory."""
-    codes = codes or {}
+@pytest.fixture
+def nvml_of(monkeypatch):
+    """Replaces the driver's library by one with two GPUs, the second with unified memory."""
 
-    def answer(name, work=None):
-        def function(*arguments):
-            if work:
-                work(*arguments)
-            return codes.get(name, 0)
+    def replace_by(failing=None):
+        def answer(name, value):
+            def function(*_arguments):
+                if name == failing:
+                    raise pynvml.NVMLError(pynvml.NVML_ERROR_UNKNOWN)
+                return value(*_arguments) if callable(value) else value
 
-        return function
+            monkeypatch.setattr(pynvml, name, function)
 
-    def set_count(pointer):
-        pointer._obj.value = 2
+        def memory(handle):
+            if handle == 1:
+                raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+            return SimpleNamespace(free=5 << 30)
 
-    def set_handle(index, pointer):
-        pointer._obj.value = index + 1
+        answer("nvmlInit", None)
+        answer("nvmlShutdown", None)
+        answer("nvmlDeviceGetCount", 2)
+        answer("nvmlDeviceGetHandleByIndex", lambda index: index)
+        answer("nvmlDeviceGetUUID", lambda handle: f"GPU-{handle}")
+        answer("nvmlDeviceGetName", lambda handle: f"NVIDIA {handle}")
+        answer("nvmlDeviceGetMemoryInfo", memory)
 
-    def set_text(prefix):
-        def write(handle, buffer, _size):
-            buffer.value = f"{prefix}{handle.value}".encode()
-
-        return write
-
-    def memory(handle, pointer):
-        pointer._obj.free = 5 << 30
-        return 0 if handle.value == 1 else 3
-
-    return SimpleNamespace(
-        nvmlInit_v2=answer("init"),
-        nvmlShutdown=answer("shutdown"),
-        nvmlDeviceGetCount_v2=answer("count", set_count),
-        nvmlDeviceGetHandleByIndex_v2=answer("handle", set_handle),
-        nvmlDeviceGetUUID=answer("uuid", set_text("GPU-")),
-        nvmlDeviceGetName=answer("name", set_text("NVIDIA ")),
-        nvmlDeviceGetMemoryInfo=memory,
-    )
+    return replace_by
 
 
-def test_nvml(library):
-    library(nvml_library())
+def test_nvml(nvml_of):
+    nvml_of()
 
     assert nvml.list_gpus() == (
-        nvml.NvmlGpu("GPU-1", "NVIDIA 1", 5 << 30),
-        nvml.NvmlGpu("GPU-2", "NVIDIA 2", None),
+        machine.Gpu("GPU-0", "NVIDIA 0", 5 << 30),
+        machine.Gpu("GPU-1", "NVIDIA 1", None),
     )
 
 
-@pytest.mark.parametrize("failing", ["init", "count", "handle", "uuid"])
-def test_nvml_that_fails_lists_nothing(library, failing):
-    library(nvml_library({failing: 999}))
+@pytest.mark.parametrize(
+    "failing",
+    ["nvmlInit", "nvmlDeviceGetCount", "nvmlDeviceGetHandleByIndex", "nvmlDeviceGetUUID"],
+)
+def test_nvml_that_fails_lists_nothing(nvml_of, failing):
+    nvml_of(failing)
 
     assert nvml.list_gpus() == ()
 
 
-def test_nvml_that_is_missing_or_silent_lists_nothing(library, monkeypatch):
-    library(SimpleNamespace())
+def test_nvml_that_is_missing_lists_nothing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+
     assert nvml.list_gpus() == ()
-    monkeypatch.setattr(ctypes, "CDLL", no_library)
+
+
+def test_nvml_that_never_answers_lists_nothing(nvml_of, monkeypatch):
+    nvml_of()
+    woken = threading.Event()
+    monkeypatch.setattr(pynvml, "nvmlInit", woken.wait)
+    monkeypatch.setattr(nvml, "_PATIENCE_S", 0.1)
+
     assert nvml.list_gpus() == ()
+    woken.set()

@@ -1,11 +1,23 @@
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
+from lightning.fabric.plugins.precision.precision import (
+    _PRECISION_INPUT_INT,
+    _PRECISION_INPUT_STR,
+    _PRECISION_INPUT_STR_ALIAS,
+)
 
 from lightweight_decoder.accelerator import precision
 from lightweight_decoder.accelerator.plan import DeviceReport
-from lightweight_decoder.accelerator.precision import choose_precision
+from lightweight_decoder.accelerator.precision import (
+    PRECISIONS,
+    choose_precision,
+    parse_precision,
+)
+from lightweight_decoder.errors import ConfigError
 
 T4 = DeviceReport("usable", "", name="T4", precision_support={"fp16": True, "bf16": False})
 H100 = DeviceReport("usable", "", name="H100", precision_support={"fp16": True, "bf16": True})
@@ -63,3 +75,36 @@ def test_cpu_capabilities_of_older_torch(monkeypatch):
 
 def test_apple_gpus_have_no_64_bit_floats():
     assert choose_precision("64-true", "mps")[0] == "32-true"
+
+
+def test_every_precision_of_lightning_is_known_or_refused():
+    known = {"16-mixed", "bf16-mixed", "bf16-true", "32-true", "64-true"}
+    refused = []
+    for written in (*get_args(_PRECISION_INPUT_INT), *get_args(_PRECISION_INPUT_STR)):
+        try:
+            assert parse_precision(written) in known
+        except ConfigError:
+            refused.append(written)
+    for written in get_args(_PRECISION_INPUT_STR_ALIAS):
+        assert parse_precision(written) in known
+
+    assert sorted(refused) == ["16-true", "transformer-engine", "transformer-engine-float16"]
+    assert set(PRECISIONS) == known
+
+
+@pytest.mark.parametrize("name", ["16-true", "transformer-engine", "transformer-engine-float16"])
+def test_a_refusal_names_what_works(name):
+    with pytest.raises(ConfigError, match=rf"precision: .*bf16-true, 64-true.*found '{name}'"):
+        parse_precision(name)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "trains"),
+    [(torch.float16, False), (torch.bfloat16, True), (torch.float32, True), (torch.float64, True)],
+)
+def test_a_usual_gradient_moves_a_weight_by_the_learning_rate_but_in_float16(dtype, trains):
+    weight = torch.nn.Parameter(torch.zeros(1, dtype=dtype))
+    weight.grad = torch.full_like(weight, 1e-3)
+    torch.optim.AdamW([weight], lr=1e-2).step()
+
+    assert (abs(float(weight.detach()) + 1e-2) < 1e-4) is trains

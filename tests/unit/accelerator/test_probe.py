@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import textwrap
 
 import pytest
@@ -12,7 +14,6 @@ from lightweight_decoder.accelerator.machine import Gpu, Machine
 H100 = Machine(
     torch_version="2.14.1+cu130",
     cuda_version="13.0",
-    arch_list=("sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"),
     driver_loads=True,
     driver_cuda_version="13.0",
     device_files=True,
@@ -26,8 +27,9 @@ import json, os, signal, sys, time
 backend, index, announcing = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "1"
 def say(kind, **facts):
     print(json.dumps({"kind": kind, "index": index, **facts}), flush=True)
-def announce(*capabilities):
+def announce(*capabilities, archs="sm_75 sm_80 sm_86 sm_90 sm_100 sm_120"):
     if announcing:
+        say("build", arch_list=archs.split())
         say("backend", count=len(capabilities))
         for number, capability in enumerate(capabilities):
             say("device", **{"index": number, "uuid": f"GPU-{number}", "name": f"GPU {number}",
@@ -157,7 +159,7 @@ def test_a_failed_backend_is_reported_for_each_gpu_of_the_machine(run_probe):
 
 
 def test_a_gpu_that_the_others_fail_over_is_left_out(run_probe):
-    machine = Machine("2.14.1+cu130", "13.0", arch_list=("sm_90",), gpus=GPUS)
+    machine = Machine("2.14.1+cu130", "13.0", gpus=GPUS)
 
     reports = run_probe(
         """
@@ -193,7 +195,7 @@ def test_what_restricts_the_view_is_named(run_probe, value, verdict, text, reaso
 
 
 def test_hidden_devices_are_listed(run_probe, monkeypatch):
-    gpus = (nvml.NvmlGpu("GPU-0", "GPU 0", 1), nvml.NvmlGpu("GPU-x", "NVIDIA X", 1))
+    gpus = (Gpu("GPU-0", "GPU 0", 1), Gpu("GPU-x", "NVIDIA X", 1))
     monkeypatch.setattr(nvml, "list_gpus", lambda: gpus)
     machine = Machine("2.14.1+cu130", "13.0", variables={"CUDA_VISIBLE_DEVICES": "1"})
 
@@ -215,17 +217,17 @@ def test_lightnings_variable_does_not_reach_the_child(run_probe, monkeypatch):
 
 
 def test_compiling_builds_get_more_time(run_probe):
-    machine = Machine("2.14.1", "13.0", arch_list=("compute_80",), driver_cuda_version="13.0")
+    machine = Machine("2.14.1", "13.0", driver_cuda_version="13.0")
 
-    (report,) = run_probe("announce((9, 0)); time.sleep(2.5); work()", machine, time_limit_s=2.0)
+    (report,) = run_probe(
+        "announce((9, 0), archs='compute_80'); time.sleep(2.5); work()", machine, time_limit_s=2.0
+    )
 
     assert report.usable
 
 
 def test_a_forced_variable_is_named(run_probe):
-    machine = Machine(
-        "2.11.0+cu130", "13.0", arch_list=("sm_90",), variables={"CUDA_FORCE_PTX_JIT": "1"}
-    )
+    machine = Machine("2.11.0+cu130", "13.0", variables={"CUDA_FORCE_PTX_JIT": "1"})
 
     (report,) = run_probe(
         "announce((9, 0)); fail('CUDA error: no kernel image is available', 'AcceleratorError')",
@@ -235,6 +237,33 @@ def test_a_forced_variable_is_named(run_probe):
     assert (report.verdict, report.error_code) == ("no_kernels", 209)
     assert "CUDA_FORCE_PTX_JIT=1" in report.reason
     assert report.advice == "Unset CUDA_FORCE_PTX_JIT."
+
+
+@pytest.mark.parametrize(
+    ("said", "answer"),
+    [("['sm_90']", "yes"), ("['sm_120']", "no"), ("None", "unknown"), ("7", "unknown")],
+)
+def test_the_child_says_what_the_build_has_kernels_for(run_probe, said, answer):
+    machine = Machine("2.14.1", "13.0", driver_cuda_version="13.0")
+
+    (report,) = run_probe(
+        f"""
+        say("build", arch_list={said})
+        say("backend", count=1)
+        say("device", uuid="GPU-0", name="GPU 0", capability=(9, 0))
+        work()
+        """,
+        machine,
+    )
+
+    assert report.static_answer == answer
+
+
+def test_the_list_of_the_installed_torch():
+    program = "import torch; print(getattr(torch._C, '_cuda_getArchFlags', str)() or '')"
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout
+
+    assert probe.read_arch_list() == tuple(said.decode().split())
 
 
 def test_an_apple_gpu(run_probe):

@@ -57,6 +57,7 @@ def test_a_machine_without_the_backend(backend, text):
         text=True,
     )
 
-    (record,) = map(json.loads, finished.stdout.splitlines())
+    build, record = map(json.loads, finished.stdout.splitlines())
+    assert build["kind"] == "build"
     assert (record["kind"], record["stage"]) == ("error", "initialize")
     assert any(part in record["text"] for part in text.split("|"))

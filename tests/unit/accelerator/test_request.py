@@ -57,7 +57,7 @@ def test_devices_that_make_no_sense_are_named(devices, problem):
 
 @pytest.mark.parametrize(
     ("written", "precision"),
-    [(16, "16-mixed"), ("bf16", "bf16-mixed"), (64, "64-true"), ("16-true", "16-true")],
+    [(16, "16-mixed"), ("bf16", "bf16-mixed"), (64, "64-true"), ("bf16-true", "bf16-true")],
 )
 def test_precision_has_lightnings_names(written, precision):
     assert parse(precision=written).precision == precision

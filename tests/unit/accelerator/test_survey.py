@@ -8,9 +8,10 @@ import textwrap
 
 import pytest
 
-from lightweight_decoder.accelerator import nvml, survey, verdict_cache
+from lightweight_decoder.accelerator import nvml, survey
 from lightweight_decoder.accelerator.machine import Gpu, Machine
 from lightweight_decoder.accelerator.plan import DeviceReport
+from lightweight_decoder.files import CACHE_VARIABLE
 
 MACHINE = Machine("2.14.1+cu130", "13.0", driver_loads=True, device_files=True)
 USABLE = DeviceReport("usable", "works", index=0, uuid="GPU-a")
@@ -115,10 +116,10 @@ def test_without_cache_every_survey_probes(probes, own_cache):
     ("gpus", "source"),
     [
         ((), "cache"),
-        ((nvml.NvmlGpu("GPU-a", "A", 60 * GIB),), "cache"),
-        ((nvml.NvmlGpu("GPU-a", "A", None),), "cache"),
-        ((nvml.NvmlGpu("GPU-a", "A", GIB // 4),), "probe"),
-        ((nvml.NvmlGpu("GPU-b", "B", 60 * GIB),), "probe"),
+        ((Gpu("GPU-a", "A", 60 * GIB),), "cache"),
+        ((Gpu("GPU-a", "A", None),), "cache"),
+        ((Gpu("GPU-a", "A", GIB // 4),), "probe"),
+        ((Gpu("GPU-b", "B", 60 * GIB),), "probe"),
     ],
     ids=["no NVML", "free", "shared memory", "full", "another GPU"],
 )
@@ -197,6 +198,6 @@ def test_processes_at_once_probe_once_and_agree(tmp_path, monkeypatch, verdict, 
 
 def test_a_folder_that_cannot_be_written_is_survived(probes, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    monkeypatch.setenv(verdict_cache.DIRECTORY_VARIABLE, str(tmp_path / "file" / "cache"))
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "file" / "cache"))
 
     assert survey.survey(MACHINE, "cuda", probe=probes).reports == (USABLE,)

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -65,12 +65,12 @@ def test_what_was_stored_before_this_process_started_is_another_launchs(own_cach
         "[]",
         "null",
         "[" * 100_000,
-        '{"format": 1, "key": "k"}',
+        '{"format": 2, "key": "k"}',
         '{"format": 0, "key": "k", "reports": []}',
-        '{"format": 1, "key": "other", "reports": []}',
-        '{"format": 1, "key": "k", "reports": [{"verdict": "usable", "later": 1}]}',
-        '{"format": 1, "key": "k", "reports": [[]]}',
-        '{"format": 1, "key": "k", "reports": [{"verdict": 1, "reason": 2, "capability": null}]}',
+        '{"format": 2, "key": "other", "reports": []}',
+        '{"format": 2, "key": "k", "reports": [{"verdict": "usable", "later": 1}]}',
+        '{"format": 2, "key": "k", "reports": [[]]}',
+        '{"format": 2, "key": "k", "reports": [{"verdict": 1, "reason": 2, "capability": null}]}',
         "\x00" * 10,
         "x" * (1 << 21),
     ],
@@ -83,6 +83,15 @@ def test_damaged_files_are_missing_files(text, own_cache):
     assert verdict_cache.load("k") is None
     verdict_cache.store("k", [USABLE])
     assert verdict_cache.load("k") == (USABLE,)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["fifo", "folder"])
+def test_what_is_no_file_is_a_missing_file(own_cache, make):
+    own_cache.mkdir()
+    make(own_cache / "k.json")
+
+    assert verdict_cache.load("k") is None
+    verdict_cache.store("k", [USABLE])
 
 
 def test_a_cut_file_is_a_missing_file(own_cache):
@@ -129,10 +138,10 @@ def test_no_folder_at_all_is_no_cache(unwritable, monkeypatch):
 
 
 def test_nothing_half_written_is_left(own_cache, monkeypatch):
-    def full(*_arguments):
+    def full(*_arguments, **_options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(json, "dump", full)
+    monkeypatch.setattr(Path, "write_text", full)
     verdict_cache.store("k", [USABLE])
 
     assert list(own_cache.iterdir()) == []
@@ -168,16 +177,13 @@ def test_the_key_follows_everything_a_verdict_depends_on():
     machines = [
         Machine("2.14"),
         Machine("2.15"),
-        Machine("2.14", arch_list=("sm_90",)),
+        Machine("2.14", installed_ns=1),
         Machine("2.14", driver_cuda_version="13.0"),
         Machine("2.14", variables={"CUDA_VISIBLE_DEVICES": "1"}),
         Machine("2.14", variables={"CUDA_FORCE_PTX_JIT": "1"}),
     ]
-    keys = [verdict_cache.machine_key(machine, "cuda", 1) for machine in machines]
-    keys += [
-        verdict_cache.machine_key(machines[0], "mps", 1),
-        verdict_cache.machine_key(machines[0], "cuda", 2),
-    ]
+    keys = [verdict_cache.machine_key(machine, "cuda") for machine in machines]
+    keys.append(verdict_cache.machine_key(machines[0], "mps"))
 
     assert len(set(keys)) == len(keys)
 

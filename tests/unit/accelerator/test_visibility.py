@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, reject
 from hypothesis import strategies as st
 
-from lightweight_decoder.accelerator.visibility import read_visibility
+from lightweight_decoder.accelerator.machine import read_visibility
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,12 @@
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightweight_decoder.decoder.abstention import OperatingPoints, measure_operating_points
-from lightweight_decoder.errors import CheckpointError, ConfigError, InputDataError
+from lightweight_decoder.decoder.abstention import measure_operating_points
+from lightweight_decoder.errors import ConfigError, InputDataError
 
 
 @given(
@@ -45,28 +43,6 @@ def test_many_thresholds_are_thinned_out_evenly():
     threshold = points.for_precision(0.9)
     assert right[confidence >= threshold].mean() >= 0.9
     assert (confidence >= points.for_coverage(0.4)).mean() == pytest.approx(0.4, abs=0.01)
-
-
-def test_saved_points_are_the_same_again():
-    points = measure_operating_points(np.array([0.2, 0.7], np.float32), np.array([False, True]))
-
-    assert OperatingPoints.from_dict(json.loads(json.dumps(points.to_dict()))) == points
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {},
-        [],
-        {"thresholds": [0.1], "precisions": [0.5], "coverages": []},
-        {"thresholds": [], "precisions": [], "coverages": []},
-        {"thresholds": ["a"], "precisions": [0.5], "coverages": [1]},
-        {"thresholds": [float("nan")], "precisions": [0.5], "coverages": [1]},
-    ],
-)
-def test_damaged_points_are_refused(fields):
-    with pytest.raises(CheckpointError, match="the operating points cannot be read"):
-        OperatingPoints.from_dict(fields)
 
 
 def test_what_is_not_a_share_is_refused():

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 
+from lightweight_decoder.datatypes import NO_ID, Decoded
 from lightweight_decoder.decoder.answers import answer_table, write_answers
-from lightweight_decoder.decoder.calibration import fit_calibration
+from lightweight_decoder.decoder.calibration import Calibration
 from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
 from lightweight_decoder.errors import EmbeddingError, InputDataError
+from lightweight_decoder.search import ExactSearch
 from lightweight_decoder.vectors import open_embeddings
 
 
@@ -24,7 +28,7 @@ def calibrated(tiny_bank, queries):
     found = decoder.candidates(queries, 8)
     similarity = decoder.similarities(queries, found)
     right = found.values[:, 0].numpy() > found.values[:, 0].median().item()
-    decoder.calibration = fit_calibration(
+    decoder.calibration = Calibration.fit(
         found.values.numpy(), right, similarity=similarity.numpy()
     )
     return decoder
@@ -63,6 +67,32 @@ def test_no_phrase_below_the_threshold(calibrated, reader, queries, tmp_path):
     assert 0 < sum(line["text"] is None for line in lines) < 30
     assert all(len(line["phrases"]) == 2 for line in lines)
     np.testing.assert_allclose([line["confidence"] for line in lines], confidence, atol=1e-6)
+
+
+class FindsTwo:
+    """A search that finds two phrases of each query, like an index that looks at few of them."""
+
+    def __init__(self, bank):
+        self._exact = ExactSearch(bank)
+
+    def search(self, queries, k, **_):
+        found = self._exact.search(queries, k)
+        missing = torch.arange(found.values.shape[1]) >= 2
+        return replace(
+            found,
+            phrase_ids=found.phrase_ids.masked_fill(missing, NO_ID),
+            vector_ids=found.vector_ids.masked_fill(missing, NO_ID),
+            values=found.values.masked_fill(missing, -torch.inf),
+        )
+
+
+def test_what_an_approximate_search_did_not_find_is_left_out(tiny_bank, reader, queries, tmp_path):
+    decoder = PhraseBankDecoder(tiny_bank, search=FindsTwo(tiny_bank))
+    write_answers(decoder, reader, tmp_path / "out.jsonl", top_k=5)
+    expected = PhraseBankDecoder(tiny_bank).decode(queries, top_k=2)
+    lines = lines_of(tmp_path / "out.jsonl")
+    assert [line["phrases"] for line in lines] == expected.texts
+    np.testing.assert_allclose([line["values"] for line in lines], expected.values, atol=1e-6)
 
 
 def test_an_error_leaves_what_was_there(decoder, tmp_path):
@@ -107,3 +137,23 @@ def test_a_table_says_when_there_is_no_phrase(calibrated, queries):
         answer_table(sure, title="t")
     )
     assert "answer: no phrase" in shown(answer_table(unsure, title="t"))
+
+
+def test_hostile_texts_are_shown_and_not_obeyed():
+    texts = ["[/]", "[red]x[/red]", "\x1b[31mred"]
+    decoded = Decoded(
+        texts=[texts],
+        phrase_ids=np.array([[0, 1, 2]]),
+        values=np.array([[0.9, 0.8, 0.7]], dtype=np.float32),
+        kind="cosine",
+        confidence=np.array([0.5], dtype=np.float32),
+        abstained=np.array([False]),
+    )
+    console = Console(width=100, force_terminal=True, color_system=None)
+    with console.capture() as capture:
+        console.print(answer_table(decoded, title="[bold]\x1b[0m"))
+
+    shown = capture.get()
+    for text in ("[bold]\\x1b[0m", "[/]", "[red]x[/red]", "\\x1b[31mred", "answer: [/], confid"):
+        assert text in shown
+    assert "\x1b" not in shown

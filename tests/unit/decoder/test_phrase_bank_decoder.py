@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from lightweight_decoder.bank import BankRows, build_bank
+from lightweight_decoder.bank import PhraseBank
 from lightweight_decoder.datatypes import NO_ID
-from lightweight_decoder.decoder.calibration import fit_calibration
+from lightweight_decoder.decoder.calibration import Calibration
 from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
 from lightweight_decoder.decoder.query_cache import QueryCache
 from lightweight_decoder.errors import CheckpointError, ConfigError, EmbeddingError
@@ -41,7 +41,7 @@ def calibrated(decoder, queries, k=8):
     found = decoder.candidates(queries, k)
     similarity = decoder.similarities(queries, found)
     right = np.arange(len(queries)) % 2 == 0
-    decoder.calibration = fit_calibration(
+    decoder.calibration = Calibration.fit(
         found.values.numpy(), right, similarity=similarity.numpy()
     )
     return decoder
@@ -59,6 +59,17 @@ def test_gives_the_phrases_of_highest_cosine(tiny_bank, decoder, queries):
     assert answer.kind == "cosine"
     assert answer.confidence is None
     assert not answer.abstained.any()
+
+
+def test_it_shows_what_it_is_made_of(tiny_bank, learned, queries):
+    assert repr(PhraseBankDecoder(tiny_bank)) == (
+        f"PhraseBankDecoder({tiny_bank!r}, search=ExactSearch, device=cpu, not calibrated)"
+    )
+    assert repr(calibrated(learned, queries)) == (
+        f"PhraseBankDecoder({tiny_bank!r}, adapter=QueryAdapter, reranker=ListwiseReranker, "
+        "search=ExactSearch, device=cpu, Calibration(temperature, reads 8 values and "
+        "2 similarities of a query))"
+    )
 
 
 def read_only(rows):
@@ -172,14 +183,22 @@ def test_refuses_another_width(decoder, shape):
         decoder.decode(np.ones(shape))
 
 
-@pytest.mark.parametrize(
-    ("value", "found"), [(np.nan, "nan"), (np.inf, "inf"), (-np.inf, "-inf"), (1e300, "inf")]
-)
+@pytest.mark.parametrize(("value", "found"), [(np.nan, "nan"), (np.inf, "inf"), (-np.inf, "-inf")])
 def test_refuses_what_is_not_finite(decoder, queries, value, found):
     rows = queries.double().numpy()
     rows[4, 7] = value
     with pytest.raises(EmbeddingError, match=f"row 4: .*found {found} in column 7"):
         decoder.decode(rows)
+
+
+@pytest.mark.parametrize("scale", [1e200, 1e-200])
+def test_float64_of_any_length_is_decoded(decoder, queries, scale):
+    rows = queries.double()
+    expected = decoder.decode(queries)
+    for given in (rows * scale, (rows * scale).numpy(), (rows * scale).tolist()):
+        decoded = decoder.decode(given)
+        np.testing.assert_array_equal(decoded.phrase_ids, expected.phrase_ids)
+        np.testing.assert_allclose(decoded.values, expected.values, atol=1e-6)
 
 
 def test_refuses_zeros(learned, queries):
@@ -322,8 +341,8 @@ def reduced_rows():
 @pytest.fixture
 def reduced_bank(tmp_path):
     """A bank of 80 phrases whose 12 coordinates are reduced to 6."""
-    rows = [BankRows([f"phrase {i}" for i in range(80)], reduced_rows())]
-    return build_bank(tmp_path / "reduced", rows, preprocessing=[L2(), PCA(dim=6)])
+    texts, steps = [f"phrase {i}" for i in range(80)], [L2(), PCA(dim=6)]
+    return PhraseBank.build(tmp_path / "reduced", texts, reduced_rows(), preprocessing=steps)
 
 
 def test_decodes_through_the_banks_preprocessing_as_scikit_learn_would(reduced_bank):
@@ -368,7 +387,11 @@ def test_an_adapter_for_another_width_replaces_the_preprocessing(reduced_bank):
 
 @pytest.mark.parametrize(
     ("row", "found"),
-    [(np.full(12, np.nan), "nan"), (np.zeros(12), "only zeros"), (np.full(12, np.inf), "inf")],
+    [
+        (np.r_[np.nan, np.ones(11)], "nan"),
+        (np.zeros(12), "only zeros"),
+        (np.full(12, np.inf), "inf"),
+    ],
 )
 def test_preprocessing_refuses_what_has_no_direction(reduced_bank, row, found):
     asked = reduced_rows()
@@ -378,8 +401,8 @@ def test_preprocessing_refuses_what_has_no_direction(reduced_bank, row, found):
 
 
 def test_refuses_what_has_no_direction_after_the_preprocessing(tmp_path):
-    bank = build_bank(
-        tmp_path / "bank", [BankRows(list("abcd"), 3 + np.eye(4))], preprocessing=[PCA(dim=2)]
+    bank = PhraseBank.build(
+        tmp_path / "bank", list("abcd"), 3 + np.eye(4), preprocessing=[PCA(dim=2)]
     )
     with pytest.raises(EmbeddingError, match=r"row 1: .* after the bank's preprocessing: .*zeros"):
         PhraseBankDecoder(bank).decode([[1, 2, 3, 4], [3.25] * 4])

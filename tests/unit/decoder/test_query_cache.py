@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightweight_decoder.datatypes import Decoded
-from lightweight_decoder.decoder.calibration import fit_calibration
+from lightweight_decoder.decoder.calibration import Calibration
 from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
 from lightweight_decoder.decoder.query_cache import CacheStats, QueryCache
 from lightweight_decoder.errors import ConfigError, EmbeddingError
@@ -172,7 +172,7 @@ def learned(tiny_bank, queries):
 def calibration_of(decoder, queries, right):
     found = decoder.candidates(queries, 8)
     similarity = decoder.similarities(queries, found).numpy()
-    return fit_calibration(found.values.numpy(), right, similarity=similarity)
+    return Calibration.fit(found.values.numpy(), right, similarity=similarity)
 
 
 def assert_close(answer, expected):
@@ -249,7 +249,7 @@ def test_parts_made_in_inference_mode_can_be_cached_for(learned, queries):
 
 def test_a_decoder_checks_queries_first(tiny_bank):
     decoder = PhraseBankDecoder(tiny_bank, cached_queries=4)
-    with pytest.raises(EmbeddingError, match="nan"):
+    with pytest.raises(EmbeddingError, match="has no direction"):
         decoder.decode(np.full(16, np.nan))
     with pytest.raises(EmbeddingError, match="wrong shape"):
         decoder.decode(np.ones(15))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import shutil
 from hashlib import blake2b
 
 import numpy as np
@@ -13,6 +15,8 @@ DIM = 8
 
 class FakeModel:
     """Stands in for a loaded model: a vector follows from its text, calls are noted."""
+
+    max_seq_length = 512
 
     def __init__(self):
         self.batches = []
@@ -32,8 +36,6 @@ class FakeModel:
     def encode(self, texts, **_):
         if self.fail_after is not None and len(self.encoded) >= self.fail_after:
             raise KeyboardInterrupt
-        if isinstance(texts, str):
-            return self.vector(texts)
         self.batches.append(list(texts))
         self.dtypes.append((torch.ones(1, 1) @ torch.ones(1, 1)).dtype)
         vectors = np.stack([self.vector(text) for text in texts])
@@ -68,3 +70,53 @@ def make_encoder(model_folder, tmp_path):
         return encoder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def trained_folder(tmp_path_factory):
+    """A sentence-transformers model of random weights: 32 wide, 24 tokens, MiniLM's tokenizer."""
+    return make_model(tmp_path_factory.mktemp("models") / "tiny", seed=0)
+
+
+def make_model(folder, *, seed):
+    """Save a tiny BERT with pooling as sentence-transformers does."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling
+    from transformers import AutoTokenizer, BertConfig, BertModel
+
+    torch.manual_seed(seed)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    bert = BertModel(BertConfig(**sizes, intermediate_size=48, max_position_embeddings=64))
+    parts = folder.with_name(f"{folder.name}-parts")
+    bert.save_pretrained(parts)
+    AutoTokenizer.from_pretrained(TextEncoder().folder).save_pretrained(parts)
+    transformer = Transformer(str(parts), max_seq_length=24)
+    SentenceTransformer(modules=[transformer, Pooling(32)], device="cpu").save(str(folder))
+    return folder
+
+
+@pytest.fixture
+def model_copy(trained_folder, tmp_path):
+    """Copy the tiny model, with changes to its config_sentence_transformers.json."""
+
+    def copy(name="copy", **config):
+        folder = tmp_path / name
+        shutil.copytree(trained_folder, folder)
+        path = folder / "config_sentence_transformers.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | config))
+        return folder
+
+    return copy
+
+
+@pytest.fixture
+def loaded():
+    """Load a folder with sentence-transformers itself."""
+
+    def load(folder, **options):
+        from sentence_transformers import SentenceTransformer
+
+        return SentenceTransformer(str(folder), device="cpu", local_files_only=True, **options)
+
+    return load

@@ -1,18 +1,19 @@
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import sqlite3
 import subprocess
 import sys
 from contextlib import closing
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lightweight_decoder.encoder import EmbeddingCache, default_cache_dir
+from lightweight_decoder.encoder import EmbeddingCache, embedding_cache
 
 WRITER = """
 import sys
@@ -36,7 +37,7 @@ def cache(tmp_path):
 
 
 def assert_empty(found):
-    places, vectors = found
+    places, vectors, _ = found
     assert len(places) == 0
     assert len(vectors) == 0
 
@@ -45,12 +46,20 @@ def test_what_was_put_comes_back_in_the_order_asked_for(cache):
     texts, vectors = [f"text {i}" for i in range(1_500)], vectors_of(1_500)
     cache.put(texts, vectors)
 
-    places, found = cache.get(["absent", *reversed(texts), "also absent"])
+    places, found, _ = cache.get(["absent", *reversed(texts), "also absent"])
 
     np.testing.assert_array_equal(places, np.arange(1, 1_501))
     np.testing.assert_array_equal(found, vectors[::-1])
     assert found.dtype == np.float32
     assert found.flags.writeable
+
+
+def test_which_texts_were_cut_comes_back(cache):
+    cut_at = np.where(np.arange(1_500) % 7 == 0, 256, 0)
+    cache.put(TEXTS[:1_500], vectors_of(1_500), cut_at)
+    np.testing.assert_array_equal(cache.get(TEXTS).cut_at, cut_at)
+    spoil(cache, "UPDATE notes SET cut_at = 0 WHERE rowid = 8")
+    assert 7 not in cache.get(TEXTS).places
 
 
 def test_dim_is_that_of_the_first_vectors(cache):
@@ -75,18 +84,37 @@ def test_a_text_put_again_has_its_newest_vector(cache):
 def test_any_text_is_a_key_of_its_own(cache, texts):
     vectors = vectors_of(len(texts), seed=len(texts))
     cache.put(texts, vectors)
-    places, found = cache.get(texts)
+    places, found, _ = cache.get(texts)
     np.testing.assert_array_equal(places, np.arange(len(texts)))
     np.testing.assert_array_equal(found, vectors)
 
 
-@pytest.mark.parametrize("damage", ["garbage", "cut", "other tables", "short vector", "nan"])
+TEXTS = [f"text {i}" for i in range(3_000)]
+
+CHANGES = {
+    "other tables": "DROP TABLE vectors; CREATE TABLE vectors (other INTEGER)",
+    "a view": "ALTER TABLE vectors RENAME TO v; CREATE VIEW vectors AS SELECT 1 AS other",
+    "width 0": "UPDATE width SET dim = 0",
+    "width below 0": "UPDATE width SET dim = -4",
+    "width of text": "UPDATE width SET dim = 'four'",
+    "width beyond memory": "UPDATE width SET dim = 1000000000000",
+    "no unicode": "UPDATE vectors SET vector = CAST(x'ff' AS TEXT) WHERE rowid = 5",
+}
+
+
+@pytest.mark.parametrize("damage", ["garbage", "cut", *CHANGES])
 def test_a_damaged_file_is_set_aside_and_rebuilt(cache, caplog, damage):
-    cache.put([f"text {i}" for i in range(3_000)], vectors_of(3_000))
-    spoil(cache.path, damage)
+    cache.put(TEXTS, vectors_of(3_000))
+    if damage == "garbage":
+        cache.path.write_bytes(b"not a database" * 1_000)
+    elif damage == "cut":
+        cache.path.write_bytes(cache.path.read_bytes()[: cache.path.stat().st_size // 2])
+    else:
+        spoil(cache, CHANGES[damage])
 
     with caplog.at_level(logging.WARNING):
-        assert_empty(cache.get([f"text {i}" for i in range(3_000)]))
+        assert cache.dim() in {4, None}
+        assert_empty(cache.get(TEXTS))
     assert "set aside" in caplog.text
     assert len(list(cache.path.parent.glob("*.damaged-*"))) == 1
 
@@ -94,19 +122,84 @@ def test_a_damaged_file_is_set_aside_and_rebuilt(cache, caplog, damage):
     np.testing.assert_array_equal(cache.get(["new"])[1], vectors_of(1))
 
 
-def spoil(path, damage):
-    if damage == "garbage":
-        path.write_bytes(b"not a database" * 1_000)
-    elif damage == "cut":
-        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    else:
-        change = {
-            "other tables": "DROP TABLE vectors; CREATE TABLE vectors (other INTEGER)",
-            "short vector": "UPDATE vectors SET vector = x'00' WHERE rowid = 5",
-            "nan": "UPDATE vectors SET vector = x'0000c07f0000c07f0000c07f0000c07f'",
-        }
-        with closing(sqlite3.connect(path)) as connection:
-            connection.executescript(change[damage])
+def spoil(cache, statements):
+    with closing(sqlite3.connect(cache.path)) as connection:
+        connection.executescript(statements)
+
+
+EXCHANGED = """
+UPDATE vectors SET vector = (SELECT vector FROM vectors WHERE rowid = 7) WHERE rowid = 5;
+"""
+WITH_ITS_SUM = """
+UPDATE notes SET sum = (SELECT sum FROM notes WHERE rowid = 7) WHERE rowid = 5;
+"""
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE vectors SET vector = x'00' WHERE rowid = 5",
+        "UPDATE vectors SET vector = x'0000c07f0000c07f0000c07f0000c07f' WHERE rowid = 5",
+        "UPDATE vectors SET vector = 'text' WHERE rowid = 5",
+        "UPDATE vectors SET vector = 17 WHERE rowid = 5",
+        EXCHANGED,
+        EXCHANGED + WITH_ITS_SUM,
+        "UPDATE notes SET sum = x'00' WHERE rowid = 5",
+    ],
+    ids=["short", "nan", "text", "number", "exchanged", "exchanged with its sum", "sum"],
+)
+def test_a_vector_that_is_not_the_one_stored_counts_as_missing(cache, caplog, damage):
+    vectors = vectors_of(3_000)
+    cache.put(TEXTS, vectors)
+    spoil(cache, damage)
+
+    with caplog.at_level(logging.WARNING):
+        places, found, _ = cache.get(TEXTS)
+    assert len(places) == 2_999
+    np.testing.assert_array_equal(found, vectors[places])
+    assert "1 vectors are not those that were stored, and are encoded anew" in caplog.text
+
+    (missing,) = set(range(3_000)).difference(places)
+    cache.put([TEXTS[missing]], vectors[[missing]])
+    np.testing.assert_array_equal(cache.get(TEXTS)[1], vectors)
+
+
+def test_vectors_that_version_01_stored_are_found(cache):
+    cache.put(TEXTS, vectors_of(3_000))
+    spoil(cache, "DROP TABLE notes")
+    np.testing.assert_array_equal(cache.get(TEXTS)[1], vectors_of(3_000))
+    spoil(cache, "UPDATE vectors SET vector = x'0000c07f0000c07f0000c07f0000c07f' WHERE rowid = 5")
+    assert len(cache.get(TEXTS)[0]) == 2_999
+
+
+def connect_read_only(path, *, timeout, connect=sqlite3.connect):
+    return connect(f"file:{path}?mode=ro", uri=True, timeout=timeout)
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "read-only", "locked"])
+def test_what_cannot_be_used_is_gone_without_after_one_warning(tmp_path, caplog, kind, monkeypatch):
+    cache = EmbeddingCache(tmp_path / "vectors.sqlite")
+    monkeypatch.setattr(embedding_cache, "_BUSY_SECONDS", 0.05)
+    with contextlib.ExitStack() as stack:
+        if kind == "folder":
+            cache.path.mkdir()
+        elif kind == "pipe":
+            os.mkfifo(cache.path)
+        else:
+            cache.put(TEXTS, vectors_of(3_000))
+            if kind == "locked":
+                other = stack.enter_context(closing(sqlite3.connect(cache.path)))
+                other.execute("PRAGMA locking_mode = EXCLUSIVE")
+                other.execute("DELETE FROM width")
+            else:
+                monkeypatch.setattr(embedding_cache.sqlite3, "connect", connect_read_only)
+        with caplog.at_level(logging.WARNING):
+            for _ in range(2):
+                cache.put(["new"], vectors_of(1))
+        if kind != "read-only":
+            assert_empty(cache.get(["new"]))
+    assert caplog.text.count("going on without") == 1
+    assert "set aside" not in caplog.text
 
 
 def test_vectors_of_another_width_start_a_new_file(cache, caplog):
@@ -137,13 +230,6 @@ def test_two_processes_may_write_at_once(tmp_path):
     texts = [
         f"{name} {chunk} {i}" for name in ("one", "two") for chunk in range(30) for i in range(20)
     ]
-    places, found = EmbeddingCache(path).get([*texts, *(f"both {chunk}" for chunk in range(30))])
+    places, found, _ = EmbeddingCache(path).get([*texts, *(f"both {chunk}" for chunk in range(30))])
     assert len(places) == 1_230
     np.testing.assert_array_equal(found[-30:, 0], np.arange(30))
-
-
-def test_the_environment_names_the_cache_folder(monkeypatch):
-    monkeypatch.setenv("LIGHTWEIGHT_DECODER_CACHE", "/somewhere/else")
-    assert default_cache_dir() == Path("/somewhere/else")
-    monkeypatch.delenv("LIGHTWEIGHT_DECODER_CACHE")
-    assert default_cache_dir().name == "lightweight-decoder"

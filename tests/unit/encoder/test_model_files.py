@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+import time
 
 import huggingface_hub
 import pytest
@@ -79,19 +80,38 @@ def test_the_fingerprint_is_the_documented_hash(model_folder):
     assert model_fingerprint(model_folder, cache_dir=None) == expected
 
 
-def test_the_fingerprint_is_remembered_while_nothing_changes(model_folder, tmp_path, monkeypatch):
-    first = model_fingerprint(model_folder, cache_dir=tmp_path)
-    with monkeypatch.context() as patch:
-        patch.setattr(model_files, "_hash_files", lambda *_: pytest.fail("read again"))
-        assert model_fingerprint(model_folder, cache_dir=tmp_path) == first
+@pytest.fixture
+def hashed(monkeypatch):
+    """Names of the files that were read; those of 100 bytes and more are worth remembering."""
+    names, read = [], model_files._hash
+    monkeypatch.setattr(model_files, "_WORTH_REMEMBERING", 100)
+    monkeypatch.setattr(model_files, "_hash", lambda f: names.append(f.name) or read(f))
+    return names
 
-    (model_folder / "model.safetensors").write_bytes(bytes(256))  # the same size
-    os.utime(model_folder / "model.safetensors", (1, 1))
+
+def test_large_files_are_read_once_while_nothing_changes(model_folder, tmp_path, hashed):
+    first = model_fingerprint(model_folder, cache_dir=tmp_path)
+    assert hashed == ["config.json", "config.json", "model.safetensors"]
+    assert model_fingerprint(model_folder, cache_dir=tmp_path) == first
+    assert hashed[3:] == ["config.json", "config.json"]
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_change_that_keeps_size_and_time_is_noticed(model_folder, tmp_path, hashed, name):
+    first = model_fingerprint(model_folder, cache_dir=tmp_path)
+    file = model_folder / name
+    before = file.stat()
+    time.sleep(0.02)  # the clock of the file system moves on
+    file.write_bytes(bytes(before.st_size))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert file.stat().st_mtime_ns == before.st_mtime_ns
     assert model_fingerprint(model_folder, cache_dir=tmp_path) != first
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"files": 3}', "{"])
-def test_a_damaged_memory_is_ignored(model_folder, tmp_path, content):
+@pytest.mark.parametrize(
+    "content", ["", "[]", '{"hashes": 3}', "{", '{"hashes": {"model.safetensors": 3}}', "[" * 9999]
+)
+def test_a_damaged_memory_is_ignored(model_folder, tmp_path, hashed, content):
     first = model_fingerprint(model_folder, cache_dir=tmp_path)
     (memo,) = (tmp_path / "fingerprints").iterdir()
     memo.write_text(content)

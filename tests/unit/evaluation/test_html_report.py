@@ -3,12 +3,14 @@ from __future__ import annotations
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lightweight_decoder.errors import InputDataError
-from lightweight_decoder.evaluation.html_report import render_report, write_report
+from lightweight_decoder.evaluation.html_report import render_report
+from lightweight_decoder.evaluation.predictions import IN_TRAINING, mark_training_texts
 from lightweight_decoder.evaluation.summary import summarize_predictions
 
 HOSTILE = '</script><script>alert("1")</script><img src=x onerror=alert(2)>&amp;\u2028'
@@ -178,16 +180,22 @@ def test_metrics_of_another_split_are_refused(make_predictions):
         render_report(metrics, predictions, title="A run")
 
 
-def test_a_report_is_written_whole_or_not_at_all(make_predictions, tmp_path):
-    predictions = make_predictions()
-    metrics = summarize_predictions(predictions, num_resamples=10)
+def test_paths_of_the_machine_are_not_told(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    html, parsed, _ = page(
+        facts={
+            "run": Path("outputs", "a run"),
+            "same": tmp_path / "outputs" / "a run",
+            "bank": Path("/home/ann/banks/WordNet"),
+            "here": tmp_path,
+            "text": "/said/as/it/is",
+        }
+    )
 
-    write_report(tmp_path / "report.html", metrics, predictions, title="A run")
-
-    assert (tmp_path / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
-    assert len(list(tmp_path.iterdir())) == 1
-    with pytest.raises(InputDataError, match=r"nowhere/report.html: the file cannot be written"):
-        write_report(tmp_path / "nowhere" / "report.html", metrics, predictions, title="A run")
+    facts = [data for tag, data in parsed.texts if tag == "dd"]
+    told = str(Path("outputs", "a run"))
+    assert facts == [told, told, "WordNet", tmp_path.name, "/said/as/it/is"]
+    assert str(tmp_path) not in html
 
 
 def test_without_a_baseline_the_page_has_only_the_decoder(page):
@@ -196,3 +204,19 @@ def test_without_a_baseline_the_page_has_only_the_decoder(page):
     assert parsed.data["compared"] is False
     assert "plain search" not in html.split('<script type="application/json"')[0]
     assert parsed.tags.count("svg") == 4
+
+
+def test_the_page_says_how_many_queries_were_trained_on(make_predictions, monkeypatch):
+    monkeypatch.setattr("lightweight_decoder.evaluation.html_report._drawings", lambda *_: [])
+    predictions = make_predictions(text=["seen"] * 12 + ["new"] * 188)
+    marked = mark_training_texts(predictions, ["Seen"])
+    metrics = summarize_predictions(marked, num_resamples=10)
+
+    html = render_report(metrics, marked, title="A run")
+
+    assert "12 of the first are training texts too" in html
+    slices = Page(html).data["slices"]
+    counts = {row["group"]: row["num_queries"] for row in slices if row["slice"] == IN_TRAINING}
+    assert counts == {"no": 188, "yes": 12}
+    metrics = summarize_predictions(predictions, num_resamples=10)
+    assert "training texts" not in render_report(metrics, predictions, title="A run")

@@ -39,7 +39,5 @@ def test_another_file_is_refused(tmp_path, content, found):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(
-        InputDataError, match=r"none\.json: the metrics cannot be read: found No such file"
-    ):
+    with pytest.raises(InputDataError, match=r"none\.json: cannot be read: found No such file"):
         read_metrics(tmp_path / "none.json")

@@ -11,11 +11,14 @@ from hypothesis import strategies as st
 
 from lightweight_decoder.errors import InputDataError
 from lightweight_decoder.evaluation.predictions import (
+    IN_TRAINING,
     SCHEMA,
     build_predictions,
+    check_predictions,
     first_values,
     has_baseline,
     is_calibrated,
+    mark_training_texts,
     metadata_columns,
     read_predictions,
     write_predictions,
@@ -141,11 +144,9 @@ def test_a_file_that_is_not_parquet_is_refused(tmp_path):
     path = tmp_path / "predictions.parquet"
     path.write_text("rank,1")
 
-    with pytest.raises(
-        InputDataError, match=r"predictions.parquet: the predictions cannot be read"
-    ):
+    with pytest.raises(InputDataError, match=r"predictions.parquet: cannot be read"):
         read_predictions(path)
-    with pytest.raises(InputDataError, match=r"missing.parquet: the predictions cannot be read"):
+    with pytest.raises(InputDataError, match=r"missing.parquet: .*found no such file"):
         read_predictions(tmp_path / "missing.parquet")
 
 
@@ -174,3 +175,21 @@ def test_a_full_disk_leaves_nothing_behind(make_predictions, tmp_path, monkeypat
 def test_a_folder_that_is_not_there_is_named(make_predictions, tmp_path):
     with pytest.raises(InputDataError, match=r"nowhere/p.parquet: .*cannot be written"):
         write_predictions(make_predictions(), tmp_path / "nowhere" / "p.parquet")
+
+
+def test_a_query_whose_text_was_trained_on_is_marked(make_predictions):
+    texts = ["Lost  my card", "Cafe\u0301", "new", None] + ["other"] * 196
+    predictions = make_predictions(text=texts)
+
+    marked = mark_training_texts(predictions, ["lost my card ", "CAFÉ", "card"])
+
+    assert marked[IN_TRAINING].to_pylist() == [True, True, False, None] + [False] * 196
+    assert marked.drop([IN_TRAINING]).equals(predictions)
+    check_predictions(marked)
+
+
+@pytest.mark.parametrize("training_texts", [None, [], ["something else"]])
+def test_where_no_text_was_trained_on_the_table_stays_as_it_is(make_predictions, training_texts):
+    predictions = make_predictions(text=["a text"] * 200)
+
+    assert mark_training_texts(predictions, training_texts) is predictions

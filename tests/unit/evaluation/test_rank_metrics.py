@@ -7,14 +7,14 @@ from sklearn.metrics import label_ranking_average_precision_score, ndcg_score
 
 from lightweight_decoder.errors import ConfigError, InputDataError
 from lightweight_decoder.evaluation.rank_metrics import (
+    average_precision_at_k,
     best_ranks,
-    map_at_k,
+    hits_at_k,
     median_rank,
-    mrr,
-    ndcg_at_k,
+    ndcg_values_at_k,
     ranking_metrics,
     ranking_values,
-    recall_at_k,
+    reciprocal_ranks,
 )
 
 NUM_PHRASES = 40
@@ -72,7 +72,9 @@ def test_metrics_agree_with_trec_eval_under_ties_and_negative_values(seed):
     }
     reference = reference_metrics(order, right, list(measures.values()))
 
-    metrics = ranking_metrics(ranks, recall_at=ALL_K, mrr_at=(25,), map_at=(25, 3), ndcg_at=(10, 2))
+    metrics = ranking_metrics(ranks, recall_at=ALL_K, mrr_at=(25,))
+    metrics |= {f"map@{k}": average_precision_at_k(ranks, k).mean() for k in (25, 3)}
+    metrics |= {f"ndcg@{k}": ndcg_values_at_k(ranks, k).mean() for k in (10, 2)}
 
     for name, measure in measures.items():
         assert metrics[name] == pytest.approx(reference[measure]), name
@@ -85,10 +87,10 @@ def test_metrics_agree_with_scikit_learn(seed):
     scores = np.empty(order.shape)
     np.put_along_axis(scores, order, -np.arange(NUM_PHRASES, dtype=float)[None], axis=1)
 
-    assert map_at_k(ranks, NUM_PHRASES) == pytest.approx(
+    assert average_precision_at_k(ranks, NUM_PHRASES).mean() == pytest.approx(
         label_ranking_average_precision_score(right, scores)
     )
-    assert ndcg_at_k(ranks, 10) == pytest.approx(ndcg_score(right, scores, k=10))
+    assert ndcg_values_at_k(ranks, 10).mean() == pytest.approx(ndcg_score(right, scores, k=10))
 
 
 def test_default_metrics_are_those_of_the_run_folder():
@@ -108,19 +110,23 @@ def test_default_metrics_are_those_of_the_run_folder():
 
 def test_one_column_and_one_dimension_say_the_same():
     ranks = np.array([4, 0, 1, 30])
-    options = {"mrr_at": (25,), "map_at": (25,), "ndcg_at": (10,)}
+    rows = ranks[:, None]
 
-    assert ranking_metrics(ranks, **options) == ranking_metrics(ranks[:, None], **options)
+    assert ranking_metrics(ranks, mrr_at=(25,)) == ranking_metrics(rows, mrr_at=(25,))
+    for function in (average_precision_at_k, ndcg_values_at_k):
+        np.testing.assert_array_equal(function(ranks, 10), function(rows, 10))
 
 
 def test_a_query_without_target_scores_zero_and_is_counted():
     ranks = np.array([[1, 2], [0, 0]])
 
-    metrics = ranking_metrics(ranks, recall_at=(1,), mrr_at=(5,), map_at=(5,), ndcg_at=(5,))
+    metrics = ranking_metrics(ranks, recall_at=(1,), mrr_at=(5,))
 
     assert metrics.pop("median_rank") == np.inf
     assert metrics.pop("num_queries") == 2
     assert set(metrics.values()) == {0.5}
+    for function in (average_precision_at_k, ndcg_values_at_k):
+        np.testing.assert_allclose(function(ranks, 5), [1, 0])
 
 
 def test_median_counts_queries_without_target_as_worst():
@@ -134,28 +140,28 @@ def test_best_ranks_skips_the_padding():
 
 def test_values_have_the_metrics_as_means():
     ranks = np.array([1, 12, 0, 5])
-    metrics = ranking_metrics(ranks, map_at=(10,))
+    metrics = ranking_metrics(ranks, mrr_at=(10,))
 
-    for name, values in ranking_values(ranks, map_at=(10,)).items():
+    for name, values in ranking_values(ranks, mrr_at=(10,)).items():
         assert values.shape == (4,)
         assert values.mean() == pytest.approx(metrics[name])
 
 
 def test_mrr_stops_at_k():
-    assert mrr(np.array([2, 30]), 25) == pytest.approx(0.25)
-    assert mrr(np.array([2, 30])) == pytest.approx((1 / 2 + 1 / 30) / 2)
+    assert reciprocal_ranks(np.array([2, 30]), 25) == pytest.approx([1 / 2, 0])
+    assert reciprocal_ranks(np.array([2, 30])) == pytest.approx([1 / 2, 1 / 30])
 
 
 def test_k_below_one_is_refused():
-    for function in (recall_at_k, mrr, map_at_k, ndcg_at_k):
-        with pytest.raises(ConfigError, match="k is too small: expected at least 1, found 0"):
+    for function in (hits_at_k, reciprocal_ranks, average_precision_at_k, ndcg_values_at_k):
+        with pytest.raises(ConfigError, match="k: cannot be used: expected at least 1, found 0"):
             function(np.array([1]), 0)
 
 
 @pytest.mark.parametrize(
     ("ranks", "message"),
     [
-        (np.array([1, -2]), "row 1: a rank is negative.*found -2"),
+        (np.array([1, -2]), "ranks, row 1: .*from 1, 0 for no target, found -2"),
         (np.array([], dtype=np.int64), "there are no ranks"),
         (np.array([1.0]), r"expected \(q,\) or \(q, m\) whole numbers, found \(1,\) float64"),
     ],

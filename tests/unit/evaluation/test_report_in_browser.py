@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from lightweight_decoder.evaluation.html_report import write_report
+from lightweight_decoder.evaluation.html_report import render_report
 from lightweight_decoder.evaluation.summary import summarize_predictions
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
@@ -50,7 +50,8 @@ def report(browser, make_predictions, tmp_path):
     predictions = make_predictions(out_of_bank=20, text=[HOSTILE, *text[1:]])
     path = tmp_path / "report.html"
     metrics = summarize_predictions(predictions, num_resamples=50)
-    write_report(path, metrics, predictions, title="A run", latencies_ms=np.linspace(1, 2, 50))
+    page = render_report(metrics, predictions, title="A run", latencies_ms=np.linspace(1, 2, 50))
+    path.write_text(page, encoding="utf-8")
     browser.get(path.as_uri())
     yield browser
     assert browser.get_log("browser") == []

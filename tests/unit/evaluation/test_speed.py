@@ -8,7 +8,6 @@ import pytest
 from lightweight_decoder.errors import InputDataError
 from lightweight_decoder.evaluation.speed import (
     latency_metrics,
-    peak_memory_bytes,
     queries_per_s,
     time_queries,
 )
@@ -56,10 +55,3 @@ def test_a_batch_is_filled_up(monkeypatch):
 
     assert queries_per_s(answered.append, QUERIES, batch_size=12) == 12 / 4
     np.testing.assert_array_equal(answered[-1], QUERIES[[*range(5), *range(5), 0, 1]])
-
-
-def test_peak_memory_grows_with_what_is_held():
-    before = peak_memory_bytes()
-    held = np.ones(before + 50_000_000, dtype=np.uint8)
-
-    assert peak_memory_bytes() >= held.nbytes

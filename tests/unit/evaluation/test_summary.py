@@ -9,6 +9,7 @@ from sklearn.metrics import roc_auc_score
 
 from lightweight_decoder.errors import InputDataError
 from lightweight_decoder.evaluation.confidence import aurc
+from lightweight_decoder.evaluation.predictions import mark_training_texts
 from lightweight_decoder.evaluation.summary import all_ranks, query_values, summarize_predictions
 
 MEANS = [
@@ -149,3 +150,13 @@ def test_without_a_baseline_there_is_only_the_decoder(make_predictions):
     )
 
     assert alone == {n: v for n, v in everything.items() if n.startswith("test/decoder/")}
+
+
+def test_queries_that_were_trained_on_are_counted(make_predictions):
+    predictions = make_predictions(text=["seen"] * 3 + ["new"] * 197, out_of_bank=1)
+
+    marked = mark_training_texts(predictions, ["seen"])
+    summary = summarize_predictions(marked, num_resamples=10)
+
+    assert summary.pop("test/decoder/num_in_training") == 2  # the first query is out of the bank
+    assert summary == summarize_predictions(predictions, num_resamples=10)

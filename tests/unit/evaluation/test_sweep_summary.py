@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightweight_decoder.errors import InputDataError
+from lightweight_decoder.evaluation.plots import plot_sweep
 from lightweight_decoder.evaluation.sweep_summary import (
     JOB_FILE,
     SweepJob,
     best_job,
-    plot_sweep,
     read_job,
     read_jobs,
     swept_parameters,
@@ -71,7 +71,9 @@ def test_a_folder_without_a_record(tmp_path):
 )
 def test_a_damaged_record_is_named(tmp_path, content):
     (tmp_path / JOB_FILE).write_text(content)
-    with pytest.raises(InputDataError, match=r"job\.json: is no record.*Delete the job's folder"):
+    with pytest.raises(
+        InputDataError, match=r"job\.json: .*the record of a job.*Delete the job's folder"
+    ):
         read_job(tmp_path)
 
 
@@ -133,3 +135,25 @@ def test_the_figure_has_a_panel_for_each_parameter():
     assert lr.collections[0].get_offsets().tolist() == [[1e-4, 0.3], [1e-2, 0.2], [1e-3, 0.4]]
     assert [tick.get_text() for tick in rerank.get_xticklabels()] == ["none", "listwise"]
     assert (width.get_xlabel(), width.get_xscale()) == ("width", "linear")
+
+
+def test_hostile_settings_reach_table_and_figure_as_they_are(tmp_path):
+    values = ["[/]", r"$\frac$", "=cmd()", "-1", "\x1b[31m"]
+    jobs = [
+        SweepJob(i, (f"name={value}", f"$k$={i}"), "finished", 0.1 * i)
+        for i, value in enumerate(values)
+    ]
+    for job in jobs:
+        (tmp_path / str(job.number)).mkdir()
+        write_job(job, tmp_path / str(job.number))
+
+    with write_sweep_table(tmp_path).open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["name"] for row in rows] == ["[/]", r"$\frac$", "'=cmd()", "-1", "\x1b[31m"]
+
+    figure = plot_sweep(jobs)
+    figure.canvas.draw()
+    _, name, key = figure.axes
+    labels = [tick.get_text() for tick in name.get_xticklabels()]
+    assert labels == ["[/]", r"\$\frac\$", "=cmd()", "-1", r"\x1b[31m"]
+    assert key.get_xlabel() == r"\$k\$"

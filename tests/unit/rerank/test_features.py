@@ -4,8 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from lightweight_decoder.datatypes import NO_ID
-from lightweight_decoder.rerank import agreement, hubness, is_right, phrase_features, phrase_sums
+from lightweight_decoder.datatypes import NO_ID, Candidates
+from lightweight_decoder.rerank import (
+    CandidateScorer,
+    agreement,
+    hubness,
+    is_right,
+    phrase_features,
+    phrase_sums,
+)
 
 
 def unit(rows):
@@ -47,6 +54,17 @@ def test_hubness_of_a_phrase_that_is_right_for_every_query_is_finite(single_bank
     queries = torch.from_numpy(unit(np.random.default_rng(4).normal(size=(6, 16)))).float()
     hub = hubness(single_bank, queries, torch.full((6, 1), 7))
     assert torch.isfinite(hub).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_surroundings_do_not_change_hubness(tiny_bank, surroundings, dtype):
+    queries = torch.from_numpy(unit(np.random.default_rng(4).normal(size=(60, 16)))).to(dtype)
+    targets = targets_for(tiny_bank, 60)
+    with surroundings():
+        hub = hubness(tiny_bank, queries, torch.from_numpy(targets))
+    assert hub.dtype == torch.float32
+    expected = expected_hubness(tiny_bank, unit(queries.double().numpy()), targets, 10)
+    np.testing.assert_allclose(hub, expected, atol=1e-6)
 
 
 def test_own_queries_change_nothing(single_bank):
@@ -116,6 +134,26 @@ def test_agreement_is_the_cosine_with_all_vectors_but_the_querys_own(tiny_bank, 
             together = tiny_bank.vectors[rows].astype(np.float64).sum(axis=0)
             cosine = together @ adapted[q].double().numpy() / np.linalg.norm(together)
             assert found[q, k].item() == pytest.approx(cosine, abs=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_surroundings_do_not_change_agreement(tiny_bank, queries, surroundings, dtype):
+    adapted = torch.from_numpy(unit(queries)).to(dtype)
+    ids = torch.arange(40).expand(30, -1)
+    own = torch.randint(280, (30, 2), generator=torch.Generator().manual_seed(0))
+    found = Candidates(
+        phrase_ids=ids, vector_ids=ids, values=torch.zeros(30, 40).float(), kind="cosine"
+    )
+    with surroundings():
+        vectors = tiny_bank.gather(ids)
+        values = CandidateScorer(tiny_bank).agreement(adapted, vectors, found, own)
+    assert values.dtype == torch.float32
+    for q, row in enumerate(own.tolist()):
+        for k in range(40):
+            rows = [v for v in np.flatnonzero(tiny_bank.owners == k) if v not in row]
+            together = tiny_bank.vectors[rows].astype(np.float64).sum(axis=0)
+            expected = together @ adapted[q].double().numpy() / (np.linalg.norm(together) or 1)
+            assert values[q, k].item() == pytest.approx(expected, abs=2e-6)
 
 
 def test_agreement_of_single_vectors_is_their_cosine(single_bank, queries):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import shutil
 import sys
 
 import numpy as np
 import pytest
 import torch
 
-from lightweight_decoder.bank import BankRows, build_bank
+from lightweight_decoder.bank import PhraseBank
 from lightweight_decoder.datatypes import NO_ID
 from lightweight_decoder.errors import (
     BankBuildError,
@@ -22,9 +24,9 @@ from lightweight_decoder.search import (
     AutoSearch,
     ExactSearch,
     FaissSearch,
-    HnswSearch,
 )
 from lightweight_decoder.search.approximate import Setting
+from lightweight_decoder.search.faiss_index import GRAPH_FACTORY
 from lightweight_decoder.search.tuning import sample_queries, tune
 
 NUM_VECTORS = 2_000
@@ -38,7 +40,7 @@ def unit(seed, *shape):
 
 def bank_at(folder, seed=0, num_phrases=NUM_VECTORS):
     texts = [f"phrase {i % num_phrases}" for i in range(NUM_VECTORS)]
-    return build_bank(folder, [BankRows(texts, unit(seed, NUM_VECTORS, DIM).numpy())])
+    return PhraseBank.build(folder, texts, unit(seed, NUM_VECTORS, DIM).numpy())
 
 
 @pytest.fixture
@@ -46,10 +48,33 @@ def bank(tmp_path):
     return bank_at(tmp_path / "bank")
 
 
-@pytest.fixture(params=[FaissSearch, HnswSearch])
+@pytest.fixture(params=[None, GRAPH_FACTORY], ids=["codes", "graph"])
 def backend(request):
     pytest.importorskip("faiss")
-    return request.param
+    return functools.partial(FaissSearch, factory=request.param)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A folder with a bank and, beside it, both indexes, for a recall of 0.9."""
+    pytest.importorskip("faiss")
+    folder = tmp_path_factory.mktemp("built")
+    for factory in (None, GRAPH_FACTORY):
+        FaissSearch(bank_at(folder / "bank"), factory=factory, target_recall=0.9)
+    return folder
+
+
+@pytest.fixture
+def indexed(built, tmp_path):
+    """The same bank and indexes, to be changed."""
+    return PhraseBank.open(shutil.copytree(built, tmp_path / "copy") / "bank")
+
+
+def index_files(bank, backend, suffix):
+    """The files of one of the two."""
+    is_graph = backend.keywords["factory"] is not None
+    files = bank.path.with_name("bank.search").glob(f"*.faiss{suffix}")
+    return [path for path in files if path.name.startswith("HNSW") == is_graph]
 
 
 def recall(search, bank, queries, k, exclude=None):
@@ -76,9 +101,8 @@ class ListingOfRows:
         return listed
 
 
-@pytest.mark.parametrize("num_phrases", [NUM_VECTORS, 700])
-def test_finds_the_share_that_was_asked_for(tmp_path, backend, num_phrases):
-    bank = bank_at(tmp_path / "bank", num_phrases=num_phrases)
+def test_finds_the_share_that_was_asked_for(tmp_path, backend):
+    bank = bank_at(tmp_path / "bank", num_phrases=700)
     search = backend(bank, target_recall=0.98)
     exclude = torch.arange(200)[:, None]
     queries = torch.from_numpy(bank.vectors[:200])
@@ -87,29 +111,22 @@ def test_finds_the_share_that_was_asked_for(tmp_path, backend, num_phrases):
     assert recall(search, bank, queries, 500) == 1  # so many are searched for exactly
 
 
-def test_values_are_those_of_exact_search(bank, backend):
+def test_values_are_those_of_exact_search(indexed, backend):
     queries = unit(1, 50, DIM)
-    found = backend(bank, target_recall=0.9).search(queries, 5)
-    cosines = bank.gather(found.vector_ids) @ queries[:, :, None]
+    search = backend(indexed, target_recall=0.9)
+    found = search.search(queries, 5)
+    cosines = indexed.gather(found.vector_ids) @ queries[:, :, None]
     torch.testing.assert_close(found.values, cosines.squeeze(2), rtol=0, atol=2e-6)
     assert found.kind == "cosine"
-
-
-def test_one_query_is_answered_as_in_a_batch(bank, backend):
-    search, queries = backend(bank, target_recall=0.9), unit(1, 4, DIM)
     alone = search.search(queries[2:3], 5)
-    assert alone.phrase_ids.tolist() == search.search(queries, 5).phrase_ids[2:3].tolist()
+    assert alone.phrase_ids.tolist() == found.phrase_ids[2:3].tolist()
 
 
-def test_an_index_that_was_kept_is_opened_and_not_built_again(bank, backend, monkeypatch):
+def test_an_index_that_was_kept_is_opened_and_not_built_again(indexed, backend, monkeypatch):
+    monkeypatch.setattr("lightweight_decoder.search.index_files._make", None)
     queries = unit(1, 50, DIM)
-    first = backend(bank, target_recall=0.9).search(queries, 5)
-    monkeypatch.setattr("lightweight_decoder.search.building._make", None)
-    assert (
-        backend(bank, target_recall=0.9).search(queries, 5).phrase_ids.tolist()
-        == first.phrase_ids.tolist()
-    )
-    assert sorted(path.name for path in bank.path.iterdir()) == [
+    assert recall(backend(indexed, target_recall=0.9), indexed, queries, 5) > 0.85
+    assert sorted(path.name for path in indexed.path.iterdir()) == [
         "manifest.json",
         "owners.npy",
         "phrases.arrow",
@@ -118,39 +135,35 @@ def test_an_index_that_was_kept_is_opened_and_not_built_again(bank, backend, mon
 
 
 @pytest.mark.slow
-def test_another_target_is_tuned_for_without_building(bank, backend, monkeypatch, tmp_path):
-    backend(bank, target_recall=0.5)
-    monkeypatch.setattr("lightweight_decoder.search.building.writing", None)
-    backend(bank, target_recall=0.95)
-    (record,) = (tmp_path / "bank.search").glob("*.json")
+def test_another_target_is_tuned_for_without_building(indexed, backend, monkeypatch):
+    monkeypatch.setattr("lightweight_decoder.search.faiss_index.FaissIndex.build", None)
+    backend(indexed, target_recall=0.95)
+    (record,) = index_files(indexed, backend, ".json")
     kept = json.loads(record.read_text())
     assert kept["target_recall"] == 0.95
     assert min(kept["setting"]["recalls"]) >= 0.95
 
 
-def test_an_index_of_another_bank_is_refused(bank, backend, tmp_path):
-    backend(bank, target_recall=0.9)
+def test_an_index_of_another_bank_is_refused(indexed, backend, tmp_path):
     other = bank_at(tmp_path / "other", seed=5)
     with pytest.raises(BankError, match="another bank: expected fingerprint"):
-        backend(other, folder=str(tmp_path / "bank.search"))
+        backend(other, folder=str(indexed.path.with_name("bank.search")))
 
 
-def test_a_damaged_index_is_refused(bank, backend, tmp_path):
-    backend(bank, target_recall=0.9)
-    (index,) = (p for p in (tmp_path / "bank.search").iterdir() if p.suffix == ".faiss")
+def test_a_damaged_index_is_refused(indexed, backend):
+    (index,) = index_files(indexed, backend, "")
     content = bytearray(index.read_bytes())
     content[len(content) // 2] ^= 1
     index.write_bytes(content)
     with pytest.raises(BankError, match=r"not what was written: expected .* bytes"):
-        backend(bank, target_recall=0.9)
+        backend(indexed, target_recall=0.9)
 
 
-def test_a_damaged_record_is_refused(bank, backend, tmp_path):
-    backend(bank, target_recall=0.9)
-    (record,) = (tmp_path / "bank.search").glob("*.json")
+def test_a_damaged_record_is_refused(indexed, backend):
+    (record,) = index_files(indexed, backend, ".json")
     record.write_text(record.read_text().replace('"bank_fingerprint"', '"bank"'))
     with pytest.raises(BankError, match=r"bank_fingerprint.*Field required"):
-        backend(bank, target_recall=0.9)
+        backend(indexed, target_recall=0.9)
 
 
 def test_a_folder_that_cannot_be_made_is_named(bank, backend, tmp_path):
@@ -171,16 +184,14 @@ def test_a_missing_library_is_named(bank, monkeypatch, backend):
         backend(bank)
 
 
-@pytest.mark.slow
-def test_a_graph_is_made_as_asked(bank, tmp_path):
+def test_a_graph_is_made_with_care_and_kept_under_the_name_that_it_always_had(built):
     faiss = pytest.importorskip("faiss")
-    HnswSearch(bank, connectivity=7, expansion=33, target_recall=0.9)
-    (path,) = (tmp_path / "bank.search").glob("*.faiss")
+    path = built / "bank.search" / "HNSW32-SQ8-200.faiss"
     graph = faiss.read_index(str(path))
-    assert graph.hnsw.nb_neighbors(1) == 7
-    assert graph.hnsw.efConstruction == 33
-    HnswSearch(bank, connectivity=7, expansion=34, target_recall=0.9)
-    assert len(list((tmp_path / "bank.search").glob("*.faiss"))) == 2
+    assert graph.hnsw.nb_neighbors(1) == 32
+    assert graph.hnsw.efConstruction == 200
+    record = json.loads(path.with_name(f"{path.name}.json").read_text())
+    assert record["description"] == "faiss HNSW32,SQ8 200"
 
 
 def test_a_factory_that_faiss_does_not_know_is_refused(bank):
@@ -189,7 +200,14 @@ def test_a_factory_that_faiss_does_not_know_is_refused(bank):
         FaissSearch(bank, factory="Magic7")
 
 
-@pytest.mark.parametrize("factory", ["IVF16,Flat", "HNSW8", "IVF8,PQ12x4fs,Refine(SQfp16)"])
+@pytest.mark.parametrize(
+    "factory",
+    [
+        pytest.param("IVF16,Flat", marks=pytest.mark.slow),
+        pytest.param("HNSW8", marks=pytest.mark.slow),
+        "IVF8,PQ12x4fs,Refine(SQfp16)",
+    ],
+)
 def test_other_factories_are_tuned_too(bank, factory):
     pytest.importorskip("faiss")
     search = FaissSearch(bank, factory=factory, target_recall=0.97)
@@ -230,34 +248,34 @@ def test_samples_are_unit_rows_that_are_not_in_the_bank():
     assert torch.equal(samples, sample_queries(vectors, num=100))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("slowest_first", [False, True])
 @pytest.mark.parametrize("with_graph", [False, True])
-def test_auto_takes_the_fastest_and_says_why(bank, monkeypatch, caplog, with_graph, slowest_first):
-    pytest.importorskip("faiss")
-    if with_graph:
-        HnswSearch(bank, target_recall=0.8)
+def test_auto_takes_the_fastest_and_says_why(
+    indexed, monkeypatch, caplog, with_graph, slowest_first
+):
+    if not with_graph:
+        for path in indexed.path.with_name("bank.search").glob("HNSW*"):
+            path.unlink()
     times = iter([3.0, 2.0, 1.0] if slowest_first else [1.0, 2.0, 3.0])
     monkeypatch.setattr("lightweight_decoder.search.auto.seconds_of", lambda *_: next(times))
     with caplog.at_level("INFO"):
-        search = AutoSearch(bank, batch_size=8, target_recall=0.9)
-    fastest = "HnswSearch" if with_graph else "FaissSearch"
-    picked = fastest if slowest_first else "ExactSearch"
-    assert type(search.picked).__name__ == picked
-    assert f"search=auto picked {picked}" in caplog.text
-    assert ("by HnswSearch" in caplog.text) == with_graph
+        search = AutoSearch(indexed, batch_size=8, target_recall=0.9)
+    fastest = f"FaissSearch({GRAPH_FACTORY if with_graph else 'PQ8x4fs_64'!r})"
+    picked = fastest if slowest_first else f"ExactSearch({NUM_VECTORS} x {DIM})"
+    assert repr(search.picked) == picked
+    assert f"search=auto picked {picked}: 8 queries take" in caplog.text
+    assert (f"by FaissSearch({GRAPH_FACTORY!r})" in caplog.text) == with_graph
     queries = unit(1, 5, DIM)
     found = search.search(queries, 3)
     torch.testing.assert_close(found.values, search.picked.search(queries, 3).values)
 
 
-def test_auto_passes_over_what_misses_the_recall(bank, monkeypatch, caplog):
-    pytest.importorskip("faiss")
+def test_auto_passes_over_what_misses_the_recall(indexed, monkeypatch, caplog):
     monkeypatch.setattr("lightweight_decoder.search.auto.FaissSearch.recall", 0.8)
-    times = iter([2.0, 1.0])
+    times = iter([2.0, 1.0, 0.5])
     monkeypatch.setattr("lightweight_decoder.search.auto.seconds_of", lambda *_: next(times))
     with caplog.at_level("INFO"):
-        assert isinstance(AutoSearch(bank, target_recall=0.9).picked, ExactSearch)
+        assert isinstance(AutoSearch(indexed, target_recall=0.9).picked, ExactSearch)
     assert "1000.0 ms at recall 0.8 by FaissSearch" in caplog.text
 
 

@@ -6,9 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from lightweight_decoder.bank import BankRows, build_bank
+from lightweight_decoder.bank import PhraseBank
 from lightweight_decoder.errors import BankError, EmbeddingError
 from lightweight_decoder.search import ExactSearch
+from lightweight_decoder.search.kernels.int8_pass import is_available
+from lightweight_decoder.search.order import unit_queries
+
+needs_int8 = pytest.mark.skipif(not is_available(), reason="no instructions for int8")
 
 
 def unit(seed, *shape):
@@ -25,8 +29,7 @@ def assert_same(found, expected):
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_a_mapped_bank_is_searched_like_its_arrays(tmp_path, dtype):
     texts = [f"phrase {i % 170}" for i in range(300)]
-    rows = [BankRows(texts, unit(0, 300, 12).numpy())]
-    bank = build_bank(tmp_path / "bank", rows, dtype=dtype)
+    bank = PhraseBank.build(tmp_path / "bank", texts, unit(0, 300, 12), dtype=dtype)
     found = ExactSearch(bank, max_block_bytes=3000).search(unit(1, 5, 12), 4)
     assert_same(found, ExactSearch.over(bank.vectors, bank.owners).search(unit(1, 5, 12), 4))
     cosines = bank.gather(found.vector_ids) @ unit(1, 5, 12)[:, :, None]
@@ -80,18 +83,20 @@ def test_queries_are_not_changed_and_carry_no_gradient():
     assert torch.equal(queries.detach(), before)
 
 
-def test_lower_precision_allowed_elsewhere_does_not_reach_search():
-    vectors, queries = unit(0, 3000, 64), unit(1, 40, 64)
-    expected = ExactSearch.over(vectors).search(queries, 4)
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium")
-    try:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            found = ExactSearch.over(vectors).search(queries, 4)
-        assert torch.get_float32_matmul_precision() == "medium"
-    finally:
-        torch.set_float32_matmul_precision(before)
-    assert_same(found, expected)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("quantized", [False, pytest.param(True, marks=needs_int8)])
+def test_surroundings_do_not_reach_search(surroundings, quantized, dtype):
+    uneven = 0.98 ** torch.arange(64)  # makes int8 rotate them
+    vectors = torch.nn.functional.normalize(unit(0, 3000, 64) * uneven).to(dtype)
+    queries = vectors[:40].double() + 0.05 * unit(1, 40, 64)
+    expected = ExactSearch.over(vectors)._search_float64(unit_queries(queries), 4, None)
+    with surroundings():
+        found = ExactSearch.over(vectors, quantized=quantized).search(queries, 4)
+        among = ExactSearch.over(vectors).search_among(queries, found.vector_ids.flip(1), 4)
+    for each in (found, among):
+        assert each.values.dtype == torch.float32
+        assert torch.equal(each.phrase_ids, expected.phrases)
+        torch.testing.assert_close(each.values, expected.values, rtol=0, atol=1e-6)
 
 
 def test_phrases_without_vectors_are_not_found():

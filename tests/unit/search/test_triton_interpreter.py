@@ -28,8 +28,8 @@ def why_not() -> str:
 @pytest.mark.parametrize(
     ("tests", "chosen"),
     [
-        (HERE / "test_group_maxima.py", ""),
-        (HERE / "test_few_queries.py", ""),
+        (HERE / "kernels/test_group_maxima.py", ""),
+        (HERE / "kernels/test_few_queries.py", ""),
         (HERE.parents[1] / "search_conformance", "(exact-k or exact-num or exact]) and not batch"),
     ],
     ids=["group_maxima", "few_queries", "conformance"],

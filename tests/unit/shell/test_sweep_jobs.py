@@ -8,9 +8,11 @@ import sys
 import pytest
 from hydra.types import RunMode
 from omegaconf import OmegaConf
+from rich.console import Console
 
 from lightweight_decoder.errors import ConfigError
 from lightweight_decoder.evaluation.sweep_summary import SweepJob, read_job, write_job
+from lightweight_decoder.shell import sweep_jobs
 from lightweight_decoder.shell.sweep_jobs import SweepSummary, as_job
 
 CONFIG = OmegaConf.create({"lr": 2})
@@ -123,3 +125,14 @@ def test_a_sweep_in_which_nothing_finished(tmp_path, caplog):
     SweepSummary().on_multirun_end(OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}}))
     assert "sweep.csv: 0 jobs" in caplog.text
     assert "Best job" not in caplog.text
+
+
+def test_hostile_settings_are_shown_in_the_overview(capsys):
+    jobs = [SweepJob(0, ("[b]=[/]",), "finished", 0.5), SweepJob(1, ("[b]=\x1b[31m",), "failed")]
+
+    Console(width=100, force_terminal=True, color_system=None).print(sweep_jobs._overview(jobs))
+
+    shown = capsys.readouterr().out
+    for text in ("[b]", "[/]", "\\x1b[31m"):
+        assert text in shown
+    assert "\x1b" not in shown

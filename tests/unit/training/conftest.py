@@ -23,7 +23,8 @@ NEVER_ASKED_FOR = 20  # the bank's first phrases, for which no query asks
 class TurnedVectors:
     """Queries are bank vectors turned by a matrix, with noise; every third one's own is hidden."""
 
-    def __init__(self, bank, *, query_dim=16):
+    def __init__(self, bank, *, query_dim=16, without=None):
+        self._sizes = {name: 0 if name == without else size for name, size in SIZES.items()}
         self._path = bank.path
         random = np.random.default_rng(0)
         self._turn = np.eye(16)[:, :query_dim] if query_dim < 16 else np.eye(16, query_dim)
@@ -32,11 +33,12 @@ class TurnedVectors:
     def prepare(self):
         pass
 
+    @property
     def bank(self):
         return PhraseBank.open(self._path)
 
     def split(self, name):
-        bank, size = self.bank(), SIZES[name]
+        bank, size = self.bank, self._sizes[name]
         random = np.random.default_rng(list(SIZES).index(name) + 1)
         asked = np.flatnonzero(bank.owners >= NEVER_ASKED_FOR)
         rows = random.choice(asked, size)
@@ -74,25 +76,24 @@ def make_decoder(bank, *, query_dim=16):
 class Run:
     """A trainer, its module and its data, made the same way every time."""
 
-    def __init__(self, folder, bank, *, query_dim=16, max_epochs=MAX_EPOCHS, trackers=(), seed=0):
+    def __init__(self, folder, bank, *, query_dim=16, without=None, trackers=(), seed=0, **trainer):
         self.folder = folder
         self.decoder = make_decoder(bank, query_dim=query_dim)
         self.module = DecoderModule(
             decoder=self.decoder, lr=5e-3, num_negatives=64, num_mined=120, seed=seed
         )
         self.data = DecoderDataModule(
-            TurnedVectors(bank, query_dim=query_dim), batch_size=32, seed=seed
+            TurnedVectors(bank, query_dim=query_dim, without=without), batch_size=32, seed=seed
         )
-        self.trainer = build_trainer(
-            folder,
-            trackers=trackers,
-            accelerator="cpu",
-            devices=1,
-            max_epochs=max_epochs,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            log_every_n_steps=1,
-        )
+        usual = {
+            "accelerator": "cpu",
+            "devices": 1,
+            "max_epochs": MAX_EPOCHS,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "log_every_n_steps": 1,
+        }
+        self.trainer = build_trainer(folder, trackers=trackers, **usual | trainer)
 
     @property
     def best(self):

@@ -82,6 +82,24 @@ def test_figures_of_the_steps_since_the_last_time(fit, caplog):
     assert not caplog.records
 
 
+def test_nothing_is_logged_where_lightning_logs_nothing(fit):
+    fit.trainer.log_every_n_steps = 0
+    for _ in range(5):
+        fit.step()
+
+    assert fit.logged == []
+
+
+def test_batches_of_one_step_are_logged_together(fit):
+    for step in (0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4):
+        fit.trainer.global_step = step - 1  # fit.step() takes one more
+        fit.step()
+
+    assert [figures["train/samples_per_s"] for figures in fit.logged] == pytest.approx(
+        [30 / 0.6] * 2
+    )
+
+
 def test_validation_and_mining_are_no_waiting(fit):
     fit.step()
     fit.validate(decoder=0.5)

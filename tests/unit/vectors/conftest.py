@@ -214,7 +214,7 @@ FILE_FORMATS = [
     Format("parquet-fixed", "a.parquet", write_parquet_fixed),
     Format("arrow-file", "a.arrow", write_arrow_file),
     Format("feather-lz4", "a.feather", write_feather_compressed),
-    Format("arrow-stream", "a.arrows", write_arrow_stream, num_rows_known=False),
+    Format("arrow-stream", "a.arrows", write_arrow_stream),
     Format("csv-lists", "a.csv", write_csv_lists, counted=False, num_rows_known=False),
     Format("csv-columns", "a.csv", write_csv_columns, counted=False, num_rows_known=False),
     Format("jsonl", "a.jsonl", write_json_lines, counted=False, num_rows_known=False),

@@ -105,7 +105,7 @@ def test_bad_row_is_named(write, read_all, embedding_format, vectors, texts):
     for bad in (0.0, np.nan, np.inf, -np.inf):
         vectors[4] = bad
         reader = open_embeddings(write(embedding_format, vectors, texts))
-        with pytest.raises(InputDataError, match="cannot be used") as caught:
+        with pytest.raises(InputDataError, match="has no direction") as caught:
             list(reader.blocks(2))
         assert caught.value.at == "row 4"
         kept, _ = read_all(reader, on_bad_row="keep")

@@ -1,4 +1,4 @@
-"""numpy's formats: dtypes, headers that lie, and archives."""
+"""Plain arrays: dtypes, headers that lie, archives, and ``.fvecs`` and its kin."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import zipfile
 
 import numpy as np
 import pytest
+import scipy.sparse
 
 from lightweight_decoder.errors import InputDataError
 from lightweight_decoder.vectors import open_embeddings
@@ -123,10 +124,21 @@ def test_texts_of_another_count_are_refused(tmp_path):
         open_embeddings(path)
 
 
-def test_columns_before_rows_are_refused_in_an_archive(tmp_path, vectors):
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("block_rows", [None, 1, 3])
+def test_columns_before_rows_in_an_archive(tmp_path, read_all, vectors, save, block_rows):
     path = tmp_path / "a.npz"
-    np.savez(path, vectors=np.asfortranarray(vectors))
-    with pytest.raises(InputDataError, match="expected C order, found Fortran order"):
+    texts = np.array(list("abcdefg"))
+    save(path, vectors=np.asfortranarray(vectors), text=texts)
+    read, read_texts = read_all(open_embeddings(path), block_rows=block_rows)
+    np.testing.assert_array_equal(read, vectors)
+    assert read_texts == list("abcdefg")
+
+
+def test_sparse_matrix_is_refused(tmp_path):
+    path = tmp_path / "a.npz"
+    scipy.sparse.save_npz(path, scipy.sparse.csr_matrix(np.eye(3, dtype=np.float32)))
+    with pytest.raises(InputDataError, match="found a sparse matrix of SciPy"):
         open_embeddings(path)
 
 
@@ -155,3 +167,49 @@ def test_flipped_bit_in_an_archive_is_found(tmp_path, vectors):
     path.write_bytes(content)
     with pytest.raises(InputDataError, match="Bad CRC-32"):
         list(open_embeddings(path).blocks())
+
+
+def vecs(rows, dtype):
+    return b"".join(np.int32(len(row)).tobytes() + np.array(row, dtype).tobytes() for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "dtype"), [(".fvecs", "float32"), (".bvecs", "uint8"), (".IVECS", "int32")]
+)
+def test_suffix_tells_the_numbers(tmp_path, read_all, suffix, dtype):
+    rows = [[1, 2, 200], [3, 4, 5]]
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(vecs(rows, dtype))
+    reader = open_embeddings(path)
+    assert (reader.num_rows, reader.dim, reader.dtype) == (2, 3, dtype)
+    np.testing.assert_array_equal(read_all(reader)[0], rows)
+
+
+def test_mixed_widths_are_refused(tmp_path):
+    path = tmp_path / "a.fvecs"
+    path.write_bytes(vecs([[1, 2], [3, 4], [5], [6], [7, 8, 9, 10]], "float32")[:36])
+    with pytest.raises(InputDataError, match=r"row 2 \(byte 24\).*expected 2 numbers, found 1"):
+        list(open_embeddings(path).blocks())
+
+
+def test_cut_off_row_is_refused(tmp_path):
+    path = tmp_path / "a.bvecs"
+    path.write_bytes(vecs([[1, 2], [3, 4]], "uint8")[:-1])
+    with pytest.raises(InputDataError, match=r"byte 6: .*found 5 bytes after the last whole row"):
+        open_embeddings(path)
+
+
+@pytest.mark.parametrize("width", [0, -2, 2**31 - 1])
+def test_absurd_width_is_refused(tmp_path, width):
+    path = tmp_path / "a.fvecs"
+    path.write_bytes(width.to_bytes(4, "little", signed=True) + bytes(100))
+    with pytest.raises(InputDataError, match="width of the vectors cannot be right"):
+        open_embeddings(path)
+
+
+@pytest.mark.parametrize("suffix", [".fvecs", ".bvecs", ".ivecs"])
+def test_less_than_a_width_is_refused(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(b"\1\0\0")  # found by fuzzing
+    with pytest.raises(InputDataError, match=r"no vectors: expected 4 bytes.*found 3 bytes"):
+        open_embeddings(path)

@@ -1,4 +1,4 @@
-"""Recognizing formats, refusing what could run code, and options that do not fit."""
+"""Recognizing formats, refusing what could run code, options that do not fit, and folders."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 import zipfile
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
@@ -134,16 +135,37 @@ def test_block_rows_below_one_is_refused(tmp_path, vectors):
         list(open_embeddings(path).blocks(0))
 
 
-@pytest.mark.parametrize("library", ["h5py", "datasets"])
-def test_missing_library_is_named(tmp_path, monkeypatch, library):
+def test_missing_library_is_named(tmp_path, monkeypatch):
     path = tmp_path / "a"
-    if library == "h5py":
-        path.write_bytes(b"\x89HDF\r\n\x1a\n" + b"\0" * 100)
-    else:
-        path.mkdir()
-    monkeypatch.setitem(sys.modules, library, None)
-    with pytest.raises(MissingDependencyError, match=r"lightweight-decoder\[(hdf5|datasets)\]"):
-        open_embeddings(path if library == "h5py" else f"hf:{path}")
+    path.write_bytes(b"\x89HDF\r\n\x1a\n" + b"\0" * 100)
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(MissingDependencyError, match=r"lightweight-decoder\[hdf5\]"):
+        open_embeddings(path)
+
+
+def test_damage_is_spoken_of_only_where_there_is_some(tmp_path, vectors, monkeypatch):
+    path = tmp_path / "a.npz"
+    np.savez(path, vectors=vectors)
+    for error, is_damage in (
+        (ValueError("bad"), True),
+        (EOFError(), True),
+        (OSError("bad magic"), True),
+        (TypeError("missing argument"), False),
+        (NotImplementedError("that compression method is not supported"), False),
+        (pa.ArrowNotImplementedError("no kernel"), False),
+        (PermissionError(13, "Permission denied"), False),
+    ):
+        monkeypatch.setattr("zipfile.ZipFile", raising(error))
+        with pytest.raises(InputDataError, match="cannot be read") as caught:
+            open_embeddings(path)
+        assert ("damaged or cut off" in str(caught.value)) == is_damage, error
+
+
+def raising(error):
+    def fail(*_):
+        raise error
+
+    return fail
 
 
 @pytest.mark.parametrize("value", [1e-30, 1e25])
@@ -153,8 +175,113 @@ def test_numbers_whose_squares_are_not_float32_are_fine(tmp_path, read_all, valu
     np.testing.assert_array_equal(read_all(open_embeddings(path))[0], np.float32(value))
 
 
-def test_float64_beyond_float32_is_a_bad_row(tmp_path):
+@pytest.mark.parametrize("scale", [1e200, 1e-200, 1e39, 1e-42, 3e38])
+def test_float64_beyond_float32_keeps_its_direction(tmp_path, read_all, vectors, scale):
     path = tmp_path / "a.npy"
-    np.save(path, np.array([[1.0, 2.0], [3.0, 1e300]]))
-    with pytest.raises(InputDataError, match=r"row 1.*found inf in column 1"):
+    stored = vectors.astype(np.float64)
+    stored[3] *= scale
+    np.save(path, stored)
+    read = read_all(open_embeddings(path))[0].astype(np.float64)
+    others = np.arange(7) != 3
+    np.testing.assert_array_equal(read[others], vectors[others])
+    unit = vectors[3].astype(np.float64) / np.linalg.norm(vectors[3].astype(np.float64))
+    np.testing.assert_allclose(read[3] / np.linalg.norm(read[3]), unit, rtol=1e-6)
+
+
+def test_float64_that_is_not_finite_is_a_bad_row(tmp_path):
+    path = tmp_path / "a.npy"
+    np.save(path, np.array([[1.0, 2.0], [1e300, np.inf]]))
+    with pytest.raises(InputDataError, match=r"row 1.*found inf in column"):
         list(open_embeddings(path).blocks())
+
+
+def packed_bits(rows, *, seed=0):
+    """Signs of vectors whose directions are biased and correlated, eight in a byte."""
+    rng = np.random.default_rng(seed)
+    mixing = rng.standard_normal((64, 384)) / 8
+    signs = rng.standard_normal((rows, 64)) @ mixing + rng.standard_normal(384) / 2 > 0
+    return np.packbits(signs, axis=1)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_packed_bits_are_refused(tmp_path, seed):
+    bits = packed_bits(50, seed=seed)
+    np.save(tmp_path / "signed.npy", (bits.astype(np.int16) - 128).astype(np.int8))
+    np.save(tmp_path / "unsigned.npy", bits)
+    with pytest.raises(InputDataError, match=r"signed\.npy: .*int8 that look like packed bits"):
+        list(open_embeddings(tmp_path / "signed.npy").blocks())
+    with pytest.raises(InputDataError, match=r"unsigned\.npy: .*uint8.*numpy\.unpackbits"):
+        open_embeddings(tmp_path / "unsigned.npy")
+
+
+@pytest.mark.parametrize("rows", [3, 20, 1000])
+@pytest.mark.parametrize("seed", range(5))
+def test_vectors_quantized_to_int8_are_no_packed_bits(tmp_path, read_all, rows, seed):
+    # as sentence-transformers does: from the least to the largest of each column
+    rng = np.random.default_rng(seed)
+    vectors = rng.standard_normal((rows, 384)).astype(np.float32)
+    calibration = rng.standard_normal((100, 384))
+    start, step = calibration.min(axis=0), np.ptp(calibration, axis=0) / 255
+    stored = np.clip((vectors - start) / step - 128, -128, 127).astype(np.int8)
+    np.save(tmp_path / "a.npy", stored)
+    np.testing.assert_array_equal(read_all(open_embeddings(tmp_path / "a.npy"))[0], stored)
+
+
+@pytest.fixture
+def shards(tmp_path, vectors):
+    """Return a folder of three shards, whose alphabetical order is not their order."""
+    for name, rows in (("part-1", slice(0, 3)), ("part-2", slice(3, 4)), ("part-10", slice(4, 7))):
+        np.save(tmp_path / f"{name}.npy", vectors[rows])
+    return tmp_path
+
+
+def test_shards_are_read_in_the_order_of_their_numbers(shards, read_all, vectors):
+    (shards / "_SUCCESS").write_text("")
+    reader = open_embeddings(shards)
+    assert (reader.num_rows, reader.dim, reader.dtype) == (7, 5, "float32")
+    for block_rows in (None, 2):
+        np.testing.assert_array_equal(read_all(reader, block_rows=block_rows)[0], vectors)
+
+
+def test_every_format_can_be_sharded(tmp_path, read_all, file_format, vectors, texts):
+    for shard, rows in enumerate((slice(0, 3), slice(3, 7))):
+        path = tmp_path / f"{shard}-{file_format.file_name}"
+        file_format.write(path, vectors[rows], texts[rows])
+    reader = open_embeddings(tmp_path)
+    assert reader.num_rows == (7 if file_format.num_rows_known else None)
+    read_vectors, read_texts = read_all(reader)
+    np.testing.assert_array_equal(read_vectors, vectors)
+    assert read_texts == (texts if file_format.has_texts else None)
+
+
+def test_one_bad_shard_is_named(shards):
+    path = shards / "part-2.npy"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(InputDataError, match=r"part-2\.npy: the array is cut off"):
+        open_embeddings(shards)
+
+
+def test_bad_row_is_named_within_its_shard(shards):
+    np.save(shards / "part-10.npy", np.full((3, 5), np.nan, np.float32))
+    with pytest.raises(InputDataError, match=r"part-10\.npy, row 0"):
+        list(open_embeddings(shards).blocks())
+
+
+@pytest.mark.parametrize(
+    ("rows", "what"), [(np.ones((2, 4), np.float32), "width"), (np.ones((2, 5)), "dtype")]
+)
+def test_shards_that_differ_are_refused(shards, rows, what):
+    np.save(shards / "part-3.npy", rows)
+    with pytest.raises(InputDataError, match=rf"part-3\.npy: the shards differ in their {what}"):
+        open_embeddings(shards)
+
+
+def test_shards_of_two_formats_are_refused(shards, vectors):
+    np.savez(shards / "part-3.npz", vectors)
+    with pytest.raises(InputDataError, match=r"differ in their format.*expected NpyReader"):
+        open_embeddings(shards)
+
+
+def test_empty_folder_is_refused(tmp_path):
+    with pytest.raises(InputDataError, match="expected files of one format, found none"):
+        open_embeddings(tmp_path)

@@ -1,1 +1,71 @@
-"""First passes made for a kind of processor: int8 on a CPU, Triton on a GPU."""
+"""The fast ways to look at many vectors, behind one door: all that :mod:`..exact` knows of them.
+
+A processor with instructions for int8 and an NVIDIA GPU with Triton choose in a lower precision
+what is compared; elsewhere blocks of float32 products do. The modules are for this room alone.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from lightweight_decoder.search.kernels import group_maxima, int8_pass
+from lightweight_decoder.search.kernels.few_queries import FewQueriesSearch
+from lightweight_decoder.search.kernels.first_pass import BlockedPass, FirstPass
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+__all__ = ["FewQueriesSearch", "FirstPass", "Kernels", "make_kernels"]
+
+
+class Kernels(NamedTuple):
+    """What a device offers for some vectors."""
+
+    passes: tuple[FirstPass, ...]
+    """The roughest first; each can go on with what those before it left open."""
+    few: FewQueriesSearch | None = None
+    """Answers few queries in one go, where the device can."""
+
+
+def make_kernels(
+    vectors: Tensor,
+    owners: Tensor | None,
+    device: torch.device,
+    *,
+    margin: float,
+    max_block_bytes: int,
+    max_copy_bytes: int,
+    quantized: bool | None,
+) -> Kernels:
+    """Choose what is fast on a device.
+
+    Args:
+        vectors: (n, d) unit rows, on the device or, if they do not fit, on the CPU.
+        owners: (n,) int64 beside them, the phrase of each vector; None: each is one of its own.
+        device: What computes.
+        margin: Products that differ by more are in their true order.
+        max_block_bytes: Size of the largest block of products.
+        max_copy_bytes: Size of the largest copy in int8 that is kept.
+        quantized: Whether a CPU chooses in int8; None: where that is faster.
+    """
+    if group_maxima.is_available(device):
+        roundings = group_maxima.Roundings(vectors, device)
+        rough, in_full = (
+            group_maxima.GroupedPass(vectors, roundings, in_full=full) for full in (False, True)
+        )
+        few = FewQueriesSearch(vectors, owners, margin=margin, roundings=roundings)
+        blocked = BlockedPass(vectors, device, max_block_bytes=max_block_bytes, instead_of=rough)
+        is_there = vectors.device.type == device.type
+        return Kernels((rough, in_full, blocked), few if is_there else None)
+    blocked = BlockedPass(vectors, device, max_block_bytes=max_block_bytes)
+    can_round = device.type == "cpu" and int8_pass.is_available()
+    if not (can_round if quantized is None else quantized):
+        return Kernels((blocked,))
+    int8 = int8_pass.Int8Vectors(
+        vectors, max_block_bytes=max_block_bytes, max_copy_bytes=max_copy_bytes
+    )
+    shorter, longer = (
+        int8_pass.Int8Pass(int8, stretch=stretch, always=bool(quantized)) for stretch in (1, 2)
+    )
+    return Kernels((shorter, longer, blocked))

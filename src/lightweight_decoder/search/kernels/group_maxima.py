@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from lightweight_decoder.search.device_blocks import device_blocks
+from lightweight_decoder.search.kernels.first_pass import FirstPass, Listed
+from lightweight_decoder.search.vector_blocks import device_blocks
 
 Precision = Literal["float32", "tf32", "float16", "bfloat16"]
 """What products are computed in: float32 is three products of tf32. Sums are float32 in all."""
@@ -56,6 +57,59 @@ class TopProducts(NamedTuple):
     ceiling: Tensor
     """(q,) float32: vectors whose group was not chosen have no larger product in the precision that
     groups are chosen in."""
+
+
+class Roundings:
+    """How far each precision moves some vectors at most, found out when it is asked for.
+
+    Args:
+        vectors: (n, d) of length one, on any device.
+        device: Where that is computed.
+    """
+
+    def __init__(self, vectors: Tensor, device: torch.device) -> None:
+        self._vectors = vectors
+        self._device = device
+        self._longest: dict[Precision, float] = {}
+
+    def longest(self, precision: Precision) -> float:
+        """Return the length of the longest part that rounding takes off a vector."""
+        if precision == "float32" or self._vectors.dtype == _DTYPES[precision] != torch.float32:
+            return 0.0
+        if precision not in self._longest:
+            blocks = device_blocks(self._vectors, self._device, _BLOCK_ROWS // 64)
+            lengths = [_rounding_lengths(block, precision).amax() for _, block in blocks]
+            self._longest[precision] = float(torch.stack(lengths).amax())
+        return self._longest[precision]
+
+
+class GroupedPass(FirstPass):
+    """Lists the products of vectors that rougher products choose.
+
+    Args:
+        vectors: (n, d) of length one, on the device that computes or on the CPU.
+        roundings: Those of these vectors.
+        in_full: Whether the choice is made in float32 too, and not in what is fastest.
+    """
+
+    def __init__(self, vectors: Tensor, roundings: Roundings, *, in_full: bool = False) -> None:
+        self._vectors = vectors
+        self._roundings = roundings
+        self._in_full = in_full
+
+    def suits(self, num_queries: int, list_length: int, excluded: Tensor | None) -> bool:  # noqa: ARG002
+        """Say whether there is room for lists so long; see :class:`.FirstPass`."""
+        return has_room_for(list_length, excluded)
+
+    def list_vectors(self, queries: Tensor, list_length: int, excluded: Tensor | None) -> Listed:
+        """List m vectors for each query, with their values; see :class:`.FirstPass`."""
+        fastest = fastest_precision(self._vectors.dtype, len(queries))
+        precision = "float32" if self._in_full else fastest
+        values, ids, ceiling = top_k_products(
+            queries, self._vectors, list_length, excluded=excluded, precision=precision
+        )
+        error = choice_error(queries, self._roundings.longest(precision), precision)
+        return Listed(values, ids, torch.maximum(values[:, -1], ceiling + error)[:, None])
 
 
 def is_available(device: torch.device) -> bool:
@@ -100,7 +154,7 @@ def choice_error(queries: Tensor, vectors_error: float, precision: Precision) ->
 
     Args:
         queries: (q, d) float32.
-        vectors_error: The longest part that is rounded off a vector (:func:`longest_rounding`).
+        vectors_error: The longest part that is rounded off a vector (:class:`Roundings`).
         precision: What the groups are chosen in.
 
     Returns:
@@ -115,21 +169,6 @@ def error_beyond_queries(dim: int, vectors_error: float, precision: Precision) -
     sums = (dim + 4) * 2.0**-22
     left_out = 3 * 2.0**-20 if precision == "float32" else 0.0
     return _SLACK * (vectors_error + left_out + sums)
-
-
-def longest_rounding(vectors: Tensor, precision: Precision, device: torch.device) -> float:
-    """Return the length of the longest part that rounding takes off a vector.
-
-    Args:
-        vectors: (n, d), on any device.
-        precision: What they are rounded to.
-        device: Where that is computed.
-    """
-    if precision == "float32" or vectors.dtype == _DTYPES[precision] != torch.float32:
-        return 0.0
-    blocks = device_blocks(vectors, device, _BLOCK_ROWS // 64)
-    lengths = [_rounding_lengths(block, precision).amax() for _, block in blocks]
-    return float(torch.stack(lengths).amax())
 
 
 def _rounding_lengths(rows: Tensor, precision: Precision) -> Tensor:

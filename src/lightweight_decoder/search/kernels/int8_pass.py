@@ -21,8 +21,10 @@ import torch
 from torch import Tensor
 
 from lightweight_decoder.datatypes import NO_ID
-from lightweight_decoder.search.device_blocks import device_blocks
-from lightweight_decoder.search.first_pass import Listed, hide_excluded, slices
+from lightweight_decoder.search.kernels.first_pass import FirstPass, Listed
+from lightweight_decoder.search.order import hide_excluded
+from lightweight_decoder.search.products import products
+from lightweight_decoder.search.vector_blocks import device_blocks, slices
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -64,13 +66,13 @@ def is_available() -> bool:
     probes = ("_is_vnni_supported", "_is_amx_tile_supported")
     if not any(getattr(torch.cpu, probe, lambda: False)() for probe in probes):
         return False
-    largest = torch.ones(64, 64)
+    largest = torch.ones(64, 64, dtype=torch.float32)
     try:
         block = Int8Block.of(0, largest)
-        products = block.products(_quantized_queries(largest).steps)
+        found = block.products(_quantized_queries(largest).steps)
     except (AttributeError, RuntimeError):  # another torch's operators
         return False
-    return bool((products == 64 * _STEPS).all())
+    return bool((found == 64 * _STEPS).all())
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,7 @@ class Int8Block:
         """Rotate (m, d) vectors and round each to 127 steps up to its largest entry."""
         dim = vectors.shape[1]
         steps = torch.empty(len(vectors), dim + ERROR_COLUMNS, dtype=torch.int8)
-        scales = torch.empty(len(vectors))
+        scales = torch.empty(len(vectors), dtype=torch.float32)
         error = 0.0
         for rows in slices(len(vectors), _ROUNDED_ROWS):
             wide = _rotated(vectors[rows], rotation)
@@ -144,15 +146,20 @@ class Int8Vectors:
         self._kept: list[Int8Block] | None = None
         self._num_small_searches = 0
 
-    def pay(self, num_queries: int) -> bool:
-        """Say whether a search for so many queries, the next one, should use them."""
+    def pay(self, num_queries: int, *, again: bool = False) -> bool:
+        """Say whether a search for so many queries, the next one, should use them.
+
+        Args:
+            num_queries: q.
+            again: Whether it goes on with an earlier one, and does not count as another.
+        """
         if self._are_too_alike:
             return False
         if not self._can_be_kept:
             return num_queries >= _LEAST_QUERIES_WITHOUT_COPY
         if self._kept is not None or num_queries >= _LEAST_QUERIES:
             return True
-        self._num_small_searches += 1
+        self._num_small_searches += not again
         return self._num_small_searches > _SMALL_SEARCHES_BEFORE_COPY
 
     def learn(self, num_searched: int, num_unsettled: int) -> None:
@@ -197,6 +204,39 @@ class Int8Vectors:
         num_rows = math.ceil(num_vectors / math.ceil(num_vectors / most_rows))
         for start, block in device_blocks(self.vectors, torch.device("cpu"), num_rows):
             yield Int8Block.of(start, block, rotation=self.rotation)
+
+
+class Int8Pass(FirstPass):
+    """Lists what products in int8 choose; a :class:`.FirstPass` for the CPU.
+
+    Args:
+        vectors: The vectors, rounded.
+        stretch: How many times as long as asked for lists are: more than 1 where an earlier pass
+            did not settle a query.
+        always: Whether it suits every search, and not only those that it makes faster.
+    """
+
+    def __init__(self, vectors: Int8Vectors, *, stretch: int = 1, always: bool = False) -> None:
+        self._vectors = vectors
+        self._stretch = stretch
+        self._always = always
+
+    def suits(self, num_queries: int, list_length: int, excluded: Tensor | None) -> bool:  # noqa: ARG002
+        """Say whether rounding pays, and lists stay short; see :class:`.FirstPass`."""
+        again = self._stretch > 1
+        if again and self._stretch * list_length >= len(self._vectors.vectors) / 8:
+            return False
+        return self._always or self._vectors.pay(num_queries, again=again)
+
+    def list_vectors(self, queries: Tensor, list_length: int, excluded: Tensor | None) -> Listed:
+        """List more than m vectors, in no order and without values; see :class:`.FirstPass`."""
+        length = self._vectors.surplus * self._stretch * list_length
+        return int8_pass(queries, self._vectors, length, excluded)
+
+    def learn(self, num_searched: int, num_unsettled: int) -> None:
+        """List more from now on if too much was left open by lists of the usual length."""
+        if self._stretch == 1:
+            self._vectors.learn(num_searched, num_unsettled)
 
 
 def int8_pass(
@@ -251,7 +291,7 @@ def _merged(
 
 def _rotated(rows: Tensor, rotation: Tensor | None) -> Tensor:
     """Rotate rows, float32."""
-    return rows.float() if rotation is None else rows.float() @ rotation
+    return rows.float() if rotation is None else products(rows, rotation.T)
 
 
 def _float32_error(queries: Tensor, rotation: Tensor | None) -> float:

@@ -196,7 +196,7 @@ def largest_products(
 
 
 def scaled(queries: Tensor, rough: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Scale queries to length one as ``bank.unit_rows`` does, without looking for unusable ones.
+    """Scale queries to length one as ``unit_rows`` does, without looking for unusable ones.
 
     Args:
         queries: (q, d) floating point.

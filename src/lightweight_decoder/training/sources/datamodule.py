@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from lightning import LightningDataModule
@@ -17,23 +17,50 @@ if TYPE_CHECKING:
 
     from lightweight_decoder.bank import PhraseBank
     from lightweight_decoder.decoder.splits import Split, SplitName
-    from lightweight_decoder.training.sources.source import Source
 
 
-class Batch(NamedTuple):
+class Source(Protocol):
+    """Where training data comes from. Everything it gives follows from its arguments alone."""
+
+    @property
+    def bank(self) -> PhraseBank:
+        """The bank, opened once; :meth:`prepare` came before, perhaps in another process."""
+
+    def prepare(self) -> None:
+        """Do the slow work, and what leaves something on disk: encode, build the bank."""
+
+    def split(self, name: SplitName) -> Split:
+        """Return a split; :meth:`prepare` came before, perhaps in another process."""
+
+
+class Batch:
     """Some queries of a split.
 
+    No tuple and no dataclass: a Trainer of another precision converts the tensors of those, and
+    rounded queries have other nearest phrases.
+
     Attributes:
-        queries: (b, d) float32.
+        queries: (b, d) float32, whatever the Trainer's precision.
         targets: (b, m) int64 phrase ids, filled up with ``NO_ID``.
         own_vectors: (b, w) int64 bank vectors to hide from each query, filled up with ``NO_ID``.
         query_ids: (b,) int64, which queries of the split these are.
     """
 
-    queries: Tensor
-    targets: Tensor
-    own_vectors: Tensor
-    query_ids: Tensor
+    def __init__(
+        self, queries: Tensor, targets: Tensor, own_vectors: Tensor, query_ids: Tensor
+    ) -> None:
+        self.queries = queries
+        self.targets = targets
+        self.own_vectors = own_vectors
+        self.query_ids = query_ids
+
+    def __len__(self) -> int:
+        return len(self.queries)
+
+    def to(self, device: torch.device, **options: Any) -> Batch:  # noqa: ANN401 - torch's own
+        """Return the batch on another device; Lightning calls it."""
+        columns = (self.queries, self.targets, self.own_vectors, self.query_ids)
+        return Batch(*(column.to(device, **options) for column in columns))
 
 
 class SplitDataset(Dataset[Batch]):
@@ -97,7 +124,7 @@ class DecoderDataModule(LightningDataModule):
         seed: Decides the order of training queries.
 
     Raises:
-        ConfigError: If a size is below 1.
+        ConfigError: A size is below 1, or a number below 0.
     """
 
     def __init__(
@@ -110,26 +137,32 @@ class DecoderDataModule(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        for name, size in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
-            if size < 1:
-                raise ConfigError(
-                    "the batch is empty", where=f"data.{name}", expected="at least 1", found=size
-                )
+        least = {"batch_size": 1, "eval_batch_size": 1, "num_workers": 0}
+        for name, number in zip(least, (batch_size, eval_batch_size, num_workers), strict=True):
+            if number < least[name]:
+                raise ConfigError.unexpected(f"batches.{name}", f"at least {least[name]}", number)
         self.source = source
         self._batch_size = batch_size
         self._eval_batch_size = eval_batch_size
         self._num_workers = num_workers
         self._seed = seed
+        self._is_prepared = False
         self._splits: dict[SplitName, Split] = {}
 
     @property
     def bank(self) -> PhraseBank:
-        """The source's bank; :meth:`prepare_data` came before."""
-        return self.source.bank()
+        """The source's bank."""
+        return self.source.bank
 
     def prepare_data(self) -> None:
-        """Encode and build what is missing; Lightning calls it once per machine."""
-        self.source.prepare()
+        """Encode and build what is missing, the first time.
+
+        Lightning calls it in one process of each machine, before the fit and before the test. The
+        other processes open what that one made.
+        """
+        if not self._is_prepared:
+            self.source.prepare()
+        self._is_prepared = True
 
     def split(self, name: SplitName) -> Split:
         """Return a split, made when it is first asked for."""
@@ -145,10 +178,6 @@ class DecoderDataModule(LightningDataModule):
     def val_dataloader(self) -> DataLoader[Batch]:
         """Give validation batches in the split's order."""
         return self._loader("val", self._eval_batch_size)
-
-    def calib_dataloader(self) -> DataLoader[Batch]:
-        """Give calibration batches in the split's order; called by us, not by Lightning."""
-        return self._loader("calib", self._eval_batch_size)
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """Give test batches in the split's order."""

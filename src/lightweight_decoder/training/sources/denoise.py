@@ -49,9 +49,7 @@ class Denoise:
         seed: int = 0,
     ) -> None:
         if not 0 < noise < np.inf:
-            raise ConfigError(
-                "the noise is out of range", where="data.noise", expected="above 0", found=noise
-            )
+            raise ConfigError.unexpected("data.noise", "above 0, finite", noise)
         self._sizes: dict[SplitName, int] = {
             "train": num_train,
             "val": num_val,
@@ -60,9 +58,7 @@ class Denoise:
         }
         for name, size in self._sizes.items():
             if size < 1:
-                raise ConfigError(
-                    "a split is empty", where=f"data.num_{name}", expected="at least 1", found=size
-                )
+                raise ConfigError.unexpected(f"data.num_{name}", "at least 1", size)
         self._bank_path = bank
         self._noise = noise
         self._seed = seed
@@ -73,15 +69,16 @@ class Denoise:
         Raises:
             BankError: If the bank is missing or damaged.
         """
-        self.bank()
+        _ = self.bank
 
+    @cached_property
     def bank(self) -> PhraseBank:
-        """Open the bank; see :class:`Source`."""
+        """The bank; see :class:`Source`."""
         return PhraseBank.open(self._bank_path)
 
     def split(self, name: SplitName) -> Split:
         """Return a split; see :class:`Source`. Only its own vectors are read from the bank."""
-        bank = self.bank()
+        bank = self.bank
         rows = self._rows[name]
         queries = bank.vectors[rows].astype(np.float32)
         noise = np.random.default_rng([self._seed, SPLIT_NAMES.index(name)])
@@ -98,7 +95,7 @@ class Denoise:
     @cached_property
     def _rows(self) -> dict[SplitName, IntArray]:
         """Bank vectors of each split, ascending, so that the file is read in its order."""
-        num_vectors, wanted = self.bank().num_vectors, sum(self._sizes.values())
+        num_vectors, wanted = self.bank.num_vectors, sum(self._sizes.values())
         random = np.random.default_rng(self._seed)
         drawn = random.choice(num_vectors, size=min(wanted, num_vectors), replace=False)
         drawn = np.resize(drawn, wanted)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lightweight_decoder.bank import normalize_text
 from lightweight_decoder.decoder.splits import (
     Split,
     SplitName,
@@ -19,20 +20,22 @@ from lightweight_decoder.decoder.splits import (
     pad_ids,
 )
 from lightweight_decoder.errors import ConfigError, InputDataError
+from lightweight_decoder.training.sources.encoded_texts import EncodedTexts
 from lightweight_decoder.training.sources.holding_out import draw_rows, random_split
-from lightweight_decoder.training.sources.planned_bank import PlannedBank, rows_of_texts
-from lightweight_decoder.training.sources.source import encode_splits
 from lightweight_decoder.vectors.text_tables import read_columns
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
+    import numpy.typing as npt
+
     from lightweight_decoder.bank import PhraseBank
-    from lightweight_decoder.datatypes import FloatArray, IntArray
+    from lightweight_decoder.datatypes import IntArray
     from lightweight_decoder.encoder.encoder import Encoder
 
 _log = logging.getLogger(__name__)
 _LABELS_SHOWN = 5
+_OUT_OF_BANK = "out_of_bank"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +59,10 @@ class _Rows:
 class _Plan:
     """Everything that is known before anything is encoded."""
 
+    labels: list[str]
+    in_bank: _Rows
     rows: dict[SplitName, _Rows]
     out_of_bank: _Rows
-    bank: PlannedBank
-    num_labels: int
 
 
 class LabelledText:
@@ -72,8 +75,10 @@ class LabelledText:
     ranked by what the bank holds without it, and no text is lost to the bank. Test texts are never
     in the bank.
 
-    A label with one example is allowed, with a warning: while its only text is trained on, the
-    label is found by its name alone.
+    Labels are the same where the bank takes them for the same: white space and Unicode's spellings
+    (NFC, NFD) do not count. A label with one example is allowed, with a warning: while its only
+    text is trained on, the label is found by its name alone. A test text that is a training text
+    too is counted in a warning, and marked in an evaluation's predictions.
 
     Args:
         encoder: Makes the vectors of labels and texts.
@@ -137,44 +142,59 @@ class LabelledText:
             BankBuildError: If the bank cannot be written.
         """
         self._warn_of_single_examples()
-        self._plan.bank.build(self._bank_root, self._encoder)
-        _ = self._queries
+        self._warn_of_seen_tests()
+        self._encoded.prepare()
 
+    @property
     def bank(self) -> PhraseBank:
-        """Open the bank; see :class:`Source`."""
-        return self._plan.bank.open(self._bank_root, self._encoder)
+        """The bank; see :class:`Source`."""
+        return self._encoded.bank
 
     def split(self, name: SplitName) -> Split:
         """Return a split; see :class:`Source`."""
-        plan = self._plan
-        rows = plan.rows[name]
-        own_vectors = no_own_vectors(len(rows.texts))
+        texts, labels = self._plan.rows[name].texts, self._plan.rows[name].labels
+        own_vectors = no_own_vectors(len(texts))
         if name != "test":
-            own_vectors = pad_ids(
-                rows_of_texts(plan.bank.texts, rows.texts, first_row=plan.num_labels)
-            )
+            num_labels = len(self._plan.labels)
+            own_vectors = pad_ids(self._encoded.vectors_of(texts, first_row=num_labels))
+        outside = None
+        if name == "test" and self._plan.out_of_bank.texts:
+            vectors = self._encoded.queries[_OUT_OF_BANK]
+            outside = out_of_bank_split("test", vectors, self._plan.out_of_bank.texts)
         return Split(
             name=name,
-            queries=self._queries[name],
-            targets=self.bank().find(rows.labels)[:, None],
+            queries=self._encoded.queries[name],
+            targets=self.bank.find(labels)[:, None],
             own_vectors=own_vectors,
-            texts=rows.texts,
-            out_of_bank=self._out_of_bank if name == "test" else None,
+            texts=texts,
+            in_training=self._is_seen if name == "test" else None,
+            out_of_bank=outside,
         )
 
     @cached_property
-    def _out_of_bank(self) -> Split | None:
-        """The test rows of labels that left the bank."""
-        texts = self._plan.out_of_bank.texts
-        if not texts:
-            return None
-        return out_of_bank_split("test", self._encoder.encode(texts), texts)
+    def _is_seen(self) -> npt.NDArray[np.bool_]:
+        """Which test texts are in the bank too, in any spelling that a bank takes for the same."""
+        known = set(map(normalize_text, self._plan.in_bank.texts))
+        asked = self._plan.rows["test"].texts
+        return np.array([normalize_text(text) in known for text in asked], dtype=bool)
 
     @cached_property
-    def _queries(self) -> dict[SplitName, FloatArray]:
-        """The vectors of the texts of each split."""
-        texts = {name: rows.texts for name, rows in self._plan.rows.items()}
-        return encode_splits(self._encoder, texts)
+    def _encoded(self) -> EncodedTexts:
+        """The bank, made of the labels' names and the examples (equal ones once), and queries."""
+        plan = self._plan
+        examples = dict.fromkeys(zip(plan.in_bank.labels, plan.in_bank.texts, strict=True))
+        num_examples = Counter(label for label, _ in examples)
+        queries = {name: rows.texts for name, rows in plan.rows.items()}
+        return EncodedTexts(
+            encoder=self._encoder,
+            bank_root=self._bank_root,
+            bank=self._bank_place,
+            source="labelled_text",
+            phrases=[*plan.labels, *(label for label, _ in examples)],
+            texts=[*map(readable_label, plan.labels), *(text for _, text in examples)],
+            metadata={"num_examples": {label: num_examples[label] for label in plan.labels}},
+            queries=queries | {_OUT_OF_BANK: plan.out_of_bank.texts},
+        )
 
     @cached_property
     def _plan(self) -> _Plan:
@@ -182,11 +202,11 @@ class LabelledText:
         every = self._read(self._train)
         labels = list(dict.fromkeys(every.labels))
         if len(labels) == 1:
-            raise InputDataError(
-                "there is only one label",
-                where=self._train,
-                expected=f"at least 2 labels in column {self._columns[1]!r}",
-                found=repr(labels[0]),
+            raise InputDataError.unexpected(
+                self._train,
+                f"at least 2 labels in column {self._columns[1]!r}",
+                repr(labels[0]),
+                summary="there is only one label",
                 advice="With one possible answer there is nothing to learn",
             )
         known, test = self._read_test(every)
@@ -198,17 +218,15 @@ class LabelledText:
         places = random_split(len(known.texts), fractions=self._fractions, seed=self._seed)
         rows = {name: known.take(of_split) for name, of_split in places.items()}
         rows["test"] = test
-        bank = _plan_bank(labels, known, self._bank_place)
-        return _Plan(rows, out_of_bank, bank, num_labels=len(labels))
+        return _Plan(labels, known, rows, out_of_bank)
 
     def _hold_out(self, labels: Sequence[str]) -> frozenset[str]:
         """Draw the labels that leave the bank."""
         if not 0 <= self._num_out_of_bank <= len(labels) - 2:
-            raise ConfigError(
-                "too many labels would leave the bank",
-                where="data.num_out_of_bank",
-                expected=f"0 to {len(labels) - 2}, as there are {len(labels)} labels",
-                found=self._num_out_of_bank,
+            raise ConfigError.unexpected(
+                "data.num_out_of_bank",
+                f"0 to {len(labels) - 2}, as there are {len(labels)} labels",
+                self._num_out_of_bank,
             )
         order = np.random.default_rng(self._seed).permutation(len(labels))
         return frozenset(labels[place] for place in order[: self._num_out_of_bank])
@@ -216,25 +234,18 @@ class LabelledText:
     def _draw(self, name: str, wanted: int | None, rows: _Rows) -> IntArray:
         """Draw as many rows as an argument says."""
         if wanted is not None and wanted < 1:
-            raise ConfigError(
-                "there are no rows to draw",
-                where=f"data.{name}",
-                expected="at least 1, or null for all rows",
-                found=wanted,
-            )
+            raise ConfigError.unexpected(f"data.{name}", "at least 1, or null for all rows", wanted)
         return draw_rows(len(rows.texts), wanted, seed=self._seed)
 
     def _read(self, path: Path) -> _Rows:
         """Read one file."""
         text_column, label_column = self._columns
         if text_column == label_column:
-            raise ConfigError(
-                "texts and labels are the same column",
-                where="data.label_column",
-                expected=f"another column than {text_column!r}",
+            raise ConfigError.unexpected(
+                "data.label_column", "another column than that of the texts", repr(label_column)
             )
         columns = read_columns(path, self._columns)
-        return _Rows(columns[text_column], columns[label_column])
+        return _Rows(columns[text_column], [normalize_text(each) for each in columns[label_column]])
 
     def _read_test(self, every: _Rows) -> tuple[_Rows, _Rows]:
         """Return the rows that may be in the bank, and the test rows."""
@@ -246,21 +257,19 @@ class LabelledText:
         test, known_labels = self._read(self._test), set(every.labels)
         for row, label in enumerate(test.labels):
             if label not in known_labels:
-                raise InputDataError(
-                    "a test label is not in the bank",
-                    where=self._test,
+                raise InputDataError.unexpected(
+                    self._test,
+                    f"one of the {len(known_labels)} labels of {self._train}",
+                    repr(label),
                     at=f"row {row}",
-                    expected=f"one of the {len(known_labels)} labels of {self._train}",
-                    found=repr(label),
+                    summary="a test label is not in the bank",
                     advice="Correct the label, or add examples of it to the training file",
                 )
         return every, test
 
     def _warn_of_single_examples(self) -> None:
         """Say which labels have one example."""
-        examples = Counter(
-            label for name in ("train", "val", "calib") for label in self._plan.rows[name].labels
-        )
+        examples = Counter(self._plan.in_bank.labels)
         single = [label for label, count in examples.items() if count == 1]
         if single:
             _log.warning(
@@ -271,18 +280,17 @@ class LabelledText:
                 ", ..." if len(single) > _LABELS_SHOWN else "",
             )
 
-
-def _plan_bank(labels: Sequence[str], examples: _Rows, place: Path | None) -> PlannedBank:
-    """List the bank's vectors: one of each label's name, then the examples, equal ones once."""
-    pairs = dict.fromkeys(zip(examples.labels, examples.texts, strict=True))
-    num_examples = Counter(label for label, _ in pairs)
-    return PlannedBank(
-        source="labelled_text",
-        phrases=[*labels, *(label for label, _ in pairs)],
-        texts=[*map(readable_label, labels), *(text for _, text in pairs)],
-        metadata={"num_examples": {label: num_examples[label] for label in labels}},
-        place=place,
-    )
+    def _warn_of_seen_tests(self) -> None:
+        """Say how many test texts are training texts."""
+        num_seen = np.count_nonzero(self._is_seen)
+        if num_seen:
+            _log.warning(
+                "%s: %d of %d test texts are training texts too, which are found by themselves: the"
+                " test says less about new texts",
+                self._test or self._train,
+                num_seen,
+                len(self._is_seen),
+            )
 
 
 def readable_label(label: str) -> str:

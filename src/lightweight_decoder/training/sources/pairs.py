@@ -14,7 +14,7 @@ from lightweight_decoder.decoder.splits import Split, SplitName, no_own_vectors
 from lightweight_decoder.errors import InputDataError
 from lightweight_decoder.training.sources.holding_out import random_split
 from lightweight_decoder.vectors import open_embeddings
-from lightweight_decoder.vectors.text_tables import TABLE_SUFFIXES, read_columns, read_lines
+from lightweight_decoder.vectors.text_tables import read_texts
 
 if TYPE_CHECKING:
     from lightweight_decoder.datatypes import FloatArray, IntArray
@@ -75,8 +75,9 @@ class Pairs:
         """
         _ = self._targets, self._queries, self._places
 
+    @cached_property
     def bank(self) -> PhraseBank:
-        """Open the bank; see :class:`Source`."""
+        """The bank; see :class:`Source`."""
         return PhraseBank.open(self._bank_path)
 
     def split(self, name: SplitName) -> Split:
@@ -99,7 +100,7 @@ class Pairs:
     def _queries(self) -> FloatArray:
         """(q, d) float32, every row with a direction."""
         queries = read_queries(self._queries_path, of=(self._targets_path, len(self._targets)))
-        bank = self.bank()
+        bank = self.bank
         # Of the width behind the preprocessing they may be of any kind, so that is refused there.
         is_of_bank = queries.shape[1] in (bank.input_dim, bank.dim)
         return bank.preprocess(queries) if is_of_bank else queries
@@ -107,7 +108,7 @@ class Pairs:
     @cached_property
     def _targets(self) -> IntArray:
         """(q,) int64 phrase ids."""
-        return read_targets(self._targets_path, self.bank(), column=self._target_column)
+        return read_targets(self._targets_path, self.bank, column=self._target_column)
 
 
 def read_queries(path: Path, *, of: tuple[Path, int] | None = None) -> FloatArray:
@@ -123,12 +124,12 @@ def read_queries(path: Path, *, of: tuple[Path, int] | None = None) -> FloatArra
     """
     vectors = np.concatenate([block.vectors for block in open_embeddings(path).blocks()])
     if of is not None and len(vectors) != of[1]:
-        raise InputDataError(
-            "queries and targets differ in number",
-            where=path,
-            expected=f"{of[1]} rows, as many as {of[0]} has",
-            found=f"{len(vectors)} rows",
-            advice="Row i of one file belongs to row i of the other; remove what is too much",
+        raise InputDataError.unexpected(
+            path,
+            f"{of[1]} rows, as many as {of[0]} has",
+            f"{len(vectors)} rows",
+            summary="queries and targets differ in number",
+            advice="Row i of one file belongs to row i of the other; see whether both begin alike",
         )
     return vectors
 
@@ -144,16 +145,15 @@ def read_targets(path: Path, bank: PhraseBank, *, column: str = "text") -> IntAr
     Raises:
         InputDataError: If the file is missing, damaged or empty, or a phrase is not in the bank.
     """
-    is_table = path.suffix.lower() in TABLE_SUFFIXES
-    texts = read_columns(path, [column])[column] if is_table else read_lines(path)
+    texts = read_texts(path, column)
     phrase_ids = bank.find(texts)
     for row in np.flatnonzero(phrase_ids == NO_ID)[:1]:
-        raise InputDataError(
-            "a target is not in the bank",
-            where=path,
+        raise InputDataError.unexpected(
+            path,
+            f"a phrase of the bank {bank.path}",
+            repr(texts[row]),
             at=f"row {row}",
-            expected=f"a phrase of the bank {bank.path}",
-            found=repr(texts[row]),
+            summary="a target is not in the bank",
             advice="Correct the target, or add the phrase to the bank",
         )
     return phrase_ids

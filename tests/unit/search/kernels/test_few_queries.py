@@ -10,12 +10,12 @@ import os
 import pytest
 import torch
 
-from lightweight_decoder.bank import unit_rows
 from lightweight_decoder.datatypes import NO_ID
 from lightweight_decoder.errors import EmbeddingError
 from lightweight_decoder.search import ExactSearch
-from lightweight_decoder.search.kernels import few_queries
-from lightweight_decoder.search.kernels.group_maxima import choice_error
+from lightweight_decoder.search.kernels import FewQueriesSearch
+from lightweight_decoder.search.kernels.group_maxima import Roundings, choice_error
+from lightweight_decoder.vectors.directions import unit_rows
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -34,8 +34,9 @@ def find_few(search, queries, k, excluded=None):
     """Search in one go; the call is captured in a CUDA graph when it comes for the second time."""
     excluded = None if excluded is None else excluded.to(DEVICE)
     for _ in range(1 if INTERPRETED else 3):
-        found = search._search_few(queries.to(DEVICE), k, search._list_length(k), excluded)
-    assert found is not None
+        given, length = queries.to(DEVICE), search._list_length(k)
+        assert search._kernels.few.suits(len(given), length, excluded)
+        found = search._search_fast(given, k, length, excluded)
     return found
 
 
@@ -43,13 +44,13 @@ def find_few(search, queries, k, excluded=None):
 def searched_again(monkeypatch):
     """How many queries were not settled in one go, for each search."""
     numbers = []
-    search_again = ExactSearch._search_again
+    search_listed = ExactSearch._search_listed
 
-    def counting(self, queries, *rest, **options):
+    def counting(self, queries, *rest):
         numbers.append(len(queries))
-        return search_again(self, queries, *rest, **options)
+        return search_listed(self, queries, *rest)
 
-    monkeypatch.setattr(ExactSearch, "_search_again", counting)
+    monkeypatch.setattr(ExactSearch, "_search_listed", counting)
     return numbers
 
 
@@ -157,4 +158,5 @@ def test_queries_are_scaled_as_elsewhere(precision):
 )
 def test_what_it_suits(num_queries, vectors, list_length, width, expected):
     excluded = torch.empty((num_queries, width), dtype=torch.int64) if width else None
-    assert few_queries.suits(num_queries, vectors, list_length, excluded) == expected
+    few = FewQueriesSearch(vectors, None, margin=0.0, roundings=Roundings(vectors, vectors.device))
+    assert few.suits(num_queries, list_length, excluded) == expected

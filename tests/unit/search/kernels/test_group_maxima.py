@@ -11,17 +11,17 @@ import os
 import pytest
 import torch
 
-from lightweight_decoder.bank import unit_rows
 from lightweight_decoder.datatypes import NO_ID
 from lightweight_decoder.search import ExactSearch
-from lightweight_decoder.search.first_pass import grouped_pass
-from lightweight_decoder.search.kernels import group_maxima
+from lightweight_decoder.search.kernels import few_queries, group_maxima
 from lightweight_decoder.search.kernels.group_maxima import (
+    GroupedPass,
+    Roundings,
     choice_error,
     is_available,
-    longest_rounding,
     top_k_products,
 )
+from lightweight_decoder.vectors.directions import unit_rows
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -163,7 +163,7 @@ def test_nothing_that_is_not_found_exceeds_the_ceiling(precision):
     found = top_k_products(queries.to(DEVICE), vectors.to(DEVICE), 8, precision=precision)
     products = queries.double() @ vectors.double().T
     unseen = products.scatter(1, found.vectors.cpu(), -torch.inf).amax(dim=1)
-    rounding = longest_rounding(vectors, precision, torch.device("cpu"))
+    rounding = Roundings(vectors, torch.device("cpu")).longest(precision)
     ceiling = found.ceiling.cpu() + choice_error(queries, rounding, precision)
     assert (unseen <= torch.maximum(found.values[:, -1].cpu(), ceiling) + 1e-6).all()
     torch.testing.assert_close(
@@ -174,7 +174,8 @@ def test_nothing_that_is_not_found_exceeds_the_ceiling(precision):
 @needs_kernels
 @pytest.mark.parametrize("at_once", [True, False])
 def test_what_a_rough_choice_leaves_open_is_settled_by_finer_ones(at_once, monkeypatch):
-    monkeypatch.setattr(group_maxima, "fastest_precision", lambda *_: "float16")
+    for user in (group_maxima, few_queries):
+        monkeypatch.setattr(user, "fastest_precision", lambda *_: "float16")
     clusters = []
     for seed, width in ((0, 0.03), (1, 1e-6)):  # too dense for float16, and for float32
         near = unit(seed, 1, 16) + width * unit(seed + 2, 300, 16)
@@ -182,19 +183,19 @@ def test_what_a_rough_choice_leaves_open_is_settled_by_finer_ones(at_once, monke
     queries = torch.cat([clusters[0][:1], clusters[1][:1], unit(5, 1, 16)])
     search = ExactSearch.over(torch.cat([*clusters, unit(6, 300, 16)]), device=DEVICE)
     if not at_once:
-        search._at_once = None
+        search._kernels = search._kernels._replace(few=None)
     passes = []
-    first_pass, search_float64 = search._first_pass, search._search_float64
+    list_vectors, search_float64 = GroupedPass.list_vectors, search._search_float64
 
-    def record(queries, *args, roughly):
-        passes.append(("float16" if roughly else "float32", len(queries)))
-        return first_pass(queries, *args, roughly=roughly)
+    def record(self, queries, *args):
+        passes.append(("float32" if self._in_full else "float16", len(queries)))
+        return list_vectors(self, queries, *args)
 
     def record_float64(queries, *args):
         passes.append(("float64", len(queries)))
         return search_float64(queries, *args)
 
-    monkeypatch.setattr(search, "_first_pass", record)
+    monkeypatch.setattr(GroupedPass, "list_vectors", record)
     monkeypatch.setattr(search, "_search_float64", record_float64)
     found = search.search(queries, 4)
     rough = [] if at_once else [("float16", 3)]  # the rough pass of few queries is another one
@@ -207,14 +208,9 @@ def test_what_a_rough_choice_leaves_open_is_settled_by_finer_ones(at_once, monke
 @needs_kernels
 def test_a_listed_pass_bounds_what_it_does_not_list():
     queries, vectors = unit(0, 5, 20), unit(1, 700, 20).half()
-    listed = grouped_pass(
-        queries.to(DEVICE),
-        vectors.to(DEVICE),
-        6,
-        None,
-        precision="float16",
-        vectors_error=0.0,
-    )
+    stored = vectors.to(DEVICE)
+    grouped = GroupedPass(stored, Roundings(stored, stored.device))
+    listed = grouped.list_vectors(queries.to(DEVICE), 6, None)
     products = queries.double() @ vectors.double().T
     rest = products.scatter(1, listed.vectors.cpu(), -torch.inf).amax(dim=1, keepdim=True)
     assert (rest <= listed.unseen.cpu() + 24 * 2.0**-24).all()
@@ -226,7 +222,7 @@ def test_the_error_of_a_choice_is_reached_but_not_exceeded(precision, bits):
     part = 0.998 if precision == "tf32" else 0.499
     worst = torch.full((1, 64), (1 + part * 2.0 ** -(bits - 1)) / 8)
     rough, exact = torch.full((1, 64), 1 / 8), worst.double()
-    rounding = longest_rounding(worst, precision, torch.device("cpu"))
+    rounding = Roundings(worst, torch.device("cpu")).longest(precision)
     both = (exact @ exact.T - rough.double() @ rough.double().T).item()
     bound = choice_error(worst, rounding, precision).item()
     assert 0.9 * bound < both <= bound
@@ -238,10 +234,10 @@ def test_the_error_of_a_choice_is_reached_but_not_exceeded(precision, bits):
 @pytest.mark.parametrize("precision", ["float16", "bfloat16"])
 def test_nothing_is_rounded_off_vectors_that_are_stored_in_the_precision(precision):
     vectors = unit(0, 50, 8).to(getattr(torch, precision))
-    assert longest_rounding(vectors, precision, torch.device("cpu")) == 0
+    assert Roundings(vectors, torch.device("cpu")).longest(precision) == 0
     wide = unit(0, 50, 8)
     expected = (wide - vectors.float()).norm(dim=1).max().item()
-    assert longest_rounding(wide, precision, torch.device("cpu")) == pytest.approx(expected)
+    assert Roundings(wide, torch.device("cpu")).longest(precision) == pytest.approx(expected)
 
 
 def test_kernels_need_a_gpu_or_the_interpreter(monkeypatch):

@@ -14,6 +14,7 @@ from lightweight_decoder.search.kernels import int8_pass as module
 from lightweight_decoder.search.kernels.int8_pass import (
     ERROR_COLUMNS,
     Int8Block,
+    Int8Pass,
     Int8Vectors,
     int8_pass,
     is_available,
@@ -151,7 +152,8 @@ def test_rounding_is_given_up_where_the_longest_lists_settle_less_than_half():
 def test_exact_search_keeps_a_copy_as_large_as_it_may_be(copy_bytes, is_kept):
     search = ExactSearch.over(unit(0, 900, 16), max_copy_bytes=copy_bytes)
     search.search(unit(1, 800, 16), 4)
-    assert (search._int8._kept is not None) == is_kept
+    (int8,) = {each._vectors for each in search._kernels.passes if isinstance(each, Int8Pass)}
+    assert (int8._kept is not None) == is_kept
 
 
 def test_vectors_that_are_much_alike_are_searched_in_one_pass_before_long(monkeypatch):

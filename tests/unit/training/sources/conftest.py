@@ -40,6 +40,8 @@ SENSES = [
 class HashingEncoder:
     """A vector follows from its text; what was asked for is written down."""
 
+    settings, knows_sides = None, False
+
     def __init__(self, name="hashing"):
         self.name = name
         self.fingerprint = blake2b(name.encode(), digest_size=32).hexdigest()
@@ -53,9 +55,11 @@ class HashingEncoder:
         vector = self.vector(text).astype(np.float64)
         return (vector / np.linalg.norm(vector)).astype(np.float32)
 
-    def encode(self, texts):
+    def encode_phrases(self, texts):
         self.encoded += texts
         return np.array([self.vector(text) for text in texts]).reshape(len(texts), DIM)
+
+    encode_queries = encode_phrases
 
 
 @pytest.fixture

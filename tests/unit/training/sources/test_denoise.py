@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lightweight_decoder.bank import BankRows, build_bank
+from lightweight_decoder.bank import PhraseBank
 from lightweight_decoder.decoder.splits import SPLIT_NAMES
 from lightweight_decoder.errors import BankError, ConfigError
 from lightweight_decoder.training.sources.denoise import Denoise
@@ -15,7 +15,7 @@ SIZES = {"num_train": 60, "num_val": 20, "num_calib": 10, "num_test": 10}
 def bank_folder(tmp_path):
     vectors = np.random.default_rng(0).standard_normal((120, 64)).astype(np.float32)
     texts = [f"phrase {i % 50}" for i in range(120)]  # several vectors a phrase
-    build_bank(tmp_path / "bank", [BankRows(texts, vectors)])
+    PhraseBank.build(tmp_path / "bank", texts, vectors)
     return tmp_path / "bank"
 
 
@@ -27,7 +27,7 @@ def sources_of(split, bank):
 def test_targets_own_the_vectors_that_were_disturbed(bank_folder):
     source = Denoise(bank=bank_folder, noise=0.1, **SIZES)
     source.prepare()
-    bank, seen = source.bank(), []
+    bank, seen = source.bank, []
     for name in SPLIT_NAMES:
         split = source.split(name)
         rows = sources_of(split, bank)
@@ -40,7 +40,7 @@ def test_targets_own_the_vectors_that_were_disturbed(bank_folder):
 @pytest.mark.parametrize("noise", [0.1, 0.5])
 def test_the_noise_has_the_length_asked_for(bank_folder, noise):
     source = Denoise(bank=bank_folder, noise=noise, num_train=5_000)
-    split, bank = source.split("train"), source.bank()
+    split, bank = source.split("train"), source.bank
     added = split.queries - bank.vectors[sources_of(split, bank)]
     assert np.sqrt((added**2).sum(axis=1).mean()) == pytest.approx(noise, rel=0.02)
     assert abs(added.mean()) < 0.001

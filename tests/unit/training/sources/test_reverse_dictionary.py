@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from lightweight_decoder.bank import BankRows, build_bank
+from lightweight_decoder.bank import PhraseBank
 from lightweight_decoder.datatypes import NO_ID
 from lightweight_decoder.decoder.splits import SPLIT_NAMES
 from lightweight_decoder.errors import BankError, ConfigError
@@ -42,7 +42,7 @@ def of_row(ids):
 def test_the_bank_has_every_phrase_by_falling_use(make_source, encoder):
     source = make_source()
     source.prepare()
-    bank = source.bank()
+    bank = source.bank
     texts = bank.texts(range(bank.num_phrases))
     assert texts[:5] == ["run", "road", "highway", "afraid", "Turkey"]
     assert sorted(texts[7:]) == ["fast", "main", "main road", "thoroughfare", "turkey"]
@@ -52,7 +52,7 @@ def test_the_bank_has_every_phrase_by_falling_use(make_source, encoder):
 def test_the_bank_says_what_it_knows_of_a_phrase(make_source):
     source = make_source()
     source.prepare()
-    bank = source.bank()
+    bank = source.bank
     (row,) = bank.find(["Republic of Turkey"])
     assert {name: bank.column(name)[row] for name in bank.column_names} == {
         "frequency": 2,
@@ -68,7 +68,7 @@ def test_small_keeps_the_most_used_phrases_and_what_defines_them(make_source, mo
     monkeypatch.setattr(reverse_dictionary, "SMALL_NUM_PHRASES", 6)
     source = make_source(size="small")
     source.prepare()
-    bank = source.bank()
+    bank = source.bank
     texts = bank.texts(range(bank.num_phrases))
     assert texts == ["run", "road", "highway", "afraid", "Turkey", "Republic of Turkey"]
     for name in SPLIT_NAMES:
@@ -90,7 +90,7 @@ def test_targets_are_the_phrases_of_the_definition(make_source, encoder, wordnet
         expected.setdefault(synset.definition, set()).update(synset.phrases)
     source = make_source()
     source.prepare()
-    bank, texts = source.bank(), []
+    bank, texts = source.bank, []
     for name in SPLIT_NAMES:
         split = source.split(name)
         texts += split.texts
@@ -104,7 +104,7 @@ def test_targets_are_the_phrases_of_the_definition(make_source, encoder, wordnet
 def test_definitions_in_the_bank_are_hidden_from_their_own_queries(make_source):
     source = make_source(bank_definitions=True)
     source.prepare()
-    bank, split = source.bank(), source.split("train")
+    bank, split = source.bank, source.split("train")
     num_texts = {"a major road": 3}  # the definition and two examples, for each of two phrases
     for i, text in enumerate(split.texts):
         targets, own = of_row(split.targets[i]), of_row(split.own_vectors[i])
@@ -120,7 +120,7 @@ def test_definitions_in_the_bank_are_hidden_from_their_own_queries(make_source):
 def test_only_training_definitions_join_the_bank(make_source, encoder):
     source = make_source(bank_definitions=True)
     source.prepare()
-    bank = source.bank()
+    bank = source.bank
     for name in ("val", "calib", "test"):
         split = source.split(name)
         assert split.own_vectors.shape == (len(split), 0)
@@ -159,10 +159,10 @@ def test_a_damaged_bank_is_built_again(make_source, tmp_path, caplog):
     (folder / "vectors.npy").write_bytes(b"cut")
     source = make_source()
     with pytest.raises(BankError):
-        source.bank()
+        _ = source.bank
     source.prepare()
     assert "building a cached bank again" in caplog.text
-    source.bank().verify()
+    source.bank.verify()
 
 
 def test_a_bank_that_has_moved_is_opened_where_it_is(make_source, tmp_path):
@@ -172,15 +172,15 @@ def test_a_bank_that_has_moved_is_opened_where_it_is(make_source, tmp_path):
     source = make_source(bank=tmp_path / "moved")
     source.prepare()
 
-    assert source.bank().path == tmp_path / "moved"
+    assert source.bank.path == tmp_path / "moved"
     assert not list((tmp_path / "banks").iterdir())
 
 
 def test_a_bank_with_preprocessing_is_not_the_one_that_was_planned(make_source, tmp_path):
     make_source().prepare()
-    bank = make_source().bank()
+    bank = make_source().bank
     texts = bank.texts(bank.owners)
-    build_bank(tmp_path / "other", [BankRows(texts, bank.vectors)], preprocessing=[Center()])
+    PhraseBank.build(tmp_path / "other", texts, bank.vectors, preprocessing=[Center()])
     with pytest.raises(BankError, match="the bank has preprocessing, the data makes one without"):
         make_source(bank=tmp_path / "other").prepare()
 
@@ -195,12 +195,12 @@ def test_the_default_task_has_the_size_it_is_known_for(
 ):
     monkeypatch.setattr(reverse_dictionary, "read_wordnet", lambda _: real_wordnet)
     plan = ReverseDictionary(encoder=encoder, bank_root=tmp_path)._plan
-    assert plan.num_phrases == len(plan.bank.phrases) == 20_000
-    assert min(plan.bank.metadata["frequency"].values()) >= 1
-    assert {name: len(plan.places[name]) for name in ("val", "calib", "test")} == dict.fromkeys(
+    assert plan.num_phrases == len(plan.encoded.phrases) == 20_000
+    assert min(plan.encoded.metadata["frequency"].values()) >= 1
+    assert {name: len(plan.entries[name]) for name in ("val", "calib", "test")} == dict.fromkeys(
         ("val", "calib", "test"), 2_000
     )
-    assert 27_000 < len(plan.places["train"]) < 29_000
+    assert 27_000 < len(plan.entries["train"]) < 29_000
 
 
 def test_an_unknown_size_is_refused(make_source):
@@ -212,11 +212,11 @@ def test_nothing_depends_on_the_order_of_sets(wordnet_folder, tmp_path):
     code = (
         "import sys; from pathlib import Path; from types import SimpleNamespace\n"
         "from lightweight_decoder.training.sources.reverse_dictionary import ReverseDictionary\n"
-        "plan = ReverseDictionary(encoder=None, bank_root=Path('banks'), size='full',\n"
+        "encoder = SimpleNamespace(fingerprint='0' * 64)\n"
+        "plan = ReverseDictionary(encoder=encoder, bank_root=Path('banks'), size='full',\n"
         "    bank_definitions=True, num_test=2, num_val=1, num_calib=1,\n"
         "    wordnet=Path(sys.argv[1]))._plan\n"
-        "encoder = SimpleNamespace(fingerprint='0' * 64)\n"
-        "print(plan.places, plan.bank.folder(Path('banks'), encoder))\n"
+        "print(plan.entries, plan.encoded.folder)\n"
     )
     found = {
         subprocess.run(

@@ -63,7 +63,7 @@ def test_a_malformed_line_is_named(wordnet_folder, name, line, found):
     path = wordnet_folder / name
     path.write_text(f"{path.read_text()}{line}\n")
     number = len(path.read_text().splitlines())
-    with pytest.raises(InputDataError, match="not in WordNet's format") as raised:
+    with pytest.raises(InputDataError, match="cannot be used: expected") as raised:
         read_wordnet(wordnet_folder)
     assert raised.value.where == str(path)
     assert raised.value.at == f"line {number}"
