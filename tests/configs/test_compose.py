@@ -49,7 +49,6 @@ PATHS = {
     "verify_bank": ["bank=x"],
     "build_bank": ["input=x", "output=x"],
     "calibrate": ["queries=x", "targets=x", "output=x"],
-    "verify_bank": ["bank=x"],
 }
 
 
