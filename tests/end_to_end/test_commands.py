@@ -276,7 +276,9 @@ def test_a_sentence_is_decoded_with_the_banks_own_encoder(tmp_path, run, command
     )
 
     assert status == 0, output
-    assert 'when will my card come, it\'s 2024.10 (late) & "lost"; [why=${no}]?' in output
+    assert 'when will my card come, it\'s 2024.10 (late) & "lost"; [why=${no}]?' in " ".join(
+        output.split()
+    )
     assert output.index("card_arrival") < output.index("exchange_rate")
     assert "Loading weights" not in output
 
