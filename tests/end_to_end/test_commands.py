@@ -189,10 +189,12 @@ class CountingEncoder:
     name, fingerprint, dim = "counting", "c" * 64, 26
     asked: list[str] = []  # noqa: RUF012 - of all that are made
 
-    def encode(self, texts):
+    def encode_phrases(self, texts):
         type(self).asked += texts
         letters = [[text.count(chr(97 + i)) + 0.1 * i for i in range(26)] for text in texts]
         return np.array(letters, dtype=np.float32)
+
+    encode_queries = encode_phrases
 
 
 def test_one_training_opens_one_bank_and_makes_one_encoder(tmp_path, monkeypatch):
