@@ -295,6 +295,13 @@ def spoken(tmp_path_factory, command):
     return folder
 
 
+def assert_alike(found, expected):
+    """The same answers; an encoder's last bits depend on how many threads and texts it has."""
+    for one, other in zip(found, expected, strict=True):
+        assert one.pop("values") == pytest.approx(other["values"], abs=2e-6)
+        assert one == {key: value for key, value in other.items() if key != "values"}
+
+
 @pytest.mark.slow
 def test_texts_of_a_file_a_table_and_standard_input_are_answered_alike(
     spoken, tmp_path, command, run, environment
@@ -317,7 +324,7 @@ def test_texts_of_a_file_a_table_and_standard_input_are_answered_alike(
         "text_column=query",
         f"output={tmp_path}/table.jsonl",
     )
-    assert answers(tmp_path / "table.jsonl") == lines
+    assert_alike(answers(tmp_path / "table.jsonl"), lines)
     done = subprocess.run(
         [sys.executable, "scripts/decode.py", f"bank={spoken}/bank", "texts=-", "output=-"],
         input=(tmp_path / "t.txt").read_text(),
@@ -327,10 +334,10 @@ def test_texts_of_a_file_a_table_and_standard_input_are_answered_alike(
         cwd=ROOT,
         env=environment(tmp_path),
     )
-    assert [json.loads(line) for line in done.stdout.splitlines()] == lines
+    assert_alike([json.loads(line) for line in done.stdout.splitlines()], lines)
     assert "-: 3 queries" in done.stderr
     command("decode", f"bank={spoken}/bank", "text=a puppy", f"output={tmp_path}/one.jsonl")
-    assert answers(tmp_path / "one.jsonl") == lines[:1]
+    assert_alike(answers(tmp_path / "one.jsonl"), lines[:1])
 
 
 def test_vectors_come_from_standard_input_too(work, tmp_path, environment):
