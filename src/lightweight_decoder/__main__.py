@@ -18,6 +18,7 @@ COMMANDS = {
     "decode": "decode embeddings, or a sentence, into phrases of a bank",
     "evaluate": "evaluate a finished run on its own test split",
     "calibrate": "teach a decoder how sure it may be of its answers",
+    "verify-bank": "read a whole bank and say everything that is wrong with it",
     "doctor": "say which accelerators work on this machine, and why the others do not",
 }
 _COMPLETION = ("-sc", "--shell-completion")

@@ -29,7 +29,7 @@ from lightweight_decoder.commands.budget import within_budget
 from lightweight_decoder.commands.devices import device_of, one_device
 from lightweight_decoder.commands.opening import open_encoder
 from lightweight_decoder.display import cell
-from lightweight_decoder.encoder import TextEncoder
+from lightweight_decoder.encoder import Encoder, TextEncoder
 from lightweight_decoder.errors import ConfigError
 from lightweight_decoder.vectors import open_embeddings
 from lightweight_decoder.vectors.preprocessing import STEPS, at_place
@@ -67,7 +67,7 @@ def build_bank(
     on_bad_row: Literal["raise", "drop"] = "raise",
     cache: bool = True,
     max_memory_gb: Gib | None = None,
-    embeddings: Callable[..., TextEncoder] = TextEncoder,
+    embeddings: Callable[..., Encoder] = TextEncoder,
     accelerator: Callable[..., AcceleratorPlan] = one_device,
 ) -> BuildReport:
     """Build a phrase bank from texts, or from texts with vectors, and print what went into it.
@@ -198,7 +198,7 @@ def _embedded(path: Path, texts: TextStream | None, *, keep_unusable: bool) -> _
     return _Rows(rows, sample, texts.num_rows, reader.dtype)
 
 
-def _encoded(texts: Callable[[], TextStream], encoder: TextEncoder) -> _Rows:
+def _encoded(texts: Callable[[], TextStream], encoder: Encoder) -> _Rows:
     """Texts, encoded here."""
     stream = texts()
     rows, sample = encoded_rows(stream, encoder), _encoded_sample(texts, encoder)
@@ -206,7 +206,7 @@ def _encoded(texts: Callable[[], TextStream], encoder: TextEncoder) -> _Rows:
     return _Rows(rows, sample, stream.num_rows, "float32", info)
 
 
-def _encoded_sample(texts: Callable[[], TextStream], encoder: TextEncoder) -> Iterator[FloatArray]:
+def _encoded_sample(texts: Callable[[], TextStream], encoder: Encoder) -> Iterator[FloatArray]:
     """Vectors of some texts, which are read once more, if they are asked for."""
     yield from encoded_sample(texts(), encoder)
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lightweight_decoder.accelerator import AcceleratorPlan
+from lightweight_decoder.bank.placement import refuse_output_over
 from lightweight_decoder.commands.arguments import Gib, command
 from lightweight_decoder.commands.budget import within_budget
 from lightweight_decoder.commands.devices import device_of, one_device
@@ -81,6 +82,7 @@ def calibrate(
         )
     if output.suffix != ".ckpt":
         output /= _CHECKPOINT_NAME
+    refuse_output_over(output, filter(None, (queries, targets, out_of_bank)))
     device = device_of(accelerator())
     with within_budget(max_memory_gb, work="calibrating", device=device):
         decoder = open_decoder(

@@ -11,12 +11,14 @@ from pydantic import Field
 from rich.console import Console
 
 from lightweight_decoder.accelerator import AcceleratorPlan
+from lightweight_decoder.bank.placement import refuse_output_over
 from lightweight_decoder.commands.arguments import Count, Gib, Share, command
 from lightweight_decoder.commands.budget import within_budget
 from lightweight_decoder.commands.devices import device_of, one_device
-from lightweight_decoder.commands.opening import cache_dir_of, open_decoder, threshold
+from lightweight_decoder.commands.opening import open_decoder, open_encoder, threshold
 from lightweight_decoder.decoder.answers import answer_table, write_answers
 from lightweight_decoder.decoder.bank_encoder import encoder_of
+from lightweight_decoder.encoder import Encoder
 from lightweight_decoder.errors import ConfigError
 from lightweight_decoder.search import ExactSearch, SearchBackend
 from lightweight_decoder.vectors import open_embeddings
@@ -40,6 +42,7 @@ def decode_file(
     cache: bool = True,
     max_memory_gb: Gib | None = None,
     search: Callable[..., SearchBackend] = ExactSearch,
+    embeddings: Callable[..., Encoder] = encoder_of,
     accelerator: Callable[..., AcceleratorPlan] = one_device,
 ) -> int:
     """Decode a file of embeddings into JSON lines, or a sentence into a table on the terminal.
@@ -61,6 +64,8 @@ def decode_file(
         max_memory_gb: GiB that the work may hold above what the process holds at its start; None:
             no limit.
         search: Finds candidates; called with the bank, and the device where it takes one.
+        embeddings: Encodes the sentence; called with the bank, the device, and a folder for its
+            cache. By default it is the encoder that the bank names.
         accelerator: Decides what to decode on.
 
     Returns:
@@ -77,8 +82,12 @@ def decode_file(
             "neither" if text is None else "both",
             summary="one thing to decode is needed",
         )
+    if text is not None and not text.strip():
+        raise ConfigError.unexpected("text", "a sentence", repr(text), summary="nothing to decode")
     if input is not None and output is None:
         raise ConfigError("no value was given", where="output", advice="Add output=FILE.jsonl.")
+    if input is not None and output is not None:
+        refuse_output_over(output, filter(None, (input, checkpoint)))
     device = device_of(accelerator())
     with within_budget(max_memory_gb, work="decoding", device=device):
         decoder = open_decoder(
@@ -96,7 +105,7 @@ def decode_file(
             target_coverage=target_coverage,
         )
         if text is not None:
-            encoder = encoder_of(decoder.bank, device=device, cache_dir=cache_dir_of(cache))
+            encoder = open_encoder(embeddings, bank=decoder.bank, device=device, cache=cache)
             decoded = decoder.decode_texts(text, encoder=encoder, top_k=top_k, abstain_below=below)
             Console().print(answer_table(decoded, title=text))
             return 1

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,8 +20,9 @@ from lightweight_decoder.commands.budget import within_budget
 from lightweight_decoder.commands.devices import device_of, one_device
 from lightweight_decoder.commands.finished_run import FinishedRun, find_run
 from lightweight_decoder.commands.opening import completed_search, open_encoder, threshold
-from lightweight_decoder.commands.parts import as_configuration, complete, described
+from lightweight_decoder.commands.parts import as_configuration, described
 from lightweight_decoder.datatypes import NO_ID
+from lightweight_decoder.decoder.bank_encoder import encoder_of
 from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
 from lightweight_decoder.decoder.prediction import (
     plain_search,
@@ -28,6 +30,7 @@ from lightweight_decoder.decoder.prediction import (
     size_metrics,
     speed_metrics,
 )
+from lightweight_decoder.encoder import Encoder
 from lightweight_decoder.errors import RegressionError
 from lightweight_decoder.evaluation.comparison import compare_metrics, metric_table
 from lightweight_decoder.evaluation.html_report import render_report
@@ -81,6 +84,7 @@ def evaluate_run(
     target_coverage: Share | None = None,
     cache: bool = True,
     max_memory_gb: Gib | None = None,
+    embeddings: Callable[..., Encoder] = encoder_of,
     wandb: Callable[..., AbstractContextManager[Any]] | None = None,
     accelerator: Callable[..., AcceleratorPlan] = one_device,
 ) -> dict[str, float]:
@@ -99,6 +103,8 @@ def evaluate_run(
         cache: Use kept vectors of encoded texts.
         max_memory_gb: GiB that the work may hold above what the process holds at its start; None:
             no limit.
+        embeddings: Encodes the run's texts; called with its bank, the device, and a folder for its
+            cache. By default it is the encoder that the bank names.
         wandb: Opens a W&B run; called with the folder. None: no W&B.
         accelerator: Decides what to evaluate on.
 
@@ -136,9 +142,12 @@ def evaluate_run(
                 target_precision=target_precision,
                 target_coverage=target_coverage,
             )
-            source = complete(
-                run.data, encoder=open_encoder(run.embeddings, device=device, cache=cache)
-            )
+            encoder = {}
+            if "encoder" in signature(run.data).parameters:
+                encoder["encoder"] = open_encoder(
+                    embeddings, bank=decoder.bank, device=device, cache=cache
+                )
+            source = run.data(**encoder)
             evaluation = _measure(decoder, source, top_k=top_k, abstain_below=below)
             files = _write(evaluation, folder, run, device)
         if tracker is not None:

@@ -10,13 +10,16 @@ import yaml
 
 from lightweight_decoder.commands.arguments import converted_part
 from lightweight_decoder.commands.parts import (
+    PARTS,
+    SOURCES,
     as_configuration,
     described,
     find_part,
     part_described,
+    part_of,
+    target_of,
 )
 from lightweight_decoder.decoder.checkpoints import read_checkpoint
-from lightweight_decoder.encoder import TextEncoder
 from lightweight_decoder.errors import CheckpointError, ConfigError
 from lightweight_decoder.files import whole_file
 
@@ -37,7 +40,6 @@ class FinishedRun:
         path: The folder.
         settings: The configuration it was trained with, in plain values.
         data: Makes its source again, with its bank where the bank is now.
-        embeddings: Makes its encoder again.
         checkpoint: The best checkpoint.
         bank: Folder of the bank.
     """
@@ -45,7 +47,6 @@ class FinishedRun:
     path: Path
     settings: dict[str, Any]
     data: Callable[..., Source]
-    embeddings: Callable[..., TextEncoder]
     checkpoint: Path
     bank: Path
 
@@ -72,7 +73,7 @@ def write_settings(arguments: Mapping[str, Any], run_dir: Path) -> dict[str, Any
     """Write the arguments of a training into its folder, and return them as they were written."""
     settings = as_configuration(described(arguments))
     with whole_file(run_dir / SETTINGS_NAME) as path:
-        text = yaml.dump(settings, Dumper=_PlainDumper, sort_keys=False, allow_unicode=True)
+        text = yaml.dump(settings, Dumper=_PlainDumper, sort_keys=False)
         path.write_text(text, encoding="utf-8")
     return settings
 
@@ -109,10 +110,7 @@ def find_run(path: Path, *, bank: Path | None = None) -> FinishedRun:
     place = bank if bank is not None else saved.find_bank()
     settings = read_settings(settings_path)
     settings["data"]["bank"] = str(place.absolute())
-    embeddings: Callable[..., TextEncoder] = TextEncoder
-    if "embeddings" in settings:
-        embeddings = _part(settings, "embeddings")
-    return FinishedRun(path, settings, _part(settings, "data"), embeddings, checkpoint, place)
+    return FinishedRun(path, settings, _source(settings), checkpoint, place)
 
 
 def read_settings(path: Path) -> dict[str, Any]:
@@ -138,6 +136,8 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 def _check_plain(value: object, path: Path, name: str) -> None:
     """Refuse what is no plain value, stands for another one, or names code that is not ours."""
+    if name.rpartition(".")[2] == "_target_" and find_part(value) is None:
+        raise _no_settings(path, "a part of lightweight-decoder", f"{value!r:.80}", at=name)
     if isinstance(value, dict):
         for key, each in value.items():
             _check_plain(each, path, f"{name}.{key}" if name else str(key))
@@ -146,18 +146,18 @@ def _check_plain(value: object, path: Path, name: str) -> None:
             _check_plain(each, path, f"{name}[{place}]")
     elif isinstance(value, str) and "${" in value:
         raise _no_settings(path, "a value", "an interpolation", at=name)
-    elif name.rpartition(".")[2] == "_target_" and find_part(value) is None:
-        raise _no_settings(path, "a part of lightweight-decoder", f"{value!r:.80}", at=name)
     elif not isinstance(value, str | int | float | None):
         raise _no_settings(path, "text, a number or null", f"{value!r:.80}", at=name)
 
 
-def _part(settings: dict[str, Any], name: str) -> Callable[..., Any]:
-    """Return a part of the settings with its options converted."""
-    part = part_described(settings[name]) if isinstance(settings[name], dict) else None
-    if part is None:
-        raise ConfigError.missing(f"{name}._target_", "a part of lightweight-decoder")
-    return converted_part(part, name)
+def _source(settings: dict[str, Any]) -> Callable[..., Source]:
+    """Return the source of the settings with its options converted; no other part is ever made."""
+    part = part_described(settings["data"])
+    if part is None or part_of(target_of(part)) not in [PARTS[name] for name in SOURCES]:
+        raise ConfigError.unexpected(
+            "data._target_", f"one of {', '.join(SOURCES)}", settings["data"].get("_target_")
+        )
+    return converted_part(part, "data")
 
 
 def _no_settings(path: Path, expected: str, found: str, *, at: str | None = None) -> ConfigError:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from lightweight_decoder.bank import PhraseBank
 from lightweight_decoder.commands.budget import search_sizes
 from lightweight_decoder.commands.parts import complete, target_of
+from lightweight_decoder.decoder.bank_encoder import encoder_of
 from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
 from lightweight_decoder.errors import ConfigError
 from lightweight_decoder.search import ExactSearch
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from lightweight_decoder.encoder import TextEncoder
+    from lightweight_decoder.encoder import Encoder
     from lightweight_decoder.search import SearchBackend
 
 
@@ -80,16 +81,30 @@ def completed_search(
 
 
 def open_encoder(
-    embeddings: Callable[..., TextEncoder], *, device: str, cache: bool
-) -> TextEncoder:
-    """Return an encoder on a device, with the cache of this user or without one."""
-    encoder: TextEncoder = complete(embeddings, device=device, cache_dir=cache_dir_of(cache))
+    embeddings: Callable[..., Encoder],
+    *,
+    device: str,
+    cache: bool,
+    bank: PhraseBank | None = None,
+) -> Encoder:
+    """Return an encoder, with as much of a device, a cache and a bank as it wants to know.
+
+    Args:
+        embeddings: Makes it.
+        device: Where its model runs.
+        cache: Whether vectors are kept in the cache of this user.
+        bank: The bank whose encoder it is; None: it is to build one.
+
+    Raises:
+        ConfigError: It is the encoder of a bank, where there is none yet.
+    """
+    if bank is None and target_of(embeddings) is encoder_of:
+        raise ConfigError.unexpected(
+            "embeddings", "an encoder to build a bank with: minilm or custom", "that of a bank"
+        )
+    cache_dir = "auto" if cache else None
+    encoder: Encoder = complete(embeddings, bank=bank, device=device, cache_dir=cache_dir)
     return encoder
-
-
-def cache_dir_of(cache: bool) -> str | None:  # noqa: FBT001 - the only argument
-    """Return where vectors of texts are kept, as ``TextEncoder`` takes it."""
-    return "auto" if cache else None
 
 
 def threshold(

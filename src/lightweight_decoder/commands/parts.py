@@ -43,6 +43,10 @@ PARTS = {
     "text_encoder": Part(
         f"{_PACKAGE}.encoder.text_encoder.TextEncoder", frozenset({"device", "cache_dir"})
     ),
+    "custom_encoder": Part(f"{_PACKAGE}.encoder.custom_encoder.custom_encoder"),
+    "bank_encoder": Part(
+        f"{_PACKAGE}.decoder.bank_encoder.encoder_of", frozenset({"bank", "device", "cache_dir"})
+    ),
     "reverse_dictionary": Part(
         f"{_SOURCES}.reverse_dictionary.ReverseDictionary", frozenset({"encoder"})
     ),
@@ -80,6 +84,9 @@ PARTS = {
     "wandb": Part(f"{_PACKAGE}.training.tracking.open_wandb", frozenset({"run_dir"})),
 }
 """Everything that a configuration can name; no other code ever runs because a file names it."""
+
+SOURCES = ("reverse_dictionary", "labelled_text", "pairs", "denoise")
+"""The parts that queries and right phrases come from."""
 
 _PART_AT = {part.path: part for part in PARTS.values()}
 

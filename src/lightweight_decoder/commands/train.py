@@ -30,7 +30,7 @@ from lightweight_decoder.commands.opening import completed_search, open_encoder
 from lightweight_decoder.commands.parts import complete, options_of
 from lightweight_decoder.decoder.calibration_fit import fit_calibration
 from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
-from lightweight_decoder.encoder import TextEncoder
+from lightweight_decoder.encoder import Encoder, TextEncoder
 from lightweight_decoder.evaluation.comparison import metric_table
 from lightweight_decoder.evaluation.metrics_file import write_metrics
 from lightweight_decoder.rerank import ListwiseReranker, QueryAdapter
@@ -72,7 +72,7 @@ def train(
     *,
     data: Callable[..., Source],
     run_dir: Path,
-    embeddings: Callable[..., TextEncoder] = TextEncoder,
+    embeddings: Callable[..., Encoder] = TextEncoder,
     batches: Callable[..., DecoderDataModule] = DecoderDataModule,
     search: Callable[..., SearchBackend] = ExactSearch,
     adapter: Callable[..., QueryAdapter] | None = QueryAdapter,

@@ -76,20 +76,6 @@ def load_model(folder: Path, *, device: str, precision: EncoderPrecision) -> Any
     return model
 
 
-@contextmanager
-def _without_loading_bar() -> Iterator[None]:
-    """Keep transformers from showing a bar while it reads weights, which takes no time."""
-    from transformers.utils import logging  # noqa: PLC0415, as late as the model
-
-    was_shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if was_shown:
-            logging.enable_progress_bar()
-
-
 def computing_in(precision: EncoderPrecision, *, device: str) -> AbstractContextManager[object]:
     """Return the context in which a model computes in a precision."""
     if precision == "float32":
@@ -119,6 +105,20 @@ def cut_into_batches(
             stop -= 1
         yield start, stop
         start = stop
+
+
+@contextmanager
+def _without_loading_bar() -> Iterator[None]:
+    """Keep transformers from showing a bar while it reads weights, which takes no time."""
+    from transformers.utils import logging  # noqa: PLC0415, as late as the model
+
+    was_shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_shown:
+            logging.enable_progress_bar()
 
 
 def _round_linear_layers(model: Any) -> None:  # noqa: ANN401, as above

@@ -5,10 +5,11 @@ from __future__ import annotations
 import gc
 import inspect
 import os
+import re
 import string
 import sys
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -77,16 +78,21 @@ class Command(NamedTuple):
 _COMMANDS = "lightweight_decoder.commands"
 _SOURCES = ("reverse_dictionary", "labelled_text", "pairs", "denoise")
 _LEARNED = ("query_adapter", "listwise_reranker", "decoder_module")
+_ENCODERS = ("text_encoder", "custom_encoder")
+_ENCODERS_OF_BANK = ("bank_encoder", *_ENCODERS)
 _SEARCHES = ("exact_search", "faiss_search", "auto_search")
 COMMANDS = {
     "train": Command(
         f"{_COMMANDS}.train.train",
-        (*_SOURCES, *_SEARCHES, "text_encoder", "batches", *_LEARNED, "trainer", "wandb"),
+        (*_SOURCES, *_SEARCHES, *_ENCODERS, "batches", *_LEARNED, "trainer", "wandb"),
         filled=("run_dir",),
     ),
-    "evaluate": Command(f"{_COMMANDS}.evaluate.evaluate_run", ("wandb",)),
-    "build_bank": Command(f"{_COMMANDS}.build_bank.build_bank", ("text_encoder",)),
-    "decode": Command(f"{_COMMANDS}.decode.decode_file", _SEARCHES, verbatim=("text",)),
+    "evaluate": Command(f"{_COMMANDS}.evaluate.evaluate_run", (*_ENCODERS_OF_BANK, "wandb")),
+    "build_bank": Command(f"{_COMMANDS}.build_bank.build_bank", _ENCODERS),
+    "decode": Command(
+        f"{_COMMANDS}.decode.decode_file", (*_ENCODERS_OF_BANK, *_SEARCHES), verbatim=("text",)
+    ),
+    "verify_bank": Command(f"{_COMMANDS}.verify_bank.verify_bank"),
     "calibrate": Command(f"{_COMMANDS}.calibrate.calibrate"),
     "doctor": Command("lightweight_decoder.accelerator.doctor.run_doctor"),
 }
@@ -109,14 +115,29 @@ def run_command(name: str, typed: Sequence[str] | None = None) -> None:
     overrides = overrides_of(arguments)
     with stopped_by_signals():
         _refuse(mistakes_in(overrides, groups))
-        gc.disable()  # torch makes a million objects that stay: looking for garbage takes 0.5 s
-        register(name)
-        gc.enable()
-        with _errors_in_lines(name, overrides):
+        with _loaded(name), _errors_in_lines(name, overrides):
             if {"-h", "--help"}.isdisjoint(typed):
                 _run(name, verbatim, arguments)
             else:
                 print(help_text(name, overrides))  # noqa: T201 - what was asked for
+
+
+@contextmanager
+def _loaded(name: str) -> Iterator[None]:
+    """Import a command, and spare what its libraries made from being looked at as garbage.
+
+    It is a million objects that stay; looking at them takes half a second.
+    """
+    gc.disable()
+    try:
+        register(name)
+        gc.freeze()
+    finally:
+        gc.enable()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _refuse(lines: list[str]) -> None:
@@ -169,6 +190,7 @@ def config_groups() -> dict[str, list[str]]:
     return {path.name: sorted(option.stem for option in path.glob("*.yaml")) for path in folders}
 
 
+@cache
 def register(name: str) -> None:
     """Make the schema of a command, and those of the parts that it can have, known to Hydra."""
     known, store = COMMANDS[name], ConfigStore.instance()
@@ -201,7 +223,8 @@ def call(
         name: The command's.
         config: Its configuration.
         filled: Arguments that are not configured.
-        overrides: What was typed: ``01`` is text where text is wanted, though Hydra reads a number.
+        overrides: What was typed: ``01`` and ``[a]`` are text where text is wanted, though Hydra
+            reads a number and a list.
 
     Raises:
         LightweightDecoderError: Anything that the configuration or the files it names have wrong.
@@ -220,13 +243,23 @@ def call(
 def help_text(name: str, overrides: Sequence[str]) -> str:
     """Return what ``--help`` says: how a command is typed, and every key with what it means."""
     config = composed(name, overrides, with_hydra=True)
-    template = string.Template(config.hydra.help.template)
     plain: Any = OmegaConf.to_container(composed(name, overrides))
-    return template.safe_substitute(
+    return string.Template(_as_started(config.hydra.help.template)).safe_substitute(
         CONFIG=described_yaml(COMMANDS[name].load(), plain),
         APP_CONFIG_GROUPS="\n".join(
             f"{group}: {', '.join(options)}" for group, options in config_groups().items()
         ),
+    )
+
+
+def _as_started(text: str) -> str:
+    """Return a text with the commands in it as they are typed where this one was not a script."""
+    if sys.argv[0].endswith(".py"):
+        return text
+    return re.sub(
+        r"python (?:scripts/)?(\w+)\.py",
+        lambda match: f"{sys.argv[0]} {match[1].replace('_', '-')}",
+        text,
     )
 
 
@@ -250,7 +283,7 @@ def _job(name: str, verbatim: Mapping[str, str], config: DictConfig) -> float | 
             return as_job(_train, config)
         overrides = HydraConfig.get().overrides.task
         result = call(name, config, filled=verbatim, overrides=overrides)
-    if name == "doctor":
+    if name in ("doctor", "verify_bank"):
         raise SystemExit(result)
     return None
 
@@ -277,11 +310,11 @@ def _given(
     for name, value in values.items():
         part = part_described(value) if isinstance(value, dict) else None
         text = texts.get(place_of(prefix + name))
-        is_number = isinstance(value, int | float) and not takes(function, name, value)
+        is_other = value is not None and not takes(function, name, value)
         if part is not None:
             target, bound = target_of(part), bound_arguments(part)
             given[name] = partial(target, **_given(target, bound, texts, f"{name}."))
-        elif is_number and text is not None and takes(function, name, text):
+        elif is_other and text is not None and takes(function, name, text):
             given[name] = text
         elif value != MISSING:
             given[name] = value

@@ -9,7 +9,7 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import LambdaCallback
 
-from lightweight_decoder.bank import BankRows, PhraseBank, build_bank
+from lightweight_decoder.bank import BankRows, PhraseBank, write_bank
 from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
 from lightweight_decoder.decoder.splits import SPLIT_NAMES, Split, no_own_vectors, pad_ids
 from lightweight_decoder.errors import ConfigError
@@ -21,6 +21,12 @@ from lightweight_decoder.training.sources.denoise import Denoise
 from lightweight_decoder.training.sources.labelled_text import LabelledText
 from lightweight_decoder.training.sources.pairs import Pairs
 from lightweight_decoder.training.sources.reverse_dictionary import ReverseDictionary
+
+
+def built(folder, rows, **options):
+    write_bank(folder, rows, **options)
+    return PhraseBank.open(folder)
+
 
 SIZES = {"train": 23, "val": 7, "calib": 6, "test": 5}
 
@@ -157,7 +163,7 @@ def opened(monkeypatch):
 def vector_bank(tmp_path):
     vectors = np.random.default_rng(0).standard_normal((50, 16)).astype(np.float32)
     rows = BankRows([f"phrase {i}" for i in range(50)], vectors)
-    return build_bank(tmp_path / "vectors", [rows]).path
+    return built(tmp_path / "vectors", [rows]).path
 
 
 @pytest.fixture
