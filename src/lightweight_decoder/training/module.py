@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
+from lightweight_decoder.errors import ConfigError
 from lightweight_decoder.evaluation.rank_metrics import ranking_metrics
 from lightweight_decoder.rerank import is_right, listwise_loss
 from lightweight_decoder.training.mining import CandidateMiner
@@ -44,8 +45,8 @@ class DecoderModule(L.LightningModule):
 
     Args:
         decoder: What is trained, in place.
-        lr: Peak learning rate of AdamW; it rises over the first tenth of the
-            steps, then falls to 0 linearly.
+        lr: Peak learning rate of AdamW, in (0, 1]; it rises over the first tenth of the steps, then
+            falls to 0 linearly.
         weight_decay: Weight decay of the reranker; the adapter has none.
         num_negatives: Vectors sampled for each batch as the adapter's negatives.
         num_hard_negatives: Mined candidates of each query that join them.
@@ -60,7 +61,7 @@ class DecoderModule(L.LightningModule):
         self,
         *,
         decoder: PhraseBankDecoder,
-        lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-3,
+        lr: Annotated[float, Field(gt=0, le=1)] = 1e-3,
         weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01,
         num_negatives: _Count = 1_024,
         num_hard_negatives: Annotated[int, Field(ge=0)] = 4,
@@ -149,12 +150,17 @@ class DecoderModule(L.LightningModule):
             vectors = self.decoder.bank.gather(rows[:, None])[:, 0]
             self.adapter.fit_projection(torch.from_numpy(split.queries), vectors)
 
+    def on_train_end(self) -> None:
+        """Refuse weights that no decoder could use."""
+        self._check_weights()
+
     def on_fit_end(self) -> None:
         """Forget that plain search was validated: what comes is measured as a whole."""
         self._baseline_is_known = False
 
     def on_train_epoch_start(self) -> None:
         """Start the epoch's random numbers, and mine with the adapter as it is now."""
+        self._check_weights()
         epoch_seed = self.hparams["seed"] * 1_000_003 + self.current_epoch
         torch.manual_seed(epoch_seed)
         self.eval()
@@ -213,6 +219,7 @@ class DecoderModule(L.LightningModule):
 
     def on_validation_start(self) -> None:
         """Measure in float32 after training."""
+        self._check_weights()
         if self.trainer.state.fn == TrainerFn.VALIDATING:
             self.on_test_start()
 
@@ -250,6 +257,20 @@ class DecoderModule(L.LightningModule):
         """The Trainer's data."""
         datamodule: DecoderDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
         return datamodule
+
+    def _check_weights(self) -> None:
+        """Refuse weights that training has spoiled.
+
+        Raises:
+            ConfigError: A weight is no finite number any more.
+        """
+        if not all(bool(weight.isfinite().all()) for weight in self.state_dict().values()):
+            raise ConfigError.unexpected(
+                "training.lr",
+                "one at which weights stay finite numbers",
+                self.hparams["lr"],
+                advice="Lower it, or set trainer.gradient_clip_val=1",
+            )
 
     def _rank(self, batch: Batch, system: System) -> None:
         """Keep query ids and best ranks of a batch, (b, 2)."""

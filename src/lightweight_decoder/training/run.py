@@ -101,6 +101,23 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 """What Lightning takes and stumbles over later, or what leaves no result; all else it checks."""
 
+_COMPLAINTS = (
+    MisconfigurationException,
+    AttributeError,
+    ImportError,
+    KeyError,
+    TypeError,
+    ValueError,
+)
+"""What Lightning raises for arguments; other errors may be of the accelerator."""
+
+_SAID_OTHERWISE = (
+    "`isinstance.treespec, LeafSpec.` is deprecated",  # in Lightning 2.6 itself
+    "`ModelCheckpoint.monitor=",  # that nothing was validated
+    "Total length of `DataLoader` across ranks is zero",
+)
+"""Beginnings of warnings that nobody can act on, or that are said in words of ours."""
+
 
 class ResumableCheckpoint(ModelCheckpoint):
     """Keeps the best checkpoint of a run that goes on in another folder than it began.
@@ -183,7 +200,7 @@ def build_trainer(
         return L.Trainer(
             **options, default_root_dir=run_dir, logger=list(trackers), callbacks=callbacks
         )
-    except Exception as error:  # Lightning raises many types
+    except _COMPLAINTS as error:
         raise _in_one_line(error) from error
 
 
@@ -264,8 +281,9 @@ def _reported() -> Iterator[None]:
         SystemExit: With 143, after SIGTERM; Lightning's own status is 0.
     """
     try:
-        with warnings.catch_warnings():  # Lightning 2.6 uses a class that torch is about to remove
-            warnings.filterwarnings("ignore", message="`isinstance.treespec, LeafSpec.` is depr")
+        with warnings.catch_warnings():
+            for start in _SAID_OTHERWISE:
+                warnings.filterwarnings("ignore", message=start)
             yield
     except SIGTERMException:
         raise SystemExit(128 + signal.SIGTERM) from None

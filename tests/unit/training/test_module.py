@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from lightweight_decoder.datatypes import NO_ID
 from lightweight_decoder.decoder.calibration import Calibration
 from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
-from lightweight_decoder.errors import CheckpointError
+from lightweight_decoder.errors import CheckpointError, ConfigError
 from lightweight_decoder.rerank import is_right
 from lightweight_decoder.training.mining import CandidateMiner
 from lightweight_decoder.training.module import DecoderModule
@@ -302,7 +302,7 @@ def test_calibration_hides_own_vectors(trained):
 @pytest.mark.parametrize(
     ("name", "bad", "good"),
     [
-        ("lr", [0, -1, float("nan"), float("inf")], 1e-9),
+        ("lr", [0, -1, 1.5, float("nan"), float("inf")], 1e-9),
         ("weight_decay", [-0.1, float("nan")], 0),
         ("num_negatives", [0], 1),
         ("num_hard_negatives", [-1], 0),
@@ -317,6 +317,23 @@ def test_the_signature_says_which_numbers_there_are(name, bad, good):
     for value in bad:
         with pytest.raises(ValidationError):
             numbers.validate_python(value)
+
+
+class Spoil(Callback):
+    """Makes a weight infinite at the end of the first epoch's training."""
+
+    def on_train_batch_end(self, trainer, pl_module, *_):
+        if trainer.is_last_batch:
+            with torch.no_grad():
+                pl_module.adapter.residual.bias[0] = torch.inf
+
+
+@pytest.mark.parametrize("options", [{}, {"limit_val_batches": 0}, {"max_epochs": 1}], ids=str)
+def test_weights_that_are_no_numbers_are_refused(make_run, tmp_path, options):
+    run = make_run(tmp_path, **options)
+    run.trainer.callbacks.append(Spoil())
+    with pytest.raises(ConfigError, match=r"training\.lr: .*finite numbers, found 0\.005"):
+        fit_and_test(run.trainer, run.module, run.data)
 
 
 def test_metrics_are_written_as_csv(make_run, tmp_path):
