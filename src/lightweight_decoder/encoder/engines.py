@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from functools import cached_property
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -196,13 +197,9 @@ class ExportedModel:
         before, after = self._done.prompt(side).split(PLACE)
         ids = self._ids([before + after, *(f"{before}{text}{after}" for text in texts)])
         lengths, cut_at = read_lengths([row.shape[1] for row in ids], self._info.max_tokens, side)
-        long = [place for place, cut in enumerate(cut_at, start=1) if cut]
-        if long:
-            cutting = type(self._tokenizer).from_str(self._tokenizer.to_str())
-            cutting.enable_truncation(self._info.max_tokens)
-            whole = [f"{before}{texts[place - 1]}{after}" for place in long]
-            for place, row in zip(long, self._ids(whole, cutting), strict=True):
-                ids[place] = row
+        for place in np.flatnonzero(cut_at):
+            whole = f"{before}{texts[place]}{after}"
+            (ids[1 + place],) = self._ids([whole], self._cutting_tokenizer)
         return ReadTexts(ids[1:], lengths, cut_at)
 
     def compute(self, tokens: list[IntArray], side: Side) -> FloatArray:  # noqa: ARG002, one model
@@ -211,6 +208,13 @@ class ExportedModel:
         if self._done.normalize:
             vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return vectors
+
+    @cached_property
+    def _cutting_tokenizer(self) -> Any:  # noqa: ANN401, of an import as late as the other
+        """A tokenizer that cuts, and adds what belongs at the end after that."""
+        cutting = type(self._tokenizer).from_str(self._tokenizer.to_str())
+        cutting.enable_truncation(self._info.max_tokens or 0)
+        return cutting
 
     def _ids(self, texts: Sequence[str], tokenizer: Any = None) -> list[IntArray]:  # noqa: ANN401
         """Return token ids and types of each text, (2, l) int32."""

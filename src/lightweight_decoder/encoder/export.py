@@ -208,8 +208,8 @@ def _write_float32(model: Any, folder: Path) -> dict[str, Any]:  # noqa: ANN401,
 
     any_size = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     try:
-        with _quiet(), torch.no_grad():
-            program = torch.onnx.export(
+        with _quiet(), _plain_attention(model), torch.no_grad():
+            program: Any = torch.onnx.export(
                 Flat().eval(),
                 tuple(traced.values()),
                 dynamo=True,
@@ -261,6 +261,27 @@ def _cannot(reason: object) -> EncoderError:
     """Return the error of a model that cannot be exported."""
     first_line = (str(reason).strip().splitlines() or [type(reason).__name__])[0]
     return EncoderError("cannot be exported", found=first_line[:200])
+
+
+@contextmanager
+def _plain_attention(model: Any) -> Iterator[None]:  # noqa: ANN401, as above
+    """Have attention traced as products and a softmax, which engines recognize and fuse.
+
+    torch's own attention is traced with a guard for rows that are masked as a whole: OpenVINO then
+    gives 0.87 times the texts/s in bfloat16, with twice the error.
+    """
+    before = {
+        module: module.config._attn_implementation  # noqa: SLF001, no other name
+        for module in model.modules()
+        if hasattr(module, "set_attn_implementation")
+    }
+    for module in before:
+        module.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        for module, attention in before.items():
+            module.set_attn_implementation(attention)
 
 
 @contextmanager

@@ -125,8 +125,8 @@ class TorchModel:
         """Return the texts themselves, and how many tokens they have."""
         tokenizer = self._model.tokenizer
         if not callable(tokenizer):  # some models carry a tokenizer that only they know how to use
-            lengths = np.array([1 + len(text) // 4 for text in texts])
-            return ReadTexts(texts, lengths, np.zeros_like(lengths))
+            guessed = np.array([1 + len(text) // 4 for text in texts])
+            return ReadTexts(texts, guessed, np.zeros_like(guessed))
         before, after = self._done.prompt(side).split(PLACE)
         whole = [before + after, *(f"{before}{text}{after}" for text in texts)]
         token_ids = tokenizer(whole, truncation=False, verbose=False)["input_ids"]

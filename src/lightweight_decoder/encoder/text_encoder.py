@@ -1,4 +1,4 @@
-"""Texts in, vectors out: sentence-transformers behind one small class."""
+"""Texts in, vectors out: a model of sentence-transformers behind one small class."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class TextEncoder:
         batch_size: The most texts in a batch; None: 64, and 256 in bfloat16 on the CPU. There a
             batch also has at most 512 tokens, in bfloat16 1,024.
         cache_dir: Folder of the cache; ``auto``: the user's own (``user_cache_dir``); None:
-            nothing is kept.
+            no vectors are kept.
         show_progress: Show texts, texts/s and the time left while more than a few are encoded.
         normalize: Scale vectors to unit length.
         precision: What the model's products are computed in; weights and vectors are float32 in
@@ -103,8 +103,9 @@ class TextEncoder:
             it (Matryoshka); None: as many as the model says.
 
     Raises:
-        ConfigError: If ``precision`` is none of the three, or a prompt or ``truncate_dim`` cannot
-            be used.
+        ConfigError: If ``precision`` or ``backend`` is none of these, they do not go together or
+            with the device or processor, or a prompt or ``truncate_dim`` cannot be used.
+        MissingDependencyError: If the backend, or what ``int8`` needs, is not installed.
     """
 
     def __init__(
@@ -436,7 +437,7 @@ class TextEncoder:
 
     def _check_width(self, vectors: FloatArray) -> int:
         """Return the width of vectors; refuse one below what is to be kept."""
-        width = vectors.shape[1]
+        width: int = vectors.shape[1]
         if width < (self._truncate_dim or 0):
             most = f"at most {width}, the width of the model's vectors"
             raise ConfigError.unexpected("truncate_dim", most, self._truncate_dim)
