@@ -1,17 +1,6 @@
 """Calibrates a decoder on queries whose right phrases are known."""
 
-import hydra
-from omegaconf import DictConfig
-
-from lightweight_decoder import shell
-
-
-@hydra.main(version_base="1.3", config_path="../conf", config_name="calibrate")
-def main(config: DictConfig) -> None:
-    """Run the job that the configuration describes."""
-    with shell.reported_errors():
-        shell.calibrate(config)
-
+from lightweight_decoder.shell.composing import run_command
 
 if __name__ == "__main__":
-    main()
+    run_command("calibrate")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from lightweight_decoder.bank import BankRows, PhraseBank, build_bank
+from lightweight_decoder.bank import PhraseBank
 from lightweight_decoder.encoder import TextEncoder
 from lightweight_decoder.files import user_cache_dir
 from lightweight_decoder.search import ExactSearch
@@ -55,7 +55,7 @@ def build_half(folder: Path, bank: PhraseBank) -> PhraseBank:
     """Build the same bank in float16."""
     texts = bank.texts(range(bank.num_phrases))
     owned = [texts[owner] for owner in bank.owners.tolist()]
-    return build_bank(folder, [BankRows(owned, bank.vectors)], dtype="float16")
+    return PhraseBank.build(folder, owned, bank.vectors, dtype="float16")
 
 
 if __name__ == "__main__":

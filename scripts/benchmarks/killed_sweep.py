@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import optuna
 
-from lightweight_decoder.bank import BankRows, build_bank
+from lightweight_decoder.bank import PhraseBank
 from lightweight_decoder.evaluation.sweep_summary import JOB_FILE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,7 +48,7 @@ def start(bank: Path, sweep_dir: Path) -> subprocess.Popen[bytes]:
 def make_bank(folder: Path) -> Path:
     """Phrases at random places."""
     vectors = np.random.default_rng(0).standard_normal((2_000, 64)).astype(np.float32)
-    build_bank(folder, [BankRows([f"phrase {i}" for i in range(len(vectors))], vectors)])
+    PhraseBank.build(folder, [f"phrase {i}" for i in range(len(vectors))], vectors)
     return folder
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from lightweight_decoder import PhraseBankDecoder
-from lightweight_decoder.bank import BankRows, PhraseBank, build_bank
+from lightweight_decoder.bank import PhraseBank
 from lightweight_decoder.encoder import TextEncoder
 from lightweight_decoder.files import user_cache_dir
 from lightweight_decoder.training.sources.reverse_dictionary import ReverseDictionary
@@ -60,8 +60,10 @@ def main() -> None:
 def build_with(folder: Path, plain: PhraseBank, steps: Sequence[Step]) -> PhraseBank:
     """Build a bank's phrases and vectors again, with preprocessing."""
     texts = plain.texts(range(plain.num_phrases))
-    rows = [BankRows([texts[owner] for owner in plain.owners.tolist()], plain.vectors)]
-    return build_bank(folder, rows, preprocessing=steps, overwrite=True)
+    owned = [texts[owner] for owner in plain.owners.tolist()]
+    return PhraseBank.build(
+        folder, owned, plain.vectors, preprocessing=steps, dtype="float32", overwrite=True
+    )
 
 
 def recall(bank: PhraseBank, test: Split) -> list[float]:

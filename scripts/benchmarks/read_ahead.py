@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lightweight_decoder.bank.arrays import map_array
+from lightweight_decoder.bank import FileInfo
+from lightweight_decoder.bank.stored_file import StoredFile, array_in
 from lightweight_decoder.search import ExactSearch, vector_blocks
 from lightweight_decoder.search.vector_blocks import read_ahead
 
@@ -48,7 +49,8 @@ def compare(path: Path, options: argparse.Namespace) -> None:
     for _ in range(options.repeats):
         for name, way in ways.items():
             vector_blocks.read_ahead = way
-            vectors = map_array(path, (options.rows, DIM), "float16")
+            file = StoredFile.map(path, FileInfo(path.stat().st_size, ""))
+            vectors = array_in(file, (options.rows, DIM), "float16")
             search = ExactSearch(Vectors(vectors))
             if not options.warm:
                 drop(path)

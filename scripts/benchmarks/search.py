@@ -43,7 +43,7 @@ from search_peers import (
     usearch_graph,
 )
 
-from lightweight_decoder.bank import BankRows, PhraseBank, build_bank
+from lightweight_decoder.bank import PhraseBank
 from lightweight_decoder.encoder import TextEncoder
 from lightweight_decoder.files import user_cache_dir
 from lightweight_decoder.search import AutoSearch, ExactSearch, FaissSearch
@@ -189,7 +189,7 @@ def ours(
         path = folder / "bank"
         if not path.exists():
             texts = [str(row) for row in range(len(vectors))]
-            build_bank(path, [BankRows(texts, vectors)])
+            PhraseBank.build(path, texts, vectors)
         made = search(PhraseBank.open(path), arguments)
         picked = f" ({type(made.picked).__name__})" if isinstance(made, AutoSearch) else ""
         return Method(f"search={name}{picked}", lambda q, k: made.search(q, k).vector_ids)

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 import lightning as L  # noqa: N812 - the name everyone uses
 import torch
 from hydra import compose, initialize_config_dir
+from lightweight_decoder.shell.parts import build_datamodule
+from lightweight_decoder.shell.training import build_module
 from step_clock import StepClock
 
 from lightweight_decoder import shell
-from lightweight_decoder.shell.parts import build_datamodule
-from lightweight_decoder.shell.training import build_module
 from lightweight_decoder.training.mining import CandidateMiner
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lightweight_decoder.accelerator import resolve_accelerator
-    from lightweight_decoder.bank import PhraseBank, build_bank
+    from lightweight_decoder.bank import PhraseBank
+    from lightweight_decoder.commands.build_bank import build_bank
     from lightweight_decoder.decoder.calibration_fit import fit_calibration
     from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
     from lightweight_decoder.encoder import CustomEncoder, TextEncoder
@@ -28,7 +29,7 @@ _ROOM_OF = {
     "PhraseBank": "bank",
     "PhraseBankDecoder": "decoder.phrase_bank_decoder",
     "TextEncoder": "encoder",
-    "build_bank": "bank",
+    "build_bank": "commands.build_bank",
     "fit_calibration": "decoder.calibration_fit",
     "open_embeddings": "vectors",
     "resolve_accelerator": "accelerator",

@@ -18,6 +18,7 @@ COMMANDS = {
     "decode": "decode embeddings, or a sentence, into phrases of a bank",
     "evaluate": "evaluate a finished run on its own test split",
     "calibrate": "teach a decoder how sure it may be of its answers",
+    "verify-bank": "read a whole bank and say everything that is wrong with it",
     "doctor": "say which accelerators work on this machine, and why the others do not",
 }
 _COMPLETION = ("-sc", "--shell-completion")
@@ -37,10 +38,10 @@ def main() -> None:
     elif name == "--version":
         print(PROGRAM, __version__)  # noqa: T201 - what was asked for
     elif (typed := name.replace("_", "-")) in COMMANDS:
-        from lightweight_decoder.shell.command_line import run  # noqa: PLC0415 - takes seconds
+        from lightweight_decoder.shell.composing import run_command  # noqa: PLC0415 - slow
 
         sys.argv[0] = PROGRAM
-        run(typed.replace("-", "_"), arguments)
+        run_command(typed.replace("-", "_"), arguments)
     else:
         sys.stderr.write(_no_such_command(name))
         raise SystemExit(2)

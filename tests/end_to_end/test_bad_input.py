@@ -3,35 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf, open_dict
 
-from lightweight_decoder import PhraseBank, PhraseBankDecoder, shell
-from lightweight_decoder.bank import BankRows, build_bank
+from lightweight_decoder import PhraseBank, PhraseBankDecoder
 from lightweight_decoder.errors import LightweightDecoderError
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
-COMMANDS = {"train": shell.train, "decode": shell.decode, "build_bank": shell.build_bank}
 DIM = 8
 TEXTS = ["red", "green", "blue"]
-
-
-def run(command, *overrides):
-    """Runs a command in this process, as its script would."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        overrides = [*overrides, "trainer.accelerator=cpu"]
-        config = compose(command, overrides, return_hydra_config=True)
-    HydraConfig.instance().set_config(config)
-    config = OmegaConf.create(OmegaConf.to_container(config))
-    with open_dict(config):
-        del config["hydra"]
-    COMMANDS[command](config)
 
 
 def vectors(num_rows):
@@ -42,25 +23,25 @@ def vectors(num_rows):
 def work(tmp_path):
     """A folder with a bank, four queries and a table."""
     folder = tmp_path / "work"
-    build_bank(folder / "bank", [BankRows(texts=TEXTS, vectors=vectors(3))])
+    PhraseBank.build(folder / "bank", TEXTS, vectors(3))
     np.save(folder / "q.npy", vectors(4))
     (folder / "t.csv").write_text("text,label\nhello,greeting\n")
     return folder
 
 
-def refusal(work, command, *overrides):
+@pytest.fixture
+def refusal(work, command):
     """The message that a command ends with; whatever it began to write is gone."""
-    run_dir = work.with_name("run")
-    run_dir.mkdir(exist_ok=True)
-    before = sorted(work.rglob("*"))
-    with pytest.raises(LightweightDecoderError) as refused:
-        run(
-            command,
-            *(override.format(work=work) for override in overrides),
-            *([f"hydra.runtime.output_dir={run_dir}"] if command == "train" else []),
-        )
-    assert sorted(work.rglob("*")) == before
-    return str(refused.value).replace(str(work), "WORK")
+
+    def refusal(name, *overrides):
+        before = sorted(work.rglob("*"))
+        filled = {"run_dir": work.with_name("run")} if name == "train" else {}
+        with pytest.raises(LightweightDecoderError) as refused:
+            command(name, *(override.format(work=work) for override in overrides), **filled)
+        assert sorted(work.rglob("*")) == before
+        return str(refused.value).replace(str(work), "WORK")
+
+    return refusal
 
 
 DECODE = ["bank={work}/bank", "input={work}/q.npy", "output={work}/out.jsonl"]
@@ -74,25 +55,24 @@ DECODE = ["bank={work}/bank", "input={work}/q.npy", "output={work}/out.jsonl"]
         (np.zeros(DIM), "zero"),
     ],
 )
-def test_a_query_that_points_nowhere(work, row, told):
+def test_a_query_that_points_nowhere(work, row, told, refusal):
     queries = vectors(4)
     queries[2] = row
     np.save(work / "q.npy", queries)
 
-    message = refusal(work, "decode", *DECODE)
+    message = refusal("decode", *DECODE)
 
     assert "row 2" in message
     assert told in message.lower()
 
 
-def test_a_vector_that_points_nowhere_joins_no_bank(work):
+def test_a_vector_that_points_nowhere_joins_no_bank(work, refusal):
     rows = vectors(3)
     rows[1, 0] = np.nan
     np.save(work / "v.npy", rows)
     (work / "p.txt").write_text("a\nb\nc\n")
 
     message = refusal(
-        work,
         "build_bank",
         "input={work}/p.txt",
         "vectors={work}/v.npy",
@@ -103,7 +83,7 @@ def test_a_vector_that_points_nowhere_joins_no_bank(work):
 
 
 @pytest.mark.parametrize(
-    ("command", "overrides", "told"),
+    ("name", "overrides", "told"),
     [
         ("decode", ["bank=/no/bank", *DECODE[1:]], "/no/bank"),
         ("decode", ["checkpoint=/no/x.ckpt", *DECODE[1:]], "/no/x.ckpt"),
@@ -113,12 +93,12 @@ def test_a_vector_that_points_nowhere_joins_no_bank(work):
         ("train", ["data=pairs", "data.bank={work}/bank"], "data.queries"),
     ],
 )
-def test_what_is_not_there(work, command, overrides, told):
-    assert told in refusal(work, command, *overrides)
+def test_what_is_not_there(work, name, overrides, told, refusal):
+    assert told in refusal(name, *overrides)
 
 
 @pytest.mark.parametrize(
-    ("command", "overrides"),
+    ("name", "overrides"),
     [
         ("decode", DECODE),
         (
@@ -128,45 +108,44 @@ def test_what_is_not_there(work, command, overrides, told):
         ("train", ["data=denoise", "data.bank={work}/bank"]),
     ],
 )
-def test_a_memory_budget_below_what_any_work_takes(work, command, overrides):
-    message = refusal(work, command, *overrides, "max_memory_gb=0.01")
+def test_a_memory_budget_below_what_any_work_takes(work, name, overrides, refusal):
+    message = refusal(name, *overrides, "max_memory_gb=0.01")
 
     assert "max_memory_gb: " in message
     assert "needs at least 0.0312 GiB" in message
 
 
-def test_no_queries_at_all(work):
+def test_no_queries_at_all(work, refusal):
     np.save(work / "q.npy", np.empty((0, DIM), dtype=np.float32))
 
-    assert "WORK/q.npy" in refusal(work, "decode", *DECODE)
+    assert "WORK/q.npy" in refusal("decode", *DECODE)
 
 
-@pytest.mark.parametrize("command", ["build_bank", "train"])
+@pytest.mark.parametrize("name", ["build_bank", "train"])
 @pytest.mark.parametrize(
     ("table", "told"),
     [
-        ("", ["table is empty"]),
+        ("", ["file is empty"]),
         ("text,label\n", ["WORK/t.csv"]),
         ("words,label\nhello,greeting\n", ["no column 'text'", "'words', 'label'", "text_column"]),
         ("text,label\nhello,greeting\n ,greeting\n", ["row 1", "empty", "' '"]),
     ],
 )
-def test_a_table_without_what_it_should_have(work, command, table, told):
+def test_a_table_without_what_it_should_have(work, name, table, told, refusal):
     (work / "t.csv").write_text(table)
     overrides = {
         "build_bank": ["input={work}/t.csv", "output={work}/new"],
         "train": ["data=labelled_text", "data.train={work}/t.csv", "data.bank_root={work}/banks"],
-    }[command]
+    }[name]
 
-    message = refusal(work, command, *overrides)
+    message = refusal(name, *overrides)
 
     assert all(part in message for part in ["WORK/t.csv", *told]), message
 
 
-def test_too_few_rows_to_train_on(work):
+def test_too_few_rows_to_train_on(work, refusal):
     (work / "t.csv").write_text("text,label\nhello,greeting\nbye,farewell\n")
     message = refusal(
-        work,
         "train",
         "data=labelled_text",
         "data.train={work}/t.csv",
@@ -176,11 +155,10 @@ def test_too_few_rows_to_train_on(work):
     assert "leave nothing to train on" in message
 
 
-def test_a_target_that_is_not_in_the_bank(work):
+def test_a_target_that_is_not_in_the_bank(work, refusal):
     (work / "targets.txt").write_text("red\ngreen\npurple\nblue\n")
 
     message = refusal(
-        work,
         "train",
         "data=pairs",
         "data.queries={work}/q.npy",
@@ -200,22 +178,22 @@ def checkpoint_of(work):
     return path
 
 
-def test_a_checkpoint_from_another_bank(work):
+def test_a_checkpoint_from_another_bank(work, refusal):
     path = checkpoint_of(work / "bank")
-    build_bank(work / "other", [BankRows(texts=TEXTS, vectors=vectors(5)[:3])])
+    PhraseBank.build(work / "other", TEXTS, vectors(5)[:3])
 
-    message = refusal(work, "decode", f"checkpoint={path}", "bank={work}/other", *DECODE[1:])
+    message = refusal("decode", f"checkpoint={path}", "bank={work}/other", *DECODE[1:])
 
     assert "trained with another bank" in message
     assert "bank=DIR" in message
 
 
-def test_a_checkpoint_whose_bank_has_moved(work):
+def test_a_checkpoint_whose_bank_has_moved(work, refusal, command):
     path = checkpoint_of(work / "bank")
     shutil.move(work / "bank", work / "elsewhere")
 
-    assert "bank=DIR" in refusal(work, "decode", f"checkpoint={path}", *DECODE[1:])
-    run(
+    assert "bank=DIR" in refusal("decode", f"checkpoint={path}", *DECODE[1:])
+    command(
         "decode",
         f"checkpoint={path}",
         f"bank={work}/elsewhere",
@@ -225,21 +203,21 @@ def test_a_checkpoint_whose_bank_has_moved(work):
 
 
 @pytest.mark.parametrize("damage", ["cut", "altered"])
-def test_a_damaged_bank(work, damage):
+def test_a_damaged_bank(work, damage, refusal):
     file = work / "bank" / "vectors.npy"
     content = file.read_bytes()
     file.chmod(0o644)
     file.write_bytes(content[:-4] if damage == "cut" else content[:-1] + b"\x7f")
 
-    assert "WORK/bank/vectors.npy" in refusal(work, "decode", *DECODE)
+    assert "WORK/bank/vectors.npy" in refusal("decode", *DECODE)
 
 
-@pytest.mark.parametrize("command", ["decode", "build_bank"])
-def test_an_output_that_cannot_be_written(work, command):
+@pytest.mark.parametrize("name", ["decode", "build_bank"])
+def test_an_output_that_cannot_be_written(work, name, refusal):
     (work / "p.txt").write_text("a\nb\nc\nd\n")
     overrides = {
         "decode": [*DECODE[:2], "output=/dev/null/out.jsonl"],
         "build_bank": ["input={work}/p.txt", "vectors={work}/q.npy", "output=/dev/null/bank"],
-    }[command]
+    }[name]
 
-    assert "/dev/null" in refusal(work, command, *overrides)
+    assert "/dev/null" in refusal(name, *overrides)

@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 
-from lightweight_decoder import PhraseBankDecoder, shell
-from lightweight_decoder.bank import BankRows, build_bank
+from lightweight_decoder import PhraseBankDecoder
+from lightweight_decoder.bank import PhraseBank
 from lightweight_decoder.errors import ConfigError, EmbeddingError, InputDataError
 from lightweight_decoder.rerank import QueryAdapter
-
-CONF = Path(__file__).resolve().parents[2] / "conf"
-
-
-def command(name, *overrides):
-    """The command in this process."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose(name, [*overrides, "trainer.accelerator=cpu"])
-    getattr(shell, name)(config)
 
 
 @pytest.fixture
@@ -30,7 +19,7 @@ def work(tmp_path):
     """A bank of sixty phrases, queries near them, and queries near none."""
     random = np.random.default_rng(0)
     vectors = random.standard_normal((60, 16)).astype(np.float32)
-    build_bank(tmp_path / "bank", [BankRows([f"phrase {i}" for i in range(60)], vectors)])
+    PhraseBank.build(tmp_path / "bank", [f"phrase {i}" for i in range(60)], vectors)
     targets = random.integers(60, size=400)
     queries = vectors[targets] + 1.2 * random.standard_normal((400, 16)).astype(np.float32)
     np.save(tmp_path / "q.npy", queries)
@@ -39,31 +28,39 @@ def work(tmp_path):
     return tmp_path
 
 
-def calibrate(work, *overrides):
-    command(
-        "calibrate",
-        f"bank={work}/bank",
-        f"queries={work}/q.npy",
-        f"targets={work}/t.txt",
-        f"output={work}/decoder.ckpt",
-        *overrides,
-    )
-    return PhraseBankDecoder.from_checkpoint(work / "decoder.ckpt")
+@pytest.fixture
+def calibrate(command):
+    def calibrate(work, *overrides):
+        command(
+            "calibrate",
+            f"bank={work}/bank",
+            f"queries={work}/q.npy",
+            f"targets={work}/t.txt",
+            f"output={work}/decoder.ckpt",
+            *overrides,
+        )
+        return PhraseBankDecoder.from_checkpoint(work / "decoder.ckpt")
+
+    return calibrate
 
 
-def decoded_lines(work, *overrides):
-    command(
-        "decode",
-        f"checkpoint={work}/decoder.ckpt",
-        f"input={work}/q.npy",
-        f"output={work}/out.jsonl",
-        *overrides,
-    )
-    return [json.loads(line) for line in (work / "out.jsonl").read_text().splitlines()]
+@pytest.fixture
+def decoded_lines(command):
+    def decoded_lines(work, *overrides):
+        command(
+            "decode",
+            f"checkpoint={work}/decoder.ckpt",
+            f"input={work}/q.npy",
+            f"output={work}/out.jsonl",
+            *overrides,
+        )
+        return [json.loads(line) for line in (work / "out.jsonl").read_text().splitlines()]
+
+    return decoded_lines
 
 
 @pytest.mark.parametrize("method", ["temperature", "isotonic"])
-def test_plain_search_is_calibrated_and_decodes(work, capsys, method):
+def test_plain_search_is_calibrated_and_decodes(work, capsys, method, calibrate, decoded_lines):
     calibrate(work, f"calibration.method={method}")
     targets = (work / "t.txt").read_text().splitlines()
 
@@ -80,7 +77,7 @@ def test_plain_search_is_calibrated_and_decodes(work, capsys, method):
     assert 200 <= sum(line["text"] is not None for line in half) < 240  # ties go together
 
 
-def test_out_of_bank_queries_are_mistrusted(work):
+def test_out_of_bank_queries_are_mistrusted(work, calibrate):
     outside = np.load(work / "o.npy")
     without = calibrate(work).decode(outside).confidence
     hidden = calibrate(work, "calibration.out_of_bank_share=0.5").decode(outside).confidence
@@ -92,7 +89,7 @@ def test_out_of_bank_queries_are_mistrusted(work):
     assert shown.confidence.mean() < without.mean()
 
 
-def test_a_checkpoint_keeps_what_it_learned(work):
+def test_a_checkpoint_keeps_what_it_learned(work, calibrate):
     torch.manual_seed(0)
     decoder = calibrate(work)
     decoder.adapter = QueryAdapter(query_dim=16, bank_dim=16)
@@ -110,7 +107,7 @@ def test_a_checkpoint_keeps_what_it_learned(work):
     )
 
 
-def test_a_folder_gets_a_file(work):
+def test_a_folder_gets_a_file(work, command, calibrate):
     calibrate(work)
     command(
         "calibrate",
@@ -122,7 +119,7 @@ def test_a_folder_gets_a_file(work):
     assert (work / "some" / "folder" / "calibrated.ckpt").is_file()
 
 
-def test_queries_that_are_all_right_teach_nothing(work):
+def test_queries_that_are_all_right_teach_nothing(work, calibrate):
     bank = np.load(work / "bank" / "vectors.npy")
     np.save(work / "q.npy", bank)
     (work / "t.txt").write_text("".join(f"phrase {i}\n" for i in range(60)))
@@ -148,7 +145,7 @@ def test_queries_that_are_all_right_teach_nothing(work):
         (["bank=null"], ConfigError, "bank=DIR or checkpoint=CKPT"),
     ],
 )
-def test_what_cannot_be_calibrated_is_named(work, overrides, error, message):
+def test_what_cannot_be_calibrated_is_named(work, overrides, error, message, calibrate):
     np.save(work / "w.npy", np.ones((3, 5), np.float32))
 
     with pytest.raises(error, match=message):
@@ -156,7 +153,7 @@ def test_what_cannot_be_calibrated_is_named(work, overrides, error, message):
     assert not (work / "decoder.ckpt").exists()
 
 
-def test_one_way_to_abstain_at_a_time(work):
+def test_one_way_to_abstain_at_a_time(work, command, calibrate, decoded_lines):
     calibrate(work)
 
     with pytest.raises(ConfigError, match="target_precision, target_coverage: only one"):

@@ -3,62 +3,21 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
-ROOT = Path(__file__).resolve().parents[2]
-NUM_PHRASES = 60
-DIM = 16
-FAST = [
-    "trainer.accelerator=cpu",
-    "trainer.max_epochs=2",
-    "trainer.enable_progress_bar=false",
-    "data.num_train=512",
-    "data.num_val=64",
-    "data.num_calib=64",
-    "data.num_test=64",
-    "data.noise=2",
-]
+from lightweight_decoder.accelerator import resolve_accelerator
+from lightweight_decoder.commands.build_bank import build_bank
+from lightweight_decoder.commands.decode import decode_file
+from lightweight_decoder.commands.evaluate import evaluate_run
+from lightweight_decoder.commands.train import TRAINER, train
+from lightweight_decoder.search import FaissSearch
+from lightweight_decoder.training.sources.denoise import Denoise
 
-
-@pytest.fixture(scope="module")
-def work(tmp_path_factory, run):
-    """A folder with phrases, their vectors, and a bank that build_bank.py made of them."""
-    folder = tmp_path_factory.mktemp("work")
-    vectors = np.random.default_rng(0).standard_normal((NUM_PHRASES, DIM)).astype(np.float32)
-    np.save(folder / "vectors.npy", vectors)
-    lines = ["text,frequency", *(f"phrase {i},{i}" for i in range(NUM_PHRASES))]
-    (folder / "phrases.csv").write_text("\n".join(lines) + "\n")
-    status, output = run(
-        folder,
-        "scripts/build_bank.py",
-        f"input={folder}/phrases.csv",
-        f"vectors={folder}/vectors.npy",
-        f"output={folder}/bank",
-        "metadata_columns=[frequency]",
-    )
-    assert status == 0, output
-    assert "60 phrases, 60 vectors of width 16" in output
-    return folder
-
-
-@pytest.fixture(scope="module")
-def trained(work, run):
-    """The folder of a finished run on the bank."""
-    status, output = run(
-        work,
-        "train.py",
-        "data=denoise",
-        f"data.bank={work}/bank",
-        f"hydra.run.dir={work}/run",
-        *FAST,
-    )
-    assert status == 0, output
-    assert "plain search" in output
-    return work / "run"
+NUM_PHRASES, DIM = 60, 16
 
 
 def test_a_run_leaves_its_record(trained):
@@ -72,9 +31,39 @@ def test_a_run_leaves_its_record(trained):
     assert plan["accelerator"] == "cpu"
     checkpoint = torch.load(trained / "checkpoints" / "best.ckpt", weights_only=True)
     assert checkpoint["accelerator_plan"] == plan
-    assert (trained / "config.yaml").is_file()
-    assert (trained / "checkpoints" / "best.ckpt").is_file()
     assert (trained / "csv" / "metrics.csv").is_file()
+    assert (trained / "train.log").is_file()
+
+
+def test_python_and_the_command_line_train_the_same(work, trained, tmp_path):
+    sizes = {f"num_{split}": 64 for split in ("val", "calib", "test")}
+    done = train(
+        data=partial(Denoise, bank=str(work / "bank"), noise=2, num_train=512.0, **sizes),
+        run_dir=str(tmp_path / "run"),
+        trainer=partial(TRAINER, max_epochs=2, enable_progress_bar=False),
+        accelerator=partial(resolve_accelerator, "cpu"),
+    )
+
+    assert done.run_dir == tmp_path / "run"
+    assert done.metrics == json.loads((trained / "metrics.json").read_text())
+    typed, called = ((run / "config.yaml").read_text() for run in (trained, done.run_dir))
+    assert typed.partition("\nlogger:")[0] == called.partition("\nlogger:")[0]
+    evaluated = evaluate_run(str(done.run_dir), accelerator=partial(resolve_accelerator, "cpu"))
+    assert {name: evaluated[name] for name in done.metrics} == pytest.approx(done.metrics)
+
+
+def nearest(work, queries, top_k):
+    """What numpy finds: (q, top_k) rows and cosines."""
+    bank = np.load(work / "vectors.npy")
+    cosines = (queries / np.linalg.norm(queries, axis=1, keepdims=True)) @ (
+        bank / np.linalg.norm(bank, axis=1, keepdims=True)
+    ).T
+    rows = np.argsort(-cosines, axis=1)[:, :top_k]
+    return rows, np.take_along_axis(cosines, rows, axis=1)
+
+
+def answers(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def test_decoding_a_file_gives_what_numpy_finds(work, tmp_path, run):
@@ -91,78 +80,135 @@ def test_decoding_a_file_gives_what_numpy_finds(work, tmp_path, run):
     )
 
     assert status == 0, output
-    bank = np.load(work / "vectors.npy")
-    cosines = (queries / np.linalg.norm(queries, axis=1, keepdims=True)) @ (
-        bank / np.linalg.norm(bank, axis=1, keepdims=True)
-    ).T
-    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    for row, line in enumerate(lines):
-        best = np.argsort(-cosines[row])[:3]
-        assert line["query"] == row
-        assert line["phrases"] == [f"phrase {i}" for i in best]
-        np.testing.assert_allclose(line["values"], cosines[row][best], atol=1e-5)
-        assert line["confidence"] is None
+    rows, cosines = nearest(work, queries, 3)
+    lines = answers(tmp_path / "out.jsonl")
+    assert [line["query"] for line in lines] == list(range(7))
+    assert [line["phrases"] for line in lines] == [[f"phrase {i}" for i in row] for row in rows]
+    np.testing.assert_allclose([line["values"] for line in lines], cosines, atol=1e-5)
+    assert {line["confidence"] for line in lines} == {None}
 
 
-@pytest.mark.slow
-def test_repeated_queries_are_answered_from_the_cache(work, tmp_path, run):
-    vectors = np.load(work / "vectors.npy")
-    np.save(tmp_path / "q.npy", vectors[[4, 9, 4, 4, 9, 1, 4, 9]])
-    status, output = run(
-        work,
-        "scripts/decode.py",
+@pytest.mark.parametrize("search", [FaissSearch, lambda bank: FaissSearch(bank, factory="Flat")])
+def test_python_decodes_with_a_search_of_its_choice(work, tmp_path, search):
+    count = decode_file(
+        bank=str(work / "bank"),
+        input=work / "vectors.npy",
+        output=str(tmp_path / "o.jsonl"),
+        top_k="2",
+        search=search,
+        accelerator=partial(resolve_accelerator, "cpu"),
+    )
+
+    assert count == NUM_PHRASES
+    lines = answers(tmp_path / "o.jsonl")
+    assert [line["text"] for line in lines] == [f"phrase {i}" for i in range(NUM_PHRASES)]
+    assert {len(line["phrases"]) for line in lines} == {2}
+
+
+def test_python_builds_the_same_bank(work, tmp_path):
+    report = build_bank(
+        input=str(work / "phrases.csv"),
+        vectors=str(work / "vectors.npy"),
+        output=str(tmp_path / "bank"),
+        metadata_columns=("frequency",),
+    )
+
+    assert (report.num_phrases, report.num_vectors, report.dim) == (NUM_PHRASES, NUM_PHRASES, DIM)
+    made, known = (folder / "bank" / "manifest.json" for folder in (tmp_path, work))
+    assert json.loads(made.read_text()) == json.loads(known.read_text())
+
+
+def test_repeated_queries_are_answered_from_the_cache(work, tmp_path, command, caplog):
+    caplog.set_level("INFO")
+    rows = [4, 9, 4, 4, 9, 1, 4, 9]
+    np.save(tmp_path / "q.npy", np.load(work / "vectors.npy")[rows])
+    command(
+        "decode",
         f"bank={work}/bank",
         f"input={tmp_path}/q.npy",
         f"output={tmp_path}/out.jsonl",
-        "trainer.accelerator=cpu",
         "cached_queries=2",
     )
-    assert status == 0, output
-    assert "62.5% of the queries were answered from the cache" in output
-    lines = (tmp_path / "out.jsonl").read_text().splitlines()
-    assert [json.loads(line)["text"] for line in lines] == [
-        f"phrase {row}" for row in (4, 9, 4, 4, 9, 1, 4, 9)
+
+    assert "62.5% of the queries were answered from the cache" in caplog.text
+    assert [line["text"] for line in answers(tmp_path / "out.jsonl")] == [
+        f"phrase {row}" for row in rows
     ]
 
 
-def test_decoding_with_a_checkpoint(work, trained, tmp_path, run):
-    status, output = run(
-        work,
-        "scripts/decode.py",
+def test_decoding_with_a_checkpoint(work, trained, tmp_path, command):
+    command(
+        "decode",
         f"checkpoint={trained}/checkpoints/best.ckpt",
         f"input={work}/vectors.npy",
         f"output={tmp_path}/out.jsonl",
-        "trainer.accelerator=cpu",
     )
 
-    assert status == 0, output
-    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    lines = answers(tmp_path / "out.jsonl")
     right = [line["text"] == f"phrase {row}" for row, line in enumerate(lines)]
     assert np.mean(right) > 0.9
     assert all(0 <= line["confidence"] <= 1 for line in lines)
 
 
-def test_queries_of_another_width(work, tmp_path, run):
+def test_queries_of_another_width(work, tmp_path, command):
     bank = np.load(work / "vectors.npy")
     wide = bank.repeat(4, axis=0) @ np.random.default_rng(2).standard_normal((DIM, 24))
     np.save(tmp_path / "q.npy", wide.astype(np.float32))
     targets = [f"phrase {i}" for i in range(NUM_PHRASES) for _ in range(4)]
     (tmp_path / "t.txt").write_text("\n".join(targets) + "\n")
-    status, output = run(
-        work,
-        "train.py",
+    done = command(
+        "train",
         "data=pairs",
         f"data.queries={tmp_path}/q.npy",
         f"data.targets={tmp_path}/t.txt",
         f"data.bank={work}/bank",
-        f"hydra.run.dir={tmp_path}/run",
-        *FAST[:3],
+        "trainer.max_epochs=2",
+        "trainer.enable_progress_bar=false",
+        run_dir=tmp_path / "run",
     )
 
-    assert status == 0, output
-    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert metrics["test/decoder/recall@10"] > 0.9  # a linear map undoes what was done
-    assert "test/baseline/recall@1" not in metrics
+    assert done.metrics["test/decoder/recall@10"] > 0.9  # a linear map undoes what was done
+    assert "test/baseline/recall@1" not in done.metrics
+
+
+class CountingEncoder:
+    """Vectors of a text's letters; knows which texts it was asked for."""
+
+    name, fingerprint, dim = "counting", "c" * 64, 26
+    asked: list[str] = []  # noqa: RUF012 - of all that are made
+
+    def encode(self, texts):
+        type(self).asked += texts
+        letters = [[text.count(chr(97 + i)) + 0.1 * i for i in range(26)] for text in texts]
+        return np.array(letters, dtype=np.float32)
+
+
+def test_one_training_opens_one_bank_and_makes_one_encoder(tmp_path, monkeypatch):
+    from lightweight_decoder.training.sources.labelled_text import LabelledText
+
+    rows = [f"{word} {i},{word}" for i in range(10) for word in ("card", "rate", "cash")]
+    (tmp_path / "t.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+    sources = []
+    monkeypatch.setattr(CountingEncoder, "asked", [])
+
+    def source(encoder):
+        sources.append(LabelledText(encoder=encoder, train=tmp_path / "t.csv", bank_root=tmp_path))
+        return sources[-1]
+
+    train(
+        data=source,
+        run_dir=tmp_path / "run",
+        embeddings=CountingEncoder,
+        trainer=partial(TRAINER, max_epochs=1, enable_progress_bar=False),
+        accelerator=partial(resolve_accelerator, "cpu"),
+    )
+
+    assert len(sources) == 1
+    assert set(CountingEncoder.asked) == {row.split(",")[0] for row in rows} | {
+        "card",
+        "rate",
+        "cash",
+    }
 
 
 @pytest.mark.slow
@@ -176,7 +222,10 @@ def test_a_sweep_gives_each_job_a_folder_and_a_finished_tracker_run(work, tmp_pa
         f"data.bank={work}/bank",
         f"hydra.sweep.dir={tmp_path}/sweep",
         "logger=wandb",
-        *FAST,
+        "trainer.accelerator=cpu",
+        "trainer.max_epochs=1",
+        "trainer.enable_progress_bar=false",
+        "data.num_train=512",
     )
 
     assert status == 0, output
@@ -187,7 +236,7 @@ def test_a_sweep_gives_each_job_a_folder_and_a_finished_tracker_run(work, tmp_pa
 
 
 @pytest.mark.slow
-def test_a_sentence_is_decoded_with_the_banks_own_encoder(tmp_path, run):
+def test_a_sentence_is_decoded_with_the_banks_own_encoder(tmp_path, run, command):
     rows = [
         f"{text} {i},{label}"
         for i in range(10)
@@ -197,56 +246,24 @@ def test_a_sentence_is_decoded_with_the_banks_own_encoder(tmp_path, run):
         )
     ]
     (tmp_path / "train.csv").write_text("\n".join(["text,label", *rows]) + "\n")
-    status, output = run(
-        tmp_path,
-        "train.py",
+    command(
+        "train",
         "data=labelled_text",
         f"data.train={tmp_path}/train.csv",
         f"data.bank_root={tmp_path}/banks",
-        f"hydra.run.dir={tmp_path}/run",
-        *FAST[:3],
+        "trainer.max_epochs=2",
+        "trainer.enable_progress_bar=false",
+        run_dir=tmp_path / "run",
     )
-    assert status == 0, output
     status, output = run(
         tmp_path,
         "scripts/decode.py",
         f"checkpoint={tmp_path}/run/checkpoints/best.ckpt",
-        "text=when will my card come",
+        'text=when will my card come, it\'s 2024.10 (late) & "lost"; [why=${no}]?',
         "trainer.accelerator=cpu",
     )
 
     assert status == 0, output
+    assert 'when will my card come, it\'s 2024.10 (late) & "lost"; [why=${no}]?' in output
     assert output.index("card_arrival") < output.index("exchange_rate")
-
-
-@pytest.mark.parametrize(
-    ("script", "arguments"),
-    [
-        ("scripts/decode.py", ["input=x", "output=y", "bank=/no/bank"]),
-        ("train.py", ["data=denoise", "hydra.run.dir={}/run", "data.bank=/no/bank"]),
-    ],
-)
-def test_bad_input_is_named_without_a_traceback(work, tmp_path, run, script, arguments):
-    arguments = [argument.format(tmp_path) for argument in arguments]
-    status, output = run(work, script, *arguments, "trainer.accelerator=cpu")
-
-    assert status != 0
-    assert "/no/bank" in output
-    assert "Traceback" not in output
-
-
-def test_a_query_of_the_wrong_width_is_named_and_leaves_nothing(work, tmp_path, run):
-    np.save(tmp_path / "q.npy", np.ones((3, 5), dtype=np.float32))
-    status, output = run(
-        work,
-        "scripts/decode.py",
-        f"bank={work}/bank",
-        f"input={tmp_path}/q.npy",
-        f"output={tmp_path}/out.jsonl",
-        "trainer.accelerator=cpu",
-    )
-
-    assert status != 0
-    assert "expected (q, 16)" in output
-    assert "Traceback" not in output
-    assert [path.name for path in tmp_path.iterdir()] == ["q.npy"]
+    assert "Loading weights" not in output

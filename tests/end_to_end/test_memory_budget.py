@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from lightweight_decoder import PhraseBank, PhraseBankDecoder
-from lightweight_decoder.bank import BankRows, build_bank
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
 
@@ -28,7 +27,7 @@ def vectors(num_rows):
 def work(tmp_path_factory):
     """A folder with a bank, what it was made of, and queries."""
     folder = tmp_path_factory.mktemp("work")
-    build_bank(folder / "bank", [BankRows(texts=TEXTS, vectors=vectors(NUM_PHRASES))])
+    PhraseBank.build(folder / "bank", TEXTS, vectors(NUM_PHRASES))
     (folder / "texts.txt").write_text("\n".join(TEXTS) + "\n")
     np.save(folder / "vectors.npy", vectors(NUM_PHRASES))
     np.save(folder / "q.npy", vectors(1_000))

@@ -3,36 +3,30 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
 
-from lightweight_decoder import PhraseBank, PhraseBankDecoder, shell
+from lightweight_decoder import PhraseBank, PhraseBankDecoder
 from lightweight_decoder.errors import ConfigError, EmbeddingError, LightweightDecoderError
 
-ROOT = Path(__file__).resolve().parents[2]
 NUM_PHRASES, DIM, REDUCED = 120, 16, 10
 STEPS = f"preprocessing=[l2,center,{{clip:{{quantile:0.005}}}},{{pca:{{dim:{REDUCED}}}}}]"
 
 
-def command(name, *overrides):
-    """The command in this process."""
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        config = compose(name, [*overrides, "trainer.accelerator=cpu"])
-    getattr(shell, name)(config)
+@pytest.fixture
+def build(command):
+    def build(work, *overrides):
+        command(
+            "build_bank",
+            f"input={work}/phrases.txt",
+            f"vectors={work}/vectors.npy",
+            f"output={work}/bank",
+            *overrides,
+        )
+        return PhraseBank.open(work / "bank")
 
-
-def build(work, *overrides):
-    command(
-        "build_bank",
-        f"input={work}/phrases.txt",
-        f"vectors={work}/vectors.npy",
-        f"output={work}/bank",
-        *overrides,
-    )
-    return PhraseBank.open(work / "bank")
+    return build
 
 
 @pytest.fixture
@@ -49,14 +43,18 @@ def work(tmp_path):
     return tmp_path
 
 
-def first_phrases(work, *overrides):
-    command("decode", f"input={work}/q.npy", f"output={work}/out.jsonl", *overrides)
-    lines = (work / "out.jsonl").read_text().splitlines()
-    return [json.loads(line)["phrases"][0] for line in lines]
+@pytest.fixture
+def first_phrases(command):
+    def first_phrases(work, *overrides):
+        command("decode", f"input={work}/q.npy", f"output={work}/out.jsonl", *overrides)
+        lines = (work / "out.jsonl").read_text().splitlines()
+        return [json.loads(line)["phrases"][0] for line in lines]
+
+    return first_phrases
 
 
 @pytest.mark.slow
-def test_built_decoded_and_calibrated(work):
+def test_built_decoded_and_calibrated(work, command, build, first_phrases):
     bank = build(work, STEPS)
     assert (bank.input_dim, bank.dim) == (DIM, REDUCED)
     targets = (work / "t.txt").read_text().splitlines()
@@ -91,7 +89,7 @@ def test_built_decoded_and_calibrated(work):
         ["data=denoise"],
     ],
 )
-def test_trained_evaluated_and_decoded(work, data, run):
+def test_trained_evaluated_and_decoded(work, data, run, build, first_phrases):
     build(work, STEPS)
     sizes = ["data.num_train=256", *(f"data.num_{name}=64" for name in ("val", "calib", "test"))]
     status, output = run(
@@ -122,7 +120,9 @@ def test_trained_evaluated_and_decoded(work, data, run):
 
 
 @pytest.mark.slow
-def test_encoded_texts_are_preprocessed_and_so_is_a_sentence(tmp_path, capsys, monkeypatch):
+def test_encoded_texts_are_preprocessed_and_so_is_a_sentence(
+    tmp_path, capsys, monkeypatch, command
+):
     monkeypatch.setenv("LIGHTWEIGHT_DECODER_CACHE", str(tmp_path / "cache"))
     words = ["a wide road", "a small dog", "boiled water", "to run fast", "red paint", "old wine"]
     (tmp_path / "t.txt").write_text("\n".join(words))
@@ -138,13 +138,13 @@ def test_encoded_texts_are_preprocessed_and_so_is_a_sentence(tmp_path, capsys, m
     assert "a small dog" in capsys.readouterr().out
 
 
-def test_float16_vectors_that_change_are_stored_as_float32(work):
+def test_float16_vectors_that_change_are_stored_as_float32(work, build):
     np.save(work / "vectors.npy", np.load(work / "vectors.npy").astype(np.float16))
     assert build(work, STEPS).manifest.dtype == "float32"
     assert build(work, "overwrite=true").manifest.dtype == "float16"
 
 
-def test_bad_rows_are_left_out_of_sample_and_bank(work):
+def test_bad_rows_are_left_out_of_sample_and_bank(work, build):
     vectors = np.load(work / "vectors.npy")
     vectors[5], vectors[9] = np.nan, 0
     np.save(work / "vectors.npy", vectors)
@@ -170,14 +170,14 @@ def test_bad_rows_are_left_out_of_sample_and_bank(work):
         ("[null]", "preprocessing: expected"),
     ],
 )
-def test_what_is_typed_wrong_is_named_and_leaves_nothing(work, steps, told):
+def test_what_is_typed_wrong_is_named_and_leaves_nothing(work, steps, told, build):
     before = sorted(work.rglob("*"))
     with pytest.raises(ConfigError, match=told):
         build(work, f"preprocessing={steps}")
     assert sorted(work.rglob("*")) == before
 
 
-def test_a_constant_column_is_not_whitened(work):
+def test_a_constant_column_is_not_whitened(work, build):
     vectors = np.load(work / "vectors.npy")
     vectors[:, 3] = 1
     np.save(work / "vectors.npy", vectors)

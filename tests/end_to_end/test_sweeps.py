@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lightweight_decoder.bank import BankRows, build_bank
+from lightweight_decoder.bank import PhraseBank
 
 ROOT = Path(__file__).resolve().parents[2]
 NUM_PHRASES = 60
@@ -36,7 +36,7 @@ OPTUNA = ["hparams_search=optuna", "hydra.sweeper.seed=1"]
 def bank(tmp_path_factory):
     folder = tmp_path_factory.mktemp("banks") / "bank"
     vectors = np.random.default_rng(0).standard_normal((NUM_PHRASES, 16)).astype(np.float32)
-    build_bank(folder, [BankRows([f"phrase {i}" for i in range(NUM_PHRASES)], vectors)])
+    PhraseBank.build(folder, [f"phrase {i}" for i in range(NUM_PHRASES)], vectors)
     return folder
 
 
@@ -92,13 +92,14 @@ def test_a_search_goes_on_where_it_stopped(run, tmp_path):
     status, output = run(*OPTUNA, "hydra.sweeper.n_trials=1")
     assert status == 0, output
     (first,) = table(tmp_path)
-    status, output = run(*OPTUNA, "hydra.sweeper.n_trials=2")
+    parallel = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweeper.n_jobs=2"]
+    status, output = run(*OPTUNA, *parallel, "hydra.sweeper.n_trials=3")
     assert status == 0, output
 
     rows = table(tmp_path)
     assert {key: rows[0][key] for key in first} == first
-    assert [row["number"] for row in rows] == ["0", "1"]
-    assert [times_trained(tmp_path, job) for job in range(2)] == [1, 1]
+    assert [row["number"] for row in rows] == ["0", "1", "2"]
+    assert [times_trained(tmp_path, job) for job in range(3)] == [1, 1, 1]
     for row in rows:
         job = tmp_path / "sweep" / row["number"]
         metrics = json.loads((job / "metrics.json").read_text())

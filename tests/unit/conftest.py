@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightweight_decoder.bank import BankRows, build_bank
+from lightweight_decoder.bank import PhraseBank
 
 NUM_PHRASES = 200
 DIM = 16
@@ -33,7 +33,7 @@ def tiny_bank(tmp_path_factory):
     vectors = np.concatenate([centers, near]).astype(np.float32)
     frequency = [float(i * i) for i in range(NUM_PHRASES)] + [0.0] * len(near)
     folder = tmp_path_factory.mktemp("banks") / "tiny"
-    return build_bank(folder, [BankRows(texts, vectors, {"frequency": frequency})])
+    return PhraseBank.build(folder, texts, vectors, metadata={"frequency": frequency})
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +41,7 @@ def single_bank(tmp_path_factory):
     """Forty phrases of one vector each, without metadata."""
     vectors = np.random.default_rng(1).normal(size=(40, DIM)).astype(np.float32)
     folder = tmp_path_factory.mktemp("banks") / "single"
-    return build_bank(folder, [BankRows([f"word {i}" for i in range(40)], vectors)])
+    return PhraseBank.build(folder, [f"word {i}" for i in range(40)], vectors)
 
 
 @pytest.fixture

@@ -170,14 +170,16 @@ import sys
 from pathlib import Path
 
 import numpy as np, pyarrow as pa, torch
-from lightweight_decoder.bank.arrays import map_array
+from lightweight_decoder.bank import FileInfo
+from lightweight_decoder.bank.stored_file import StoredFile, array_in
 from lightweight_decoder.errors import MemoryBudgetError
 from lightweight_decoder.memory import memory_budget
 
 SIZE = 2**29
 
 def mapped():
-    return map_array(Path(sys.argv[1]), (SIZE,), np.uint8)
+    path = Path(sys.argv[1])
+    return array_in(StoredFile.map(path, FileInfo(path.stat().st_size, "")), (SIZE,), np.uint8)
 
 def outcome(gib, allocation):
     try:

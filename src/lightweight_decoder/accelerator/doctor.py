@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightweight_decoder.accelerator.machine import look_at_machine
 from lightweight_decoder.accelerator.probe import probe_devices, read_arch_list
-from lightweight_decoder.accelerator.request import parse_request
+from lightweight_decoder.accelerator.request import Devices, parse_request
 from lightweight_decoder.accelerator.resolver import decide
 from lightweight_decoder.display import cell
 from lightweight_decoder.errors import AcceleratorError, ConfigError
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from lightweight_decoder.accelerator.machine import Machine
     from lightweight_decoder.accelerator.plan import AcceleratorPlan, DeviceReport, GpuBackend
-    from lightweight_decoder.accelerator.request import Devices
     from lightweight_decoder.accelerator.survey import Probe
 
 _MACHINE_FACTS = ("torch_version", "cuda_version", "hip_version", "system")

@@ -13,7 +13,7 @@ from lightweight_decoder.accelerator.machine import look_at_machine
 from lightweight_decoder.accelerator.plan import AcceleratorPlan
 from lightweight_decoder.accelerator.precision import choose_precision
 from lightweight_decoder.accelerator.probe import probe_devices
-from lightweight_decoder.accelerator.request import parse_request
+from lightweight_decoder.accelerator.request import Devices, OnUnusable, parse_request
 from lightweight_decoder.accelerator.survey import Survey, survey
 from lightweight_decoder.accelerator.verdict_cache import drop, machine_key
 from lightweight_decoder.errors import AcceleratorError
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from lightweight_decoder.accelerator.machine import Machine
     from lightweight_decoder.accelerator.plan import Backend, DeviceReport, GpuBackend
-    from lightweight_decoder.accelerator.request import Devices, Request
+    from lightweight_decoder.accelerator.request import Request
     from lightweight_decoder.accelerator.survey import Probe
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def resolve_accelerator(
     precision: str | int = "32-true",
     strategy: str = "auto",
     *,
-    on_unusable: str = "auto",
+    on_unusable: OnUnusable = "auto",
     cache: bool = True,
     look: Callable[[], Machine] = look_at_machine,
     probe: Probe = probe_devices,

@@ -6,12 +6,13 @@ import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from lightweight_decoder.encoder.encoder import EncoderSettings  # noqa: TC001 - pydantic reads it
 from lightweight_decoder.errors import BankError, ConfigError
+from lightweight_decoder.files import open_regular
 from lightweight_decoder.vectors.preprocessing import Step, output_dim
 
 if TYPE_CHECKING:
@@ -33,7 +34,10 @@ PREPROCESSING_NAME = "preprocessing.safetensors"
 FILE_NAMES = (VECTORS_NAME, OWNERS_NAME, PHRASES_NAME)
 """What every bank has, written as streams; one with preprocessing has ``PREPROCESSING_NAME``."""
 
+REBUILD = "The bank was cut or altered; copy or build it again"
+
 _STRICT = ConfigDict(strict=True, extra="forbid")
+_CRC_DIGITS = 8
 
 Count = Annotated[int, Field(gt=0)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -65,18 +69,42 @@ class EncoderInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class BlockSums:
+    """Checksums of a file's parts.
+
+    Attributes:
+        bytes: Size of each part; the last one may be shorter.
+        crc32: CRC-32 of each, 8 hexadecimal digits, one behind the other.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    bytes: Count
+    crc32: Annotated[str, Field(pattern=r"^([0-9a-f]{8})+$")]
+
+    def __len__(self) -> int:
+        return len(self.crc32) // _CRC_DIGITS
+
+    def __getitem__(self, block: int) -> int:
+        """Return the checksum of a part."""
+        return int(self.crc32[block * _CRC_DIGITS : (block + 1) * _CRC_DIGITS], 16)
+
+
+@dataclass(frozen=True, slots=True)
 class FileInfo:
-    """Size and checksum of one file of a bank.
+    """Size and checksums of one file of a bank.
 
     Attributes:
         bytes: Size of the file.
         sha256: Checksum of the whole file, 64 hexadecimal digits.
+        blocks: Checksums of its parts; None in banks of version 0.1.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
     bytes: Count
     sha256: Sha256
+    blocks: BlockSums | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +153,7 @@ class Manifest:
     files: dict[str, FileInfo]
     preprocessing: PreprocessingInfo | None = None
 
-    def to_dict(self) -> dict[str, object]:
+    def to_dict(self, *, with_blocks: bool) -> dict[str, Any]:
         """Return plain values, as JSON has them; what is None of later keys is left out.
 
         So the fingerprints of banks and of what was trained on them stay what they were.
@@ -135,13 +163,18 @@ class Manifest:
             del content["preprocessing"]
         if self.encoder is not None and self.encoder.settings is None:
             del content["encoder"]["settings"]
+        for file in content["files"].values():
+            if file["blocks"] is None or not with_blocks:
+                del file["blocks"]
         return content
 
     @property
     def fingerprint(self) -> str:
-        """Sha256 of everything above: equal exactly where the banks' contents are equal."""
-        content = json.dumps(self.to_dict(), sort_keys=True, ensure_ascii=True)
-        return hashlib.sha256(content.encode()).hexdigest()
+        """Sha256 of everything but sums by block: equal exactly where banks' contents are equal.
+
+        So the fingerprints of banks and of what was trained on them stay what they were.
+        """
+        return _sha256(self.to_dict(with_blocks=False))
 
     @property
     def total_bytes(self) -> int:
@@ -151,15 +184,27 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class _SealedManifest:
-    """The manifest as it lies on disk: with its own checksum, so that an edit is noticed."""
+    """The manifest as it lies on disk: with its own checksums, so that an edit is noticed.
+
+    Attributes:
+        fingerprint: The bank's.
+        manifest: What it holds.
+        seal: Sha256 of the manifest with its sums by block; None in banks of version 0.1.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
     fingerprint: Sha256
     manifest: Manifest
+    seal: Sha256 | None = None
 
 
 _READER = TypeAdapter(_SealedManifest)
+
+
+def _sha256(content: dict[str, Any]) -> str:
+    """Hash plain values."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -168,12 +213,18 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     Raises:
         OSError: If the file cannot be written.
     """
-    sealed = {"fingerprint": manifest.fingerprint, "manifest": manifest.to_dict()}
+    content = manifest.to_dict(with_blocks=True)
+    sealed = {"fingerprint": manifest.fingerprint, "manifest": content, "seal": _sha256(content)}
     text = json.dumps(sealed, indent=2, ensure_ascii=False) + "\n"
     with (folder / MANIFEST_NAME).open("wb") as file:
         file.write(text.encode())
         file.flush()
         os.fsync(file.fileno())
+
+
+def old_place(folder: Path) -> Path:
+    """Return where a bank is while it is replaced, where that takes two steps."""
+    return folder.with_name(f".{folder.name}.old")
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -185,14 +236,18 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST_NAME
     try:
-        content = path.read_bytes()
+        with open_regular(path) as file:
+            content = file.read()
     except OSError as error:
-        raise BankError(
-            "there is no phrase bank here",
-            where=folder,
-            expected=f"a folder with a file {MANIFEST_NAME}",
-            found=error.strerror,
-            advice="Build a bank with scripts/build_bank.py, or check the path",
+        advice = "Build a bank with scripts/build_bank.py, or check the path"
+        if old_place(folder).exists() and not folder.exists():
+            advice = f"A killed build left the bank as {old_place(folder)}; rename it"
+        raise BankError.unexpected(
+            folder,
+            f"a folder with a file {MANIFEST_NAME}",
+            error.strerror,
+            summary="there is no phrase bank here",
+            advice=advice,
         ) from error
     manifest = _parse(content, path)
     _check_agreement(manifest, path)
@@ -208,10 +263,15 @@ def _parse(content: bytes, path: Path) -> Manifest:
     except ConfigError as error:  # an option of a step that is out of range
         key = f"manifest.preprocessing.steps: {error.where}"
         raise _damaged("a key cannot be used", path, key, error.expected, error.found) from error
-    found = sealed.manifest.fingerprint
-    if found != sealed.fingerprint:
-        raise _damaged("the manifest was altered", path, "fingerprint", sealed.fingerprint, found)
-    return sealed.manifest
+    manifest = sealed.manifest
+    seal = _sha256(manifest.to_dict(with_blocks=True))
+    for key, expected, found in (
+        ("fingerprint", sealed.fingerprint, manifest.fingerprint),
+        ("seal", sealed.seal or manifest.fingerprint, seal),
+    ):
+        if expected != found:
+            raise _damaged("the manifest was altered", path, key, expected, found)
+    return manifest
 
 
 def _error_for(detail: ErrorDetails, path: Path) -> BankError:
@@ -221,12 +281,12 @@ def _error_for(detail: ErrorDetails, path: Path) -> BankError:
     if not key:
         return _damaged("the manifest cannot be read", path, None, "JSON", detail["msg"])
     if key == "manifest.format_version" and detail["type"] != "missing":
-        return BankError(
-            "the bank has another format version",
-            where=path,
+        return BankError.unexpected(
+            path,
+            f"{FORMAT_VERSION} or {PREPROCESSED_VERSION}",
+            found,
             at=f"key {key!r}",
-            expected=f"{FORMAT_VERSION} or {PREPROCESSED_VERSION}",
-            found=found,
+            summary="the bank has another format version",
             advice="Build the bank again with this version of lightweight-decoder",
         )
     if detail["type"] == "missing":
@@ -253,17 +313,16 @@ def _check_agreement(manifest: Manifest, path: Path) -> None:
     if set(manifest.files) != set(names):
         listed = ", ".join(sorted(manifest.files))
         raise _damaged("other files are listed", path, "manifest.files", ", ".join(names), listed)
+    for name, file in manifest.files.items():
+        if file.blocks is not None and len(file.blocks) != -(-file.bytes // file.blocks.bytes):
+            expected, found = str(-(-file.bytes // file.blocks.bytes)), str(len(file.blocks))
+            key = f"manifest.files.{name}.blocks.crc32"
+            raise _damaged("the number of sums is wrong", path, key, expected, found)
 
 
 def _damaged(
     summary: str, path: Path, key: str | None, expected: object, found: object
 ) -> BankError:
     """Build the error for a manifest that is not as it was written."""
-    return BankError(
-        summary,
-        where=path,
-        at=None if key is None else f"key {key!r}",
-        expected=expected,
-        found=found,
-        advice="The bank was cut or altered; copy or build it again",
-    )
+    at = None if key is None else f"key {key!r}"
+    return BankError.unexpected(path, expected, found, at=at, summary=summary, advice=REBUILD)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
+import itertools
+import os
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -12,7 +13,6 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 import torch
 
-from lightweight_decoder.bank.arrays import REBUILD, array_in, map_file
 from lightweight_decoder.bank.builder import Dtype, write_bank, write_files
 from lightweight_decoder.bank.hashed_file import reporting_full_disk
 from lightweight_decoder.bank.manifest import (
@@ -30,17 +30,15 @@ from lightweight_decoder.bank.phrases import PhraseTable
 from lightweight_decoder.bank.placement import placed_when_finished
 from lightweight_decoder.bank.preprocessing_file import read_preprocessing
 from lightweight_decoder.bank.rows import BankRows, RowsInMemory, refuse_unusable_texts
+from lightweight_decoder.bank.stored_file import StoredFile, array_in
 from lightweight_decoder.datatypes import NO_ID
 from lightweight_decoder.encoder import TextEncoder, as_encoder, report_cut_texts
 from lightweight_decoder.errors import BankError
 from lightweight_decoder.vectors.directions import (
-    UNIT_TOLERANCE,
     refuse_directionless,
-    rows_of_other_length,
 )
 
 if TYPE_CHECKING:
-    import mmap
     from collections.abc import Callable, Mapping, Sequence
 
     import numpy.typing as npt
@@ -50,13 +48,10 @@ if TYPE_CHECKING:
     from lightweight_decoder.encoder import EncodesBothSides
     from lightweight_decoder.vectors.preprocessing import Preprocessing, Step
 
-    Contents = Mapping[str, "mmap.mmap | memoryview"]
-
 CHECKSUM_LIMIT_BYTES = 100_000_000
 """Opening checks checksums of banks up to this size: about 0.1 s at the 1 GB/s of a slow core."""
 
-_BLOCK_ROWS = 65_536
-_IN_MEMORY = Path("bank in memory")
+IN_MEMORY = Path("bank in memory")
 
 
 class PhraseBank:
@@ -72,60 +67,63 @@ class PhraseBank:
     >>> bank.vectors[bank.vector_ids_of([0])].round(1).tolist()
     [[[1.0, 0.0], [0.6000000238418579, 0.800000011920929]]]
 
-    Pickling a bank of a folder keeps only the path: each process maps the same files and the system
-    keeps one copy of their pages.
+    Pickling a bank of a folder keeps only where it is and its fingerprint: each process maps the
+    same files and the system keeps one copy of their pages.
 
     Attributes:
         path: The bank's folder; None where it is in memory.
         manifest: What it holds.
-        vectors: (n, d) float32 or float16, unit rows; of a folder a private map of the file:
-            nothing is read until it is used, and writing to it does not reach the file.
-        owners: (n,) int64, the phrase that each vector belongs to, mapped likewise.
         preprocessing: What the vectors went through before they were stored; None: nothing.
     """
 
-    def __init__(self, manifest: Manifest, contents: Contents, path: Path | None = None) -> None:
+    def __init__(
+        self, manifest: Manifest, files: Mapping[str, StoredFile], path: Path | None = None
+    ) -> None:
         self.path = path
         self.manifest = manifest
-        self._contents = contents
-        self._name = path or _IN_MEMORY
-        self.vectors: npt.NDArray[np.float32] | npt.NDArray[np.float16] = array_in(
-            contents[VECTORS_NAME],
-            self._name / VECTORS_NAME,
-            (manifest.num_vectors, manifest.dim),
-            manifest.dtype,
-        )
-        self.owners: IntArray = array_in(
-            contents[OWNERS_NAME], self._name / OWNERS_NAME, (manifest.num_vectors,), np.int64
-        )
-        self._phrases = PhraseTable(
-            contents[PHRASES_NAME], self._name / PHRASES_NAME, num_phrases=manifest.num_phrases
-        )
+        self._files = files
+        shape = (manifest.num_vectors, manifest.dim)
+        self._vectors = array_in(files[VECTORS_NAME], shape, manifest.dtype)
+        self._owners = array_in(files[OWNERS_NAME], shape[:1], np.int64)
+        self._phrases = PhraseTable(files[PHRASES_NAME], num_phrases=manifest.num_phrases)
         self.preprocessing: Preprocessing | None = None
         if manifest.preprocessing is not None:
-            self.preprocessing = read_preprocessing(
-                contents[PREPROCESSING_NAME],
-                manifest.preprocessing,
-                where=self._name / PREPROCESSING_NAME,
-            )
+            learned = files[PREPROCESSING_NAME]
+            self.preprocessing = read_preprocessing(learned, manifest.preprocessing)
 
     @classmethod
     def open(cls, path: str | Path) -> PhraseBank:
         """Open the bank in a folder: read its manifest, map its files.
 
         Sizes and headers are always checked, checksums while all files together are at most
-        ``CHECKSUM_LIMIT_BYTES``; :meth:`verify` checks everything.
+        ``CHECKSUM_LIMIT_BYTES``. Of a larger bank, vectors and owners are checked when they are
+        first asked for, texts part by part, unless they were right before and did not change;
+        :meth:`verify` checks everything. A bank that is replaced meanwhile is opened again.
 
         Raises:
-            BankError: If a file is missing, cut, altered or does not match the manifest.
+            BankError: If a file is missing, cut, altered, no file or does not match the manifest.
         """
         folder = Path(path).absolute()
+        while True:
+            before = _identity(folder)
+            try:
+                opened = cls._open(folder)
+            except BankError:
+                if _identity(folder) == before:
+                    raise
+            else:
+                if _identity(folder) == before:
+                    return opened
+
+    @classmethod
+    def _open(cls, folder: Path) -> PhraseBank:
+        """Open what is there; where it is exchanged meanwhile, perhaps a part of each bank."""
         manifest = read_manifest(folder)
-        _check_sizes(folder, manifest)
-        contents = {name: map_file(folder / name) for name in manifest.files}
+        files = {name: StoredFile.map(folder / name, info) for name, info in manifest.files.items()}
         if manifest.total_bytes <= CHECKSUM_LIMIT_BYTES:
-            _check_checksums(folder, manifest, contents)
-        return cls(manifest, contents, folder)
+            for file in files.values():
+                file.check_whole()
+        return cls(manifest, files, folder)
 
     @classmethod
     def from_texts(
@@ -156,17 +154,17 @@ class PhraseBank:
             EncoderError: If the texts cannot be encoded.
         """
         rows, made_by = _rows(texts, vectors, encoder, metadata)
-        files: dict[str, io.BytesIO] = {}
+        contents: dict[str, io.BytesIO] = {}
         manifest, _ = write_files(
-            lambda name: contextlib.nullcontext(files.setdefault(name, io.BytesIO())),
+            lambda name: contextlib.nullcontext(contents.setdefault(name, io.BytesIO())),
             rows,
-            where=_IN_MEMORY,
+            where=IN_MEMORY,
             encoder=made_by,
             preprocessing=preprocessing,
             dtype=rows.smallest_dtype(keeping=not preprocessing),
             total=len(rows),
         )
-        return cls(manifest, {name: file.getbuffer() for name, file in files.items()})
+        return _in_memory(manifest, {name: file.getbuffer() for name, file in contents.items()})
 
     @classmethod
     def build(
@@ -209,17 +207,23 @@ class PhraseBank:
             BankBuildError: If ``folder`` exists or cannot be written, or if the disk is full.
         """
         with placed_when_finished(Path(folder).absolute(), overwrite=overwrite) as partial:
-            for name, content in self._contents.items():
-                with reporting_full_disk(partial / name, len(content)):
-                    (partial / name).write_bytes(content)
+            for name, file in self._files.items():
+                with (
+                    reporting_full_disk(partial / name, file.info.bytes),
+                    (partial / name).open("wb") as copy,
+                ):
+                    file.require()
+                    copy.write(file.content)
+                    copy.flush()
+                    os.fsync(copy.fileno())
             with reporting_full_disk(partial / MANIFEST_NAME, 0):
                 write_manifest(partial, self.manifest)
         return PhraseBank.open(folder)
 
     def __reduce__(self) -> tuple[Callable[..., PhraseBank], tuple[object, ...]]:
         if self.path is not None:
-            return PhraseBank.open, (str(self.path),)
-        contents = {name: bytes(content) for name, content in self._contents.items()}
+            return _reopened, (str(self.path), self.fingerprint)
+        contents = {name: bytearray(file.content) for name, file in self._files.items()}
         return _in_memory, (self.manifest, contents)
 
     def __repr__(self) -> str:
@@ -233,6 +237,25 @@ class PhraseBank:
     def fingerprint(self) -> str:
         """Sha256 over the manifest's content: equal exactly where the banks' contents are equal."""
         return self.manifest.fingerprint
+
+    @property
+    def vectors(self) -> npt.NDArray[np.float32] | npt.NDArray[np.float16]:
+        """(n, d) float32 or float16, unit rows.
+
+        Of a folder a private map of the file: nothing is read before it is used (but for what is
+        checked, see :meth:`open`), and writing to it does not reach the file.
+
+        Raises:
+            BankError: If the file was altered, or cut while it was open.
+        """
+        self._files[VECTORS_NAME].require()
+        return self._vectors
+
+    @property
+    def owners(self) -> IntArray:
+        """(n,) int64, the phrase that each vector belongs to; see :attr:`vectors`."""
+        self._files[OWNERS_NAME].require()
+        return self._owners
 
     @property
     def num_vectors(self) -> int:
@@ -371,6 +394,18 @@ class PhraseBank:
             rows[missing] = 0
         return rows.reshape(*vector_ids.shape, self.dim).to(vector_ids.device)
 
+    def require_whole(self) -> None:
+        """Make sure that all files are still there in full, in a few microseconds.
+
+        Who keeps :attr:`vectors` asks before reading them: of a file that was cut meanwhile, the
+        system ends the process.
+
+        Raises:
+            BankError: If a file was cut while the bank was open.
+        """
+        for file in self._files.values():
+            file.require_size()
+
     def verify(self) -> None:
         """Read and check everything.
 
@@ -379,10 +414,10 @@ class PhraseBank:
                 is out of range, a phrase owns no vector, or a text is damaged or there twice; the
                 message names the file, the row, what was expected and what was found.
         """
-        _check_checksums(self._name, self.manifest, self._contents)
-        self._verify_vectors()
-        self._verify_owners()
-        self._phrases.verify()
+        from lightweight_decoder.bank.verification import wrong_files, wrong_rows  # noqa: PLC0415, needs this module
+
+        for problem in itertools.chain(wrong_files(self._files.values()), wrong_rows(self)):
+            raise problem
 
     @cached_property
     def _vectors_by_phrase(self) -> tuple[IntArray, IntArray | None]:
@@ -392,49 +427,51 @@ class PhraseBank:
         order = np.argsort(self.owners, kind="stable")
         return self.owners[order], order
 
-    def _verify_vectors(self) -> None:
-        """Check that every vector is finite and has unit length."""
-        tolerance = 1e-4 if self.manifest.dtype == "float32" else UNIT_TOLERANCE
-        vectors = torch.from_numpy(self.vectors)
-        for row, length in rows_of_other_length(vectors, tolerance=tolerance):
-            raise self._altered(VECTORS_NAME, row, "a vector of length 1", f"length {length}")
-
-    def _verify_owners(self) -> None:
-        """Check that owners are phrases and that every phrase owns a vector."""
-        outside = (self.owners < 0) | (self.owners >= self.num_phrases)
-        for row in np.flatnonzero(outside)[:1]:
-            expected = f"a phrase id from 0 to {self.num_phrases - 1}"
-            raise self._altered(OWNERS_NAME, row, expected, self.owners[row])
-        counts = np.bincount(self.owners, minlength=self.num_phrases)
-        for row in np.flatnonzero(counts == 0)[:1]:
-            expected = "a phrase that owns at least one vector"
-            raise self._altered(PHRASES_NAME, row, expected, f"none in {OWNERS_NAME}")
-
     def _no_such(self, what: str, count: int, place: int, found: int) -> BankError:
         """Build the error for an id that is not in the bank."""
         return BankError.unexpected(
-            self._name,
+            self.path or IN_MEMORY,
             f"a {what} id from 0 to {count - 1}",
             found,
             at=f"entry {place}",
             summary=f"there is no such {what}",
         )
 
-    def _altered(self, name: str, row: int, expected: str, found: object) -> BankError:
-        """Build the error for a row that a build would not have written."""
-        return BankError.unexpected(
-            self._name / name,
-            expected,
-            found,
-            at=f"row {row}",
-            summary="the bank was altered",
-            advice=REBUILD,
+
+def _identity(folder: Path) -> tuple[int, ...] | None:
+    """Return what tells a folder from another one that takes its name; None: there is none."""
+    try:
+        status = folder.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_mtime_ns
+
+
+def _reopened(path: str, fingerprint: str) -> PhraseBank:
+    """Open a bank that was pickled.
+
+    Raises:
+        BankError: If another one is there now.
+    """
+    bank = PhraseBank.open(path)
+    if bank.fingerprint != fingerprint:
+        raise BankError.unexpected(
+            path,
+            f"fingerprint {fingerprint[:12]}",
+            bank.fingerprint[:12],
+            summary="the bank was replaced since it was pickled",
+            advice="Open it again",
         )
+    return bank
 
 
-def _in_memory(manifest: Manifest, contents: Mapping[str, bytes]) -> PhraseBank:
-    """Put a pickled bank together again; torch wants memory that can be written to."""
-    return PhraseBank(manifest, {name: memoryview(bytearray(c)) for name, c in contents.items()})
+def _in_memory(manifest: Manifest, contents: Mapping[str, bytearray | memoryview]) -> PhraseBank:
+    """Put a bank together from what its files hold."""
+    files = {
+        name: StoredFile(memoryview(content), IN_MEMORY / name, manifest.files[name])
+        for name, content in contents.items()
+    }
+    return PhraseBank(manifest, files)
 
 
 def _rows(
@@ -452,30 +489,3 @@ def _rows(
         report_cut_texts(named)
     made_by = None if named is None else EncoderInfo.of(named)
     return RowsInMemory(BankRows(texts, vectors, metadata or {})), made_by
-
-
-def _check_sizes(folder: Path, manifest: Manifest) -> None:
-    """Refuse files that are missing, cut or longer than the manifest says."""
-    for name in manifest.files:
-        expected = f"{manifest.files[name].bytes} bytes"
-        try:
-            size = (folder / name).stat().st_size
-        except OSError as error:
-            raise _cut(folder / name, expected, error.strerror) from error
-        if size != manifest.files[name].bytes:
-            raise _cut(folder / name, expected, f"{size} bytes")
-
-
-def _check_checksums(where: Path, manifest: Manifest, contents: Contents) -> None:
-    """Refuse files whose content is not what was written."""
-    for name, content in contents.items():
-        expected, found = manifest.files[name].sha256, hashlib.sha256(content).hexdigest()
-        if found != expected:
-            raise _cut(where / name, f"sha256 {expected}", f"sha256 {found}")
-
-
-def _cut(path: Path, expected: str, found: str | None) -> BankError:
-    """Build the error for a file that differs from the manifest."""
-    return BankError.unexpected(
-        path, expected, found, summary="the file does not match the manifest", advice=REBUILD
-    )

@@ -176,7 +176,7 @@ def rows_of_embeddings(
             raise InputDataError.unexpected(
                 vectors.path,
                 "a text for each vector",
-                f"several columns of texts: {choices}" if choices else "vectors only",
+                f"columns that could be: {choices}" if choices else "vectors only",
                 summary="the embeddings have no texts",
                 advice="Name one with text_column=…"
                 if choices

@@ -8,18 +8,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lightweight_decoder.bank.arrays import REBUILD
+from lightweight_decoder.bank.manifest import REBUILD
 from lightweight_decoder.bank.normalization import is_storable, normalize_text
 from lightweight_decoder.datatypes import NO_ID
 from lightweight_decoder.errors import BankError
 
 if TYPE_CHECKING:
-    import mmap
     from collections.abc import Sequence
     from pathlib import Path
 
     import numpy.typing as npt
 
+    from lightweight_decoder.bank.stored_file import StoredFile
     from lightweight_decoder.datatypes import IntArray
 
 TEXT_COLUMN = "text"
@@ -30,26 +30,29 @@ class PhraseTable:
     """Read access to ``phrases.arrow``; only what is asked for is read.
 
     Args:
-        content: The Arrow IPC file.
-        path: Its name, for messages.
+        file: The Arrow IPC file.
         num_phrases: p, the number of rows it must have.
 
     Raises:
         BankError: If the file is damaged, has another number of rows or no column of texts.
     """
 
-    def __init__(self, content: mmap.mmap | memoryview, path: Path, *, num_phrases: int) -> None:
-        self._path = path
+    def __init__(self, file: StoredFile, *, num_phrases: int) -> None:
+        self._file, self._path = file, file.path
         self._checked: set[int] = set()
+        file.require(file.info.bytes - 1)  # the footer
+        content = pa.py_buffer(file.content)
         try:
-            self._reader = pa.ipc.open_file(pa.py_buffer(content))
+            self._reader = pa.ipc.open_file(content)
             self._batches = [
                 self._reader.get_batch(i) for i in range(self._reader.num_record_batches)
             ]
             self._names: list[str] = self._reader.schema.names
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise _damaged(path, "an Arrow IPC file", str(error).splitlines()[0]) from error
+            raise _damaged(self._path, "an Arrow IPC file", str(error).splitlines()[0]) from error
         self._starts = np.cumsum([0, *(batch.num_rows for batch in self._batches)])
+        ends = [0, *(_end(batch) - content.address for batch in self._batches)]
+        self._ends = np.clip(ends, 0, file.info.bytes).tolist()
         self._check(num_phrases)
 
     def _check(self, num_phrases: int) -> None:
@@ -78,7 +81,8 @@ class PhraseTable:
         """
         unique, inverse = np.unique(phrase_ids, return_inverse=True)
         texts = np.full(len(unique), "", dtype=object)
-        texts[unique != NO_ID] = self._column(TEXT_COLUMN, unique[unique != NO_ID])
+        taken = self._taken(self._names.index(TEXT_COLUMN), unique[unique != NO_ID])
+        texts[unique != NO_ID] = [text for chunk in taken for text in chunk.to_pylist()]
         return texts[inverse].reshape(np.shape(phrase_ids))
 
     def column(self, name: str, phrase_ids: IntArray | None = None) -> npt.NDArray[Any]:
@@ -95,31 +99,36 @@ class PhraseTable:
                 name,
                 summary=f"the bank has no column {name!r}",
             )
-        return self._column(name, phrase_ids)
-
-    def _column(self, name: str, phrase_ids: IntArray | None) -> npt.NDArray[Any]:
-        """Read one column that is there, that of the texts too."""
         index = self._names.index(name)
         if phrase_ids is None:
             chunks = [self._batch(number).column(index) for number in range(len(self._batches))]
             return pa.chunked_array(chunks).to_numpy()  # type: ignore[no-any-return]
         unique, inverse = np.unique(phrase_ids, return_inverse=True)
-        for wrong in unique[(unique < 0) | (unique >= self._starts[-1])][:1]:
+        kind = self._reader.schema.field(index).type
+        found = pa.chunked_array(self._taken(index, unique), type=kind).to_numpy()
+        return found[inverse]  # type: ignore[no-any-return]
+
+    def _taken(self, column: int, phrase_ids: IntArray) -> list[Any]:
+        """Return a column's values of phrases, ascending, in one array for each record batch.
+
+        Without ``pa.array`` and ``to_numpy``, which import pandas where it is installed: half a
+        second.
+        """
+        for wrong in phrase_ids[(phrase_ids < 0) | (phrase_ids >= self._starts[-1])][:1]:
             raise BankError.unexpected(
                 self._path,
                 f"a phrase id from 0 to {self._starts[-1] - 1}",
                 wrong,
                 summary="there is no such phrase",
             )
-        chosen = np.searchsorted(self._starts, unique, side="right") - 1
-        chunks = [
-            self._batch(number)
-            .column(index)
-            .take(pa.array(unique[chosen == number] - self._starts[number]))
-            for number in np.unique(chosen)
-        ]
-        found = pa.chunked_array(chunks, type=self._reader.schema.field(index).type).to_numpy()
-        return found[inverse]  # type: ignore[no-any-return]
+        batches = np.searchsorted(self._starts, phrase_ids, side="right") - 1
+        taken = []
+        for number in np.unique(batches):
+            rows = np.ascontiguousarray(phrase_ids[batches == number] - self._starts[number])
+            buffers = [None, pa.py_buffer(rows)]
+            chosen = pa.Array.from_buffers(pa.int64(), len(rows), buffers)
+            taken.append(self._batch(number).column(column).take(chosen))
+        return taken
 
     def find(self, texts: Sequence[str]) -> IntArray:
         """Find the rows of texts, (len(texts),), ``NO_ID`` where absent."""
@@ -135,27 +144,10 @@ class PhraseTable:
             row_of[matches[rows]] = start + rows
         return row_of[[wanted.get(text, len(wanted)) for text in normalized]]
 
-    def verify(self) -> None:
-        """Read and check every row.
-
-        Raises:
-            BankError: If a row is damaged, or a text is missing, not normalized or there twice.
-        """
-        first_row: dict[str, int] = {}
-        for number, start in enumerate(self._starts[:-1]):
-            texts = self._batch(number).column(TEXT_COLUMN).to_pylist()
-            for row, text in enumerate(texts, start=start):
-                if not text or text != normalize_text(text):
-                    expected = "a text, normalized and not empty"
-                    raise _damaged(self._path, expected, repr(text), row=row)
-                if first_row.setdefault(text, row) != row:
-                    expected = "a text of its own"
-                    found = f"{text!r}, also in row {first_row[text]}"
-                    raise _damaged(self._path, expected, found, row=row)
-
     def _batch(self, number: int) -> Any:  # noqa: ANN401, pyarrow has no types
         """Return a record batch, checked in full when it is first used."""
         batch = self._batches[number]
+        self._file.require(self._ends[number], self._ends[number + 1])
         if number not in self._checked:
             try:
                 batch.validate(full=True)  # a wrong offset would read outside of the file
@@ -165,6 +157,12 @@ class PhraseTable:
                 raise _damaged(self._path, "valid texts", found, row=row) from error
             self._checked.add(number)
         return batch
+
+
+def _end(batch: Any) -> int:  # noqa: ANN401, pyarrow has no types
+    """Return the address behind the last byte of a record batch."""
+    buffers = [buffer for column in batch.columns for buffer in column.buffers() if buffer]
+    return max((buffer.address + buffer.size for buffer in buffers), default=0)
 
 
 def _damaged(path: Path, expected: str, found: str, row: int | None = None) -> BankError:

@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import logging
 import os
 import shutil
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock, Timeout
+from lightweight_decoder.bank.manifest import (
+    FILE_NAMES,
+    MANIFEST_NAME,
+    PREPROCESSING_NAME,
+    VECTORS_NAME,
+    old_place,
+)
+from lightweight_decoder.errors import BankBuildError, InputDataError
+from lightweight_decoder.files import sync_folder
 
-from lightweight_decoder.bank.manifest import MANIFEST_NAME
-from lightweight_decoder.errors import BankBuildError
+if sys.platform != "win32":
+    import fcntl
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Iterable, Iterator
 
-_LOCK_NAME = ".lock"
+_NAMES = {MANIFEST_NAME, *FILE_NAMES, PREPROCESSING_NAME}
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+_CANNOT_EXCHANGE = {errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM}
 
 _log = logging.getLogger(__name__)
 
@@ -27,58 +41,126 @@ def placed_when_finished(output: Path, *, overwrite: bool) -> Iterator[Path]:
     """Give a temporary sibling of ``output`` to write into; rename it to ``output`` at the end.
 
     If the body raises, Ctrl-C included, the sibling is removed and ``output`` stays untouched. A
-    killed process leaves the sibling, ``.NAME.partial``, and nothing under the final name; the next
-    build of the same output replaces it. One that is building at the moment is waited for.
+    killed process leaves the sibling, ``.NAME.partial``; the next build of the same output replaces
+    it. One that is building at the moment is waited for.
+
+    At every moment there is a whole bank under the name, the old or the new: the two are exchanged
+    in one step. Where the file system cannot do that (only Linux can, and not on all of them), the
+    old one is ``.NAME.old`` for an instant; a process killed there leaves it so, and the next build
+    puts it back first.
 
     Args:
-        output: The final folder.
+        output: The final folder; a link to it is followed.
         overwrite: Whether a bank that is there may be replaced. Nothing but a bank (or an empty
             folder) ever is.
 
     Raises:
         BankBuildError: If ``output`` exists and may not be replaced, or cannot be written.
     """
+    output = Path(os.path.realpath(output))
     _check_replaceable(output, overwrite=overwrite)
     partial = output.with_name(f".{output.name}.partial")
-    with _reporting_unwritable(output):
-        output.parent.mkdir(parents=True, exist_ok=True)
-        lock = _take(partial)
+    with contextlib.ExitStack() as stack:
+        with _reporting_unwritable(output):
+            output.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(_taken(partial))
+        try:
+            with _reporting_unwritable(output):
+                _restore(output)
+            _check_replaceable(output, overwrite=overwrite)  # another process may have built it
+            with _reporting_unwritable(output):
+                _empty(partial)
+            yield partial
+            with _reporting_unwritable(output):
+                sync_folder(partial)
+                _move(partial, output)
+                sync_folder(output.parent)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+
+
+def refuse_output_over(output: Path, inputs: Iterable[Path]) -> None:
+    """Refuse an output that would replace what it is made from, or part of a bank.
+
+    Args:
+        output: File that will be written.
+        inputs: Files and folders that are read.
+
+    Raises:
+        InputDataError: If ``output`` is one of the inputs, by whatever name, or lies inside a
+            phrase bank.
+    """
+    advice = "Choose another place with output="
+    real = Path(os.path.realpath(output))
+    for source in inputs:
+        if real == Path(os.path.realpath(source)) or _is_same(real, source):
+            raise InputDataError.unexpected(
+                output,
+                "a path of its own",
+                f"the input {source}",
+                summary="the output would replace its input",
+                advice=advice,
+            )
+    for folder in real.parents:
+        if (folder / MANIFEST_NAME).is_file() and (folder / VECTORS_NAME).is_file():
+            raise InputDataError.unexpected(
+                output,
+                "a place outside of every bank",
+                f"the bank {folder}",
+                summary="the output lies inside a phrase bank",
+                advice=advice,
+            )
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    """Say whether two names are of one file."""
     try:
-        _check_replaceable(output, overwrite=overwrite)  # another process may have built it
-        with _reporting_unwritable(output):
-            _empty(partial)
-        yield partial
-        with _reporting_unwritable(output):
-            (partial / _LOCK_NAME).unlink()
-            _sync_folder(partial)
-            _move(partial, output)
-            _sync_folder(output.parent)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    finally:
-        lock.release()
+        return one.samefile(other)
+    except OSError:
+        return False
 
 
-def _take(partial: Path) -> FileLock:
+@contextlib.contextmanager
+def _taken(folder: Path) -> Iterator[None]:
     """Make a folder and lock it, so that no other process writes into it."""
-    lock = FileLock(partial / _LOCK_NAME)
-    while True:
-        partial.mkdir(exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):  # who had it put the folder in its place
+    with contextlib.ExitStack() as stack:
+        while not _took(folder, stack):
+            stack.close()
+        yield
+
+
+def _took(folder: Path, stack: contextlib.ExitStack) -> bool:
+    """Make and lock a folder; False where who had it before put it in its place."""
+    try:
+        folder.mkdir(exist_ok=True)
+        return os.path.samestat(stack.enter_context(_locked(folder)), folder.stat())
+    except FileNotFoundError:
+        return False
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[os.stat_result]:
+    """Lock a folder itself, so that no lock is ever left; give what it is by then."""
+    if sys.platform == "win32":
+        yield folder.stat()
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
             try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                _log.warning("waiting for another process, which is building into %s", partial)
-                lock.acquire()
-            if (partial / _LOCK_NAME).exists():
-                return lock
-            lock.release()
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                _log.warning("waiting for another process, which is writing %s", folder)
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield os.fstat(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _empty(partial: Path) -> None:
     """Remove what a killed build left."""
-    left = [path for path in partial.iterdir() if path.name != _LOCK_NAME]
+    left = list(partial.iterdir())
     if left:
         _log.warning("removing what an interrupted build left in %s", partial)
     for path in left:
@@ -87,6 +169,7 @@ def _empty(partial: Path) -> None:
 
 def _check_replaceable(output: Path, *, overwrite: bool) -> None:
     """Refuse to replace what the caller may want to keep."""
+    refuse_output_over(output, ())
     if not os.path.lexists(output):
         return
     if not overwrite:
@@ -97,41 +180,63 @@ def _check_replaceable(output: Path, *, overwrite: bool) -> None:
             summary="the output exists already",
             advice="Choose another path, or allow it to be replaced with overwrite=true",
         )
-    if not (output.is_dir() and ((output / MANIFEST_NAME).exists() or not any(output.iterdir()))):
+    if not _is_bank_or_empty(output):
         raise BankBuildError.unexpected(
             output,
-            "a phrase bank, an empty folder or nothing",
+            "a phrase bank and nothing else, an empty folder, or nothing",
             None,
             summary="the output exists and is not a phrase bank, so it is not replaced",
             advice="Choose another path",
         )
 
 
+def _is_bank_or_empty(folder: Path) -> bool:
+    """Say whether a folder holds nothing, or a bank and nothing else."""
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else {""}
+    return not names or MANIFEST_NAME in names <= _NAMES
+
+
 def _move(partial: Path, output: Path) -> None:
-    """Rename ``partial`` to ``output``; what was there is back in place if that fails."""
+    """Put ``partial`` where ``output`` is, and remove what was there."""
     if not output.exists():
         partial.rename(output)
         return
-    old = output.with_name(f".{output.name}.old-{os.getpid()}")
-    shutil.rmtree(old, ignore_errors=True)
-    output.rename(old)
-    try:
-        partial.rename(output)
-    except BaseException:
+    with _locked(output):  # whoever waits for the name of ``partial`` waits until it is gone
+        if not _exchanged(partial, output):
+            output.rename(old_place(output))
+            try:
+                partial.rename(output)
+            except BaseException:
+                old_place(output).rename(output)
+                raise
+            old_place(output).rename(partial)
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Exchange two folders in one step; False where the system cannot do that."""
+    if not sys.platform.startswith("linux"):
+        return False
+    library = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(library, "renameat2"):
+        return False
+    names = os.fsencode(one), os.fsencode(other)
+    if library.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in _CANNOT_EXCHANGE:
+        return False
+    raise OSError(number, os.strerror(number), str(other))
+
+
+def _restore(output: Path) -> None:
+    """Tidy up after a process that was killed while it replaced a bank without an exchange."""
+    old = old_place(output)
+    if old.exists() and not output.exists():
+        _log.warning("putting %s back, which an interrupted build left as %s", output, old)
         old.rename(output)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a folder's entries survive a power cut, where the system can open folders."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    elif _is_bank_or_empty(old):
+        shutil.rmtree(old)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from lightweight_decoder.bank.arrays import REBUILD
+from lightweight_decoder.bank.manifest import REBUILD
 from lightweight_decoder.bank.rows import rows_as_float32
 from lightweight_decoder.errors import BankBuildError, BankError
 from lightweight_decoder.progress import report_progress
@@ -19,14 +19,13 @@ from lightweight_decoder.vectors.directions import has_direction, refuse_directi
 from lightweight_decoder.vectors.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
-    import mmap
     from collections.abc import Iterable, Sequence
-    from pathlib import Path
 
     import numpy.typing as npt
 
     from lightweight_decoder.bank.manifest import PreprocessingInfo
     from lightweight_decoder.bank.rows import OnBadRow
+    from lightweight_decoder.bank.stored_file import StoredFile
     from lightweight_decoder.datatypes import FloatArray, IntArray
     from lightweight_decoder.vectors.preprocessing import Step
 
@@ -58,19 +57,18 @@ def fit(steps: Sequence[Step], sample: FloatArray) -> tuple[Preprocessing, bytes
     return fitted, save(arrays, metadata={"origin": json.dumps(origin, sort_keys=True)})
 
 
-def read_preprocessing(
-    content: mmap.mmap | memoryview, info: PreprocessingInfo, *, where: Path
-) -> Preprocessing:
+def read_preprocessing(file: StoredFile, info: PreprocessingInfo) -> Preprocessing:
     """Read what a bank's steps learned.
 
     Raises:
         BankError: If the file is not what the manifest says.
     """
+    file.require()
     try:
-        return Preprocessing.from_arrays(info.steps, info.input_dim, load(bytes(content)))
+        return Preprocessing.from_arrays(info.steps, info.input_dim, load(bytes(file.content)))
     except (SafetensorError, ValueError, TypeError, KeyError) as error:
         raise BankError.unexpected(
-            where,
+            file.path,
             f"the arrays of {', '.join(step.step for step in info.steps)}",
             error,
             summary="what the preprocessing learned does not match the manifest",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from lightweight_decoder.datatypes import NO_ID
@@ -45,7 +46,7 @@ def fit_calibration(
     own_vectors: IntArray | None = None,
     preprocessed: bool = False,
     method: CalibrationMethod = "temperature",
-    out_of_bank_share: float = 0.0,
+    out_of_bank_share: Annotated[float, Field(ge=0, lt=1)] = 0.0,
 ) -> Calibration:
     """Fit a decoder's calibration and set it, so that its answers carry confidence.
 

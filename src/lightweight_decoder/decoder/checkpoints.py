@@ -112,7 +112,11 @@ class Checkpoint:
             CheckpointError: It is there no longer, or lived in memory.
         """
         bank = self.recipe.bank.path
-        if bank is None or not Path(bank).is_dir():
+        try:
+            is_there = bank is not None and Path(bank).is_dir()
+        except OSError:  # no system has names of such a length
+            is_there = False
+        if bank is None or not is_there:
             raise CheckpointError.unexpected(
                 self.path,
                 bank or "a bank that lived in memory",

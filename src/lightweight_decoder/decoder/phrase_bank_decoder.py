@@ -233,6 +233,7 @@ class PhraseBankDecoder:
             ``reranker.num_candidates`` keep the order of the search. The values are cosines, or
             logits where there is a reranker.
         """
+        self.bank.require_whole()
         adapted = self.adapt(queries)
         wanted = k if self.reranker is None else max(k, self.reranker.num_candidates)
         found = self.search.search(adapted, wanted, exclude_vectors=exclude_vectors)

@@ -10,6 +10,7 @@ import torch
 
 from lightweight_decoder.datatypes import NO_ID
 from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
+from lightweight_decoder.errors import InputDataError
 from lightweight_decoder.evaluation.predictions import SCHEMA, build_predictions
 from lightweight_decoder.evaluation.rank_metrics import best_ranks
 from lightweight_decoder.evaluation.speed import (
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 NUM_VECTORS, SEEN = "number of vectors", "seen in training"
 """Columns that ``phrase_metadata`` adds to those of the bank."""
+
+TEXT_SEEN = "text seen in training"
+"""Column of predictions where some query's text is a training text too."""
 
 _QUERIES_AT_ONCE = 512
 
@@ -76,7 +80,16 @@ def predict(
     Returns:
         A table of ``evaluation.predictions``, with the metadata of each query's first right phrase;
         see ``phrase_metadata``. Plain search is left out where it cannot read the queries.
+
+    Raises:
+        InputDataError: The split has no queries.
     """
+    if len(split) == 0:
+        raise InputDataError.missing(
+            f"the split {split.name!r}",
+            "queries to answer",
+            advice="Train with some, such as data.test_fraction=0.1",
+        )
     parts = [split] if split.out_of_bank is None else [split, split.out_of_bank]
     plain = plain_search(decoder)
     num_searches = 1 if plain is None or plain is decoder else 2
@@ -234,6 +247,9 @@ def _table(
     targets = np.concatenate([_widened(part.targets, width, NO_ID) for part in parts])
     no_texts: list[str | None] = [None]
     texts = [text for part in parts for text in part.texts or no_texts * len(part)]
+    metadata = phrase_metadata(bank, targets[:, 0], seen=seen)
+    if any(part.in_training is not None and part.in_training.any() for part in parts):
+        metadata[TEXT_SEEN] = [known for part in parts for known in _in_training(part)]
     abstained = np.zeros(len(targets), dtype=bool)
     if decoded.confidence is not None:
         abstained = decoded.confidence < abstain_below
@@ -250,8 +266,16 @@ def _table(
         values=[row[np.isfinite(row)] for row in decoded.values],
         confidence=decoded.confidence,
         abstained=abstained,
-        metadata=phrase_metadata(bank, targets[:, 0], seen=seen),
+        metadata=metadata,
     )
+
+
+def _in_training(split: Split) -> list[bool | None]:
+    """Return which queries' texts are training texts too, None where nobody looked."""
+    if split.in_training is None:
+        return [None] * len(split)
+    found: list[bool | None] = split.in_training.tolist()
+    return found
 
 
 def _widened(ids: IntArray, width: int, filling: int) -> IntArray:

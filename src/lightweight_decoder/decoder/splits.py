@@ -12,6 +12,8 @@ from lightweight_decoder.datatypes import NO_ID
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy.typing as npt
+
     from lightweight_decoder.datatypes import FloatArray, IntArray
 
 SplitName = Literal["train", "val", "calib", "test"]
@@ -31,6 +33,8 @@ class Split:
             with ``NO_ID``; w may be 0. While a query is trained on or scored they must be hidden,
             or it finds itself.
         texts: The queries' q texts; None where the queries were never texts.
+        in_training: (q,) bool, whose texts are training texts too, white space and Unicode's
+            spellings apart; None where nobody looked.
         out_of_bank: Further queries, which no phrase of the bank answers: their ``targets`` and
             ``own_vectors`` have width 0. None where there are none.
     """
@@ -40,6 +44,7 @@ class Split:
     targets: IntArray
     own_vectors: IntArray
     texts: list[str] | None
+    in_training: npt.NDArray[np.bool_] | None = None
     out_of_bank: Split | None = None
 
     def __len__(self) -> int:

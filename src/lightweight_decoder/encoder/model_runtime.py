@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -218,7 +218,8 @@ def load_model(folder: Path, *, device: str, precision: EncoderPrecision) -> Any
     from sentence_transformers import SentenceTransformer  # noqa: PLC0415, takes seconds
 
     try:
-        model = SentenceTransformer(str(folder), device=device, local_files_only=True)
+        with _without_loading_bar():
+            model = SentenceTransformer(str(folder), device=device, local_files_only=True)
     except Exception as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise EncoderError(
@@ -298,6 +299,20 @@ def cut_into_batches(lengths: IntArray, most: Batch) -> Iterator[slice]:
             stop -= 1
         yield slice(start, stop)
         start = stop
+
+
+@contextmanager
+def _without_loading_bar() -> Iterator[None]:
+    """Keep transformers from showing a bar while it reads weights, which takes no time."""
+    from transformers.utils import logging  # noqa: PLC0415, as late as the model
+
+    was_shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_shown:
+            logging.enable_progress_bar()
 
 
 def _round_linear_layers(model: Any) -> None:  # noqa: ANN401, as above

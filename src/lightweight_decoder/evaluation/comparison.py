@@ -41,11 +41,12 @@ _COLUMNS = {
 _COLORS = {"better": "green", "worse": "red", "unclear": "dim"}
 
 
-def metric_table(metrics: Mapping[str, float], *, split: str = "test") -> Table:
+def metric_table(metrics: Mapping[str, float]) -> Table:
     """Return the rows of ``metric_rows`` for a terminal; changes that are no luck are colored.
 
     A column without a figure is left out: a run that was not evaluated yet has no intervals.
     """
+    split = next(iter(metrics)).partition("/")[0]  # val, where a run has no test
     num_queries = metrics[f"{split}/decoder/num_queries"]
     table = Table(title=f"{split}: {num_queries:,.0f} queries with a right phrase in the bank")
     rows = metric_rows(metrics, split=split)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everyone uses
 
@@ -10,6 +13,7 @@ from lightweight_decoder.rerank.features import NUM_FEATURES
 
 _START_SCALE = 16.0  # a power of two: scaling values by it is exact, so it cannot create ties
 _NUM_LIST_FEATURES = 7
+_Count = Annotated[int, Field(ge=1)]
 
 
 class ListwiseReranker(nn.Module):
@@ -43,10 +47,10 @@ class ListwiseReranker(nn.Module):
         query_dim: int,
         bank_dim: int,
         num_phrases: int,
-        num_candidates: int = 128,
-        rank_dim: int = 64,
-        hidden_dim: int = 128,
-        dropout: float = 0.3,
+        num_candidates: _Count = 128,
+        rank_dim: _Count = 64,
+        hidden_dim: _Count = 128,
+        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3,
     ) -> None:
         super().__init__()
         self.num_candidates = num_candidates

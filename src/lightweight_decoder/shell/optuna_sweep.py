@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import math
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,14 +16,15 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep, Sweep, ValueType
 from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
+from hydra_zen import builds
 from omegaconf import OmegaConf
 
 from lightweight_decoder.errors import ConfigError, MissingDependencyError
 from lightweight_decoder.evaluation.sweep_summary import read_jobs
-from lightweight_decoder.shell.errors import reported_errors
+from lightweight_decoder.shell.exit_status import reported_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -52,11 +54,11 @@ class ResumableOptunaSweeper(Sweeper):
     def __init__(
         self,
         *,
-        n_trials: int,
-        n_jobs: int,
-        n_startup_trials: int,
-        seed: int,
-        params: dict[str, str],
+        n_trials: int = 20,
+        n_jobs: int = 1,
+        n_startup_trials: int = 5,
+        seed: int = 0,
+        params: dict[str, Any] | None = None,
     ) -> None:
         self._options = {
             "n_trials": n_trials,
@@ -64,7 +66,7 @@ class ResumableOptunaSweeper(Sweeper):
             "n_startup_trials": n_startup_trials,
             "seed": seed,
         }
-        self._params = params
+        self._params = params or {}
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -106,14 +108,7 @@ def register_sweeper() -> None:
     ConfigStore.instance().store(
         group="hydra/sweeper",
         name="resumable_optuna",
-        node={
-            "_target_": name,
-            "n_trials": 20,
-            "n_jobs": 1,
-            "n_startup_trials": 5,
-            "seed": 0,
-            "params": {},
-        },
+        node=builds(ResumableOptunaSweeper, populate_full_signature=True),
     )
 
 
@@ -142,7 +137,8 @@ def sweep(
 
     Raises:
         MissingDependencyError: Optuna is not installed.
-        ConfigError: The sweep folder holds another sweep, or one is running there.
+        ConfigError: A number is out of range, there is nothing to draw from, the sweep folder holds
+            another sweep, or one is running there.
         HydraException: The overrides cannot be composed; nothing was written.
     """
     if importlib.util.find_spec("optuna") is None:
@@ -152,6 +148,10 @@ def sweep(
     from lightweight_decoder.training.study import SweepStudy  # noqa: PLC0415 - the same
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    _check("n_trials", n_trials, at_least=1)
+    _check("n_jobs", n_jobs, at_least=1)
+    _check("n_startup_trials", n_startup_trials, at_least=0)
+    _check("seed", seed, at_least=0)
     space, fixed = search_space(overrides)
     compose([_overrides(fixed, optuna.create_study().ask(space).params)])
     sweep_dir = Path(config.hydra.sweep.dir)
@@ -167,6 +167,13 @@ def sweep(
         )
         while batch := study.next_jobs(n_trials=n_trials, n_jobs=n_jobs):
             run_batch(study, batch, fixed=fixed, launcher=launcher, sweep_dir=sweep_dir)
+
+
+def _check(name: str, value: int, *, at_least: int) -> None:
+    """Refuse a number that is too small."""
+    if value < at_least:
+        where = f"hydra.sweeper.{name}"
+        raise ConfigError.unexpected(where, f"{at_least} or more", value, summary="out of range")
 
 
 @contextmanager
@@ -195,7 +202,7 @@ def run_batch(
     launcher: Launcher,
     sweep_dir: Path,
 ) -> None:
-    """Run some jobs and tells the study what their own records say.
+    """Run some jobs and tell the study what their own records say.
 
     The launcher's answers are not used: it has none where a job's process died.
 
@@ -230,6 +237,9 @@ def search_space(
     """Return the parameters to draw, and the overrides that all jobs share.
 
     The last override of a key counts, so the command line comes after a file's search space.
+
+    Raises:
+        ConfigError: There is nothing to draw from, or no scale to draw on.
     """
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     last = {override.key_or_group: override for override in parsed}.values()
@@ -241,19 +251,65 @@ def search_space(
 
 
 def _distribution(override: Override) -> BaseDistribution:
-    """Return what ``interval``, ``range`` or a choice means to Optuna."""
-    from optuna.distributions import (  # noqa: PLC0415 - a second that only its users should pay
-        CategoricalDistribution,
-        FloatDistribution,
-        IntDistribution,
-    )
+    """Return what ``interval``, ``range`` or a choice means to Optuna.
+
+    Raises:
+        ConfigError: It means nothing: no value lies in it, or none can be drawn.
+    """
+    value = override.value()
+    tags = value.tags if isinstance(value, Sweep) else set()
+    if tags - {"log"}:
+        raise _unusable(override, "no tag but log")
+    if isinstance(value, IntervalSweep):
+        return _between(override, value.start, value.end, log="log" in tags)
+    if isinstance(value, RangeSweep):
+        numbers = value.range() if value.step else ()
+        if isinstance(numbers, range) and numbers:
+            low, high, step = min(numbers), max(numbers), abs(numbers.step)
+            return _between(override, low, high, log="log" in tags, step=step)
+    if "log" in tags:
+        raise _unusable(override, "tag(log, …) of an interval, or of a range of whole numbers")
+    return _one_of(override)
+
+
+def _between(
+    override: Override, low: float | None, high: float | None, *, log: bool, step: int = 1
+) -> BaseDistribution:
+    """Return the distribution of numbers between two, both included; whole ones if they are."""
+    from optuna.distributions import FloatDistribution, IntDistribution  # noqa: PLC0415 - a second
+
+    if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
+        raise _unusable(override, "two numbers")
+    if low > high:
+        raise _unusable(override, "the lower number first")
+    if log and low <= 0:
+        raise _unusable(override, "numbers above 0, as their logarithm is drawn")
+    if log and step != 1:
+        raise _unusable(override, "steps of 1 on a logarithmic scale")
+    if isinstance(low, int) and isinstance(high, int):
+        return IntDistribution(low, high, log=log, step=step)
+    return FloatDistribution(low, high, log=log)
+
+
+def _one_of(override: Override) -> BaseDistribution:
+    """Return the distribution of listed values."""
+    from optuna.distributions import CategoricalDistribution  # noqa: PLC0415 - a second
 
     value = override.value()
-    if isinstance(value, IntervalSweep) and value.start is not None and value.end is not None:
-        log = "log" in value.tags
-        if isinstance(value.start, int) and isinstance(value.end, int):
-            return IntDistribution(value.start, value.end, log=log)
-        return FloatDistribution(value.start, value.end, log=log)
-    if isinstance(value, RangeSweep) and isinstance(numbers := value.range(), range):
-        return IntDistribution(min(numbers), max(numbers), step=abs(numbers.step))
-    return CategoricalDistribution(list(override.sweep_string_iterator()))
+    endless = isinstance(value, RangeSweep) and not value.step
+    if endless or override.value_type == ValueType.GLOB_CHOICE_SWEEP:
+        raise _unusable(override, "an interval, a range, or a list of values")
+    choices = list(override.sweep_string_iterator())
+    if not choices:
+        raise _unusable(override, "at least one value")
+    return CategoricalDistribution(choices)
+
+
+def _unusable(override: Override, expected: str) -> ConfigError:
+    """Return the error of a search space that says nothing."""
+    return ConfigError.unexpected(
+        override.get_key_element(),
+        expected,
+        override.get_value_string(),
+        summary="cannot be searched through",
+    )

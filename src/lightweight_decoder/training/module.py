@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import lightning as L  # noqa: N812 - the name everyone uses
 import numpy as np
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
+from pydantic import Field
 from torch import Tensor, nn
 
 from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
-from lightweight_decoder.errors import ConfigError
 from lightweight_decoder.evaluation.rank_metrics import ranking_metrics
 from lightweight_decoder.rerank import is_right, listwise_loss
 from lightweight_decoder.training.mining import CandidateMiner
@@ -29,6 +29,7 @@ _SCALE_LR = 1e-2
 _WARMUP_SHARE = 0.1
 
 System = Literal["baseline", "decoder"]
+_Count = Annotated[int, Field(ge=1)]
 
 
 class DecoderModule(L.LightningModule):
@@ -56,40 +57,32 @@ class DecoderModule(L.LightningModule):
         num_mined: Training queries for which candidates are mined in an epoch; the others train the
             adapter only.
         seed: Seed of everything that is drawn while training.
-
-    Raises:
-        ConfigError: A number is out of range.
     """
 
     def __init__(
         self,
         *,
         decoder: PhraseBankDecoder,
-        lr: float = 1e-3,
-        weight_decay: float = 0.01,
-        num_negatives: int = 1_024,
-        num_hard_negatives: int = 4,
-        num_listed: int = 64,
-        num_mined: int = 32_768,
-        seed: int = 0,  # noqa: ARG002 - kept in hparams
+        lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-3,
+        weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01,
+        num_negatives: _Count = 1_024,
+        num_hard_negatives: Annotated[int, Field(ge=0)] = 4,
+        num_listed: _Count = 64,
+        num_mined: _Count = 32_768,
+        seed: int = 0,
     ) -> None:
         super().__init__()
-        if not 0 < lr < math.inf:
-            raise ConfigError.unexpected("training.lr", "above 0, finite", lr)
-        if not 0 <= weight_decay < math.inf:
-            raise ConfigError.unexpected(
-                "training.weight_decay", "at least 0, finite", weight_decay
-            )
-        least = {
-            "num_negatives": (num_negatives, 1),
-            "num_hard_negatives": (num_hard_negatives, 0),
-            "num_listed": (num_listed, 1),
-            "num_mined": (num_mined, 1),
-        }
-        for name, (number, lowest) in least.items():
-            if number < lowest:
-                raise ConfigError.unexpected(f"training.{name}", f"at least {lowest}", number)
-        self.save_hyperparameters(ignore=["decoder"])
+        self.save_hyperparameters(
+            {
+                "lr": lr,
+                "weight_decay": weight_decay,
+                "num_negatives": num_negatives,
+                "num_hard_negatives": num_hard_negatives,
+                "num_listed": num_listed,
+                "num_mined": num_mined,
+                "seed": seed,
+            }
+        )
         self.decoder = decoder
         self.accelerator_plan: dict[str, Any] = {}
         self.adapter = decoder.adapter

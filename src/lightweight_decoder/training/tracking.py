@@ -9,12 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import wandb
+    from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +22,8 @@ _INIT_TIMEOUT_S = 20
 
 def csv_logger(run_dir: Path) -> CSVLogger:
     """Return a logger that writes ``run_dir/csv/metrics.csv``."""
+    from lightning.pytorch.loggers import CSVLogger  # noqa: PLC0415 - seconds, for those who train
+
     return CSVLogger(save_dir=run_dir, name="", version="csv")
 
 
@@ -48,6 +49,8 @@ def open_wandb(
         group: Runs of one group are shown together, such as the jobs of a sweep.
         tags: Tags of the run.
     """
+    from lightning.pytorch.loggers import WandbLogger  # noqa: PLC0415 - as above
+
     run = _start(project=project, name=name, group=group, tags=tags, dir=run_dir)
     try:
         yield WandbLogger(experiment=run)

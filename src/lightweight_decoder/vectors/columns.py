@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 
 Kind = Literal["vector", "integers", "number", "mixed", "text", "value", "other"]
 """What a column holds: lists of floats, lists of whole numbers, single numbers, numbers and texts,
-texts, truth values and points in time, or what is none of these (nested, or nothing at all)."""
+texts, other single values (truth, time), or none of these: what is nested, or nothing at all."""
 
-Written = Literal["list", "base64", "bytes"]
-"""How texts or bytes spell vectors: as numbers in brackets, or as float32, in base64 or plain."""
+Written = Literal["list", "bare", "base64", "bytes"]
+"""How texts or bytes spell vectors: as numbers, in brackets or without, or as float32, in base64 or
+plain."""
 
 NUMBER = re.compile(
     r"\s*[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|nan|inf(?:inity)?)\s*", re.IGNORECASE
@@ -34,6 +35,7 @@ NUMBER = re.compile(
 MISSING = ("", "null", "NULL", "None", "nan", "NaN", "NA", "N/A", "[]", r"\N")
 """What writers put where there is no vector."""
 
+_LEFT_OUT = "..."
 _NO_NUMBER = ("null", "NULL", "None", "NA")
 
 _LIST = (
@@ -47,7 +49,7 @@ _BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
 _LIKELY = (1e-12, 1e12)
 """Between these lie the numbers of an embedding, and few that other bytes would make."""
 
-_DECIMAL = re.compile(r"-?(?:0|[1-9]\d*)(?:\.(\d+))?(?:[eE][+-]\d+)?")
+_DECIMAL = re.compile(r"-?(?:0|[1-9]\d*)(?:\.(\d+))?([eE][+-]\d+)?", re.ASCII)
 _SAFE_DIGITS = 15
 _INT64 = range(-(2**63), 2**63)
 
@@ -157,7 +159,7 @@ class ColumnType:
     def __init__(self, *, is_text: bool = False) -> None:
         self._is_number = not is_text
         self._is_whole = True
-        self._decimals: set[int] = set()
+        self._num_decimals: set[int] = set()
         self._endings: set[str] = set()
 
     def add(self, texts: Iterable[str]) -> None:
@@ -167,18 +169,28 @@ class ColumnType:
                 match = _DECIMAL.fullmatch(text)
                 self._is_number = match is not None and _keeps_digits(text)
                 self._is_whole &= text.lstrip("-").isdecimal()
-                decimals = (match and match[1]) or ""
-                self._decimals.add(len(decimals))
-                self._endings.add("0" if decimals == "0" else decimals[-1:].replace("0", "00"))
+                decimals, exponent = match.groups() if match else (None, None)
+                self._endings.add("exponent" if exponent else _ending(decimals or ""))
+                if not exponent:
+                    self._num_decimals.add(len(decimals or ""))
 
     def values(self, texts: Sequence[str]) -> list[object]:
         """Return texts as the values of the column, None where a number is missing."""
-        # Zeros at the end mean something, unless all numbers have as many decimals.
-        is_code = len(self._decimals) > 1 and ("00" in self._endings or {"", "0"} <= self._endings)
-        if not self._is_number or not self._decimals or is_code:
+        # zeros at the end mean something, unless all numbers have as many decimals
+        is_code = len(self._num_decimals) > 1 and (
+            "zero" in self._endings or {"whole", "point zero"} <= self._endings
+        )
+        if not self._is_number or not self._endings or is_code:
             return list(texts)
         number = int if self._is_whole else float
         return [number(text) if text else None for text in texts]
+
+
+def _ending(decimals: str) -> str:
+    """Say what the decimals of a number end in."""
+    if decimals == "0":
+        return "point zero"
+    return "zero" if decimals.endswith("0") else "digit" if decimals else "whole"
 
 
 def _keeps_digits(text: str) -> bool:
@@ -189,9 +201,16 @@ def _keeps_digits(text: str) -> bool:
 
 
 def is_list_text(text: str) -> bool:
-    """Say whether a text spells a list of numbers."""
+    """Say whether a text spells a list of numbers, some of them perhaps left out."""
     match = re.match(_LIST, text)
-    return match is not None and all(map(is_number, re.split(r"[,\s]+", match[1].strip())))
+    return match is not None and all(
+        is_number(field) or field == _LEFT_OUT for field in re.split(r"[,\s]+", match[1].strip())
+    )
+
+
+def is_bare_list(text: str) -> bool:
+    """Say whether a text spells several numbers, not all of them whole, without brackets."""
+    return "." in text and len(text.split()) > 1 and is_list_text(f"[{text}]")
 
 
 def written_form(values: Sequence[Any]) -> Written | None:
@@ -201,6 +220,8 @@ def written_form(values: Sequence[Any]) -> Written | None:
         return None
     if isinstance(values[0], bytes):
         return "bytes" if _are_likely_float32(values) else None
+    if all(map(is_bare_list, values)):
+        return "bare"
     if is_list_text(values[0]) and 2 * sum(map(is_list_text, values)) >= len(values):
         return "list"
     if all(_BASE64.fullmatch(value) for value in values):
@@ -238,7 +259,9 @@ def read_written(path: Path, column: pa.Array, form: Written, first_row: int) ->
     Raises:
         InputDataError: One of them spells none.
     """
-    if form == "list":
+    if form == "bare":
+        column = pc.binary_join_element_wise("[", column, "]", "")
+    if form in ("list", "bare"):
         return _parse_lists(path, column, first_row)
     values = ["" if value is None or value in MISSING else value for value in column.to_pylist()]
     packed = [value if isinstance(value, bytes) else _from_base64(value) for value in values]
@@ -294,7 +317,7 @@ def _no_vector(path: Path, row: int, expected: str, found: object) -> InputDataE
         at=f"row {row}",
         summary="a vector cannot be read",
         advice="What printed the vectors left numbers out; save the array itself."
-        if "..." in shown
+        if _LEFT_OUT in shown
         else None,
     )
 
@@ -314,8 +337,6 @@ def list_rows(path: Path, column: pa.Array, dim: int, first_row: int) -> npt.NDA
         InputDataError: A list has another length.
     """
     lists = column.storage if isinstance(column, pa.ExtensionArray) else column
-    if "view" in str(lists.type):
-        lists = lists.cast(pa.large_list(lists.type.value_type))
     widths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
     missing = widths == 0
     for row in np.flatnonzero((widths != dim) & ~missing)[:1]:
@@ -326,7 +347,7 @@ def list_rows(path: Path, column: pa.Array, dim: int, first_row: int) -> npt.NDA
             at=f"row {first_row + int(row)}",
             summary="the vectors differ in width",
         )
-    numbers = lists.filter(pa.array(~missing)).flatten() if missing.any() else lists.flatten()
+    numbers = lists.flatten()
     if numbers.null_count:
         numbers = numbers.cast(pa.float64()).fill_null(math.nan)
     rows = _view(numbers).reshape(-1, dim)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from lightweight_decoder.errors import InputDataError
-from lightweight_decoder.vectors.columns import MISSING, NUMBER, Kind, is_list_text
+from lightweight_decoder.vectors.columns import MISSING, NUMBER, Kind, is_bare_list, is_list_text
 from lightweight_decoder.vectors.streams import (
     CHUNK_BYTES,
     MAX_LINE_BYTES,
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 DELIMITERS = ("\t", ";", ",", "|")
+
+_DELIMITER_HINT = re.compile(rb'"?sep=([\t;,|])"?\r?\n')
+"""What Excel puts in front of a table, and reads itself."""
 
 _SNIFFED_ROWS = 100
 _WHOLE_NUMBER = re.compile(r"\s*\d+\s*")
@@ -64,38 +67,36 @@ class CsvTable(Table):
         head = read_text_head(path, CHUNK_BYTES)
         if b"\n" not in head:
             head = read_text_head(path, MAX_LINE_BYTES)
+        hint = _DELIMITER_HINT.match(head)
+        start = hint.end() if hint else 0
         is_tsv = any(suffix.lower() == ".tsv" for suffix in path.suffixes[-2:])
-        self._dialect = _sniff(path, head, ("\t",) if is_tsv else DELIMITERS)
-        records = self._dialect.first_records(head) or [([""], len(head))]
-        first, self._start = records[0]
+        told = "\t" if is_tsv else hint[1].decode() if hint else None
+        self._dialect = _sniff(path, head[start:], told)
+        records = self._dialect.first_records(head[start:]) or [([""], 0)]
+        first, end = records[0]
         rows = [cells for cells, _ in records if len(cells) == len(first)]
-        if has_names := not _is_data(first, rows[1:]):
-            names = _names(path, rows.pop(0))
-        else:
-            names, self._start = [f"column_{number}" for number in range(1, len(first) + 1)], 0
+        has_names = not _is_data(first, rows[1:])
+        self._start = start + end if has_names else start
+        self._names = _names(path, rows.pop(0)) if has_names else _numbered(len(first))
         if not rows:
             raise InputDataError.unexpected(
                 path, "rows below the names", "none", summary="the table is empty"
             )
         cells = list(zip(*rows, strict=True))
         kinds = list(map(_kind, cells))
-        if not has_names and _counts_rows(cells, kinds):
-            kinds[0] = "other"
-            _log.info("%s: column 1 counts the rows and is no part of the vectors", path)
-        numbers = [
-            cell
-            for kind, some in zip(kinds, cells, strict=True)
-            if kind == "number"
-            for cell in some
-        ]
-        self._decimal_point = "," if any(map(_DECIMAL_COMMA.fullmatch, numbers)) else "."
-        self._places = {name: str(place) for place, name in enumerate(names)}
-        self._names = names
-        super().__init__(path, zip(names, kinds, strict=True))
+        numbers = (some for kind, some in zip(kinds, cells, strict=True) if kind == "number")
+        self._has_commas = any(map(_DECIMAL_COMMA.fullmatch, chain.from_iterable(numbers)))
+        columns = list(zip(self._names, kinds, strict=True))
+        if not has_names:
+            # of columns without names, one with texts is no dimension with a mistake in it
+            columns = [(name, "text" if kind == "mixed" else kind) for name, kind in columns]
+            if _counts_rows(cells, kinds):
+                _log.info("%s: %s counts the rows and is left out", path, columns.pop(0)[0])
+        super().__init__(path, columns)
 
     def _batches(self, roles: Mapping[str, Role], max_rows: int) -> Generator[pa.RecordBatch]:  # noqa: ARG002
         types = {
-            self._places[name]: pa.float64() if role == "number" else pa.string()
+            str(self._names.index(name)): pa.float64() if role == "number" else pa.string()
             for name, role in roles.items()
         }
         is_quoted, delimiter = self._dialect.is_quoted, self._dialect.delimiter
@@ -175,7 +176,7 @@ class CsvTable(Table):
                 column_types=dict(types),
                 include_columns=list(types),
                 null_values=list(MISSING),
-                decimal_point=self._decimal_point,
+                decimal_point="," if self._has_commas else ".",
             ),
         )
 
@@ -280,20 +281,24 @@ def _cell_pattern(delimiter: str, *, is_quoted: bool) -> re.Pattern[bytes]:
     return re.compile(rb"(?:%b|([^%b\r\n]*+))(\r?\n|\r|%b|\Z)" % (quoted, separator, separator))
 
 
-def _sniff(path: Path, head: bytes, delimiters: Sequence[str]) -> _Dialect:
-    """Tell what separates cells: all of the first records have as many of them, more than one."""
+def _sniff(path: Path, head: bytes, told: str | None) -> _Dialect:
+    """Tell what separates cells: all of the first records have as many of them, more than one.
+
+    Args:
+        path: The file.
+        head: Its first bytes.
+        told: What its name, or its first line, says.
+    """
     found = {}
-    for delimiter in delimiters:
+    for delimiter in DELIMITERS:
         for dialect in {_Dialect(delimiter), _Dialect(delimiter, is_quoted=delimiter != "\t")}:
             rows = [cells for cells, _ in dialect.first_records(head, _SNIFFED_ROWS // 5)]
             if len({len(cells) for cells in rows}) == 1 and len(rows[0]) > 1:
                 has_commas = any(_DECIMAL_COMMA.fullmatch(cell) for row in rows for cell in row)
                 found[delimiter] = (has_commas, len(rows[0]))
     first_line = head.partition(b"\n")[0]
-    most = max((",", *delimiters), key=lambda each: first_line.count(each.encode()))
-    delimiter = max(found, key=lambda each: found[each], default=most)
-    if delimiters == ("\t",):
-        delimiter = "\t"
+    most = max((",", *DELIMITERS), key=lambda each: first_line.count(each.encode()))
+    delimiter = told or max(found, key=lambda each: found[each], default=most)
     return _Dialect(delimiter, is_quoted=delimiter != "\t" or _keeps_to_quotes(path))
 
 
@@ -318,6 +323,11 @@ def _keeps_to_quotes(path: Path) -> bool:
     except InputDataError:
         return False
     return is_rule
+
+
+def _numbered(count: int) -> list[str]:
+    """Return names for columns without."""
+    return [f"column_{number}" for number in range(1, count + 1)]
 
 
 def _names(path: Path, cells: Sequence[str]) -> list[str]:
@@ -346,7 +356,7 @@ def _refuse_other_encodings(path: Path, text: bytes, first_row: int | None) -> N
 
 def _is_data(first: Sequence[str], rows: Sequence[Sequence[str]]) -> bool:
     """Say whether a first line is no line of names: it has a vector, or numbers in no order."""
-    if any(is_list_text(cell) for cell in first):
+    if any(is_list_text(cell) or is_bare_list(cell) for cell in first):
         return True
     places = [place for place, cell in enumerate(first) if _is_number(cell)]
     if not places or not all(_WHOLE_NUMBER.fullmatch(first[place]) for place in places):

@@ -104,7 +104,7 @@ def refuse_directionless(
         columns = np.flatnonzero(~np.isfinite(vectors[place]))
         found = "only zeros"
         if np.isnan(vectors[place]).all():
-            found = "nothing (null): nan in every column"
+            found = "nan in every column, as of nothing (null)"
         elif columns.size:
             found = f"{vectors[place, columns[0]]} in column {columns[0]}"
         raise error.unexpected(

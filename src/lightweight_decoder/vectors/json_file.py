@@ -41,7 +41,8 @@ class JsonTable(Table):
     """JSON lines, or a JSON array, of objects, of vectors or of texts; plain or in gzip or zstd.
 
     Of what a service of embeddings answered, ``{"data": [{"embedding": …, "index": 0}, …]}``, each
-    entry is a row, alone or on many lines, and also below ``response.body``, as in batches.
+    entry is a row, alone or on many lines, and also below ``response.body``, as in batches. So is
+    each entry of the lists in one object that has the vectors as a list of lists.
 
     Args:
         path: The file.
@@ -66,7 +67,7 @@ class JsonTable(Table):
 
     def _column(self, name: str, role: Role, values: Sequence[object], first_row: int) -> pa.Array:
         """Return values as one column, or name the first that does not go with the others."""
-        is_list = role == "vector" and any(isinstance(value, list) for value in values)
+        is_list = role == "vector" and self.kinds[name] in ("vector", "integers")
         expected = "a list of numbers" if is_list else "a number" if role == "number" else "a text"
         if is_list:
             values = [None if value in MISSING else value for value in values]
@@ -122,6 +123,8 @@ def _is_unicode(text: str | None) -> bool:
 def _kind(values: Sequence[object]) -> Kind:
     """Tell by some values what a column holds."""
     there = [value for value in values if value is not None and value != []]
+    if any(isinstance(value, list) for value in there):
+        there = [value for value in there if value not in MISSING]
     types = set(map(type, there))
     if there and isinstance(there[0], list):
         lists = [value for value in there if isinstance(value, list)]
@@ -196,12 +199,16 @@ class _Scanner:
             body = fields.get("response")
             answer = body.get("body") if isinstance(body, dict) else None
             entries = answer.get("data") if isinstance(answer, dict) else None
-            yield from [fields] if not isinstance(entries, list) else self._entries(entries)
+            if isinstance(entries, list):
+                yield from self._entries(entries)
+            else:
+                yield from _rows_of_columns(fields) or [fields]
 
     def _entries(self, items: Iterable[Any]) -> Iterator[Record]:
         """Yield the entries of an answer, whose ``index`` has to count them."""
         for place, item in enumerate(items):
             record = _as_record(item)
+            record.pop("object", None)  # says what an entry is, in each
             if record.get("index", place) != place:
                 raise self._error(
                     "entries in the order of their index", f"{record['index']} as number {place}"
@@ -229,7 +236,9 @@ class _Scanner:
             except (json.JSONDecodeError, RecursionError) as error:
                 if len(self._text) - self._place > MAX_LINE_BYTES:
                     raise self._error(
-                        f"values of at most {MAX_LINE_BYTES} bytes", "a longer one"
+                        f"values of at most {MAX_LINE_BYTES} bytes",
+                        "a longer one",
+                        advice="Write an object a row, each on a line of its own.",
                     ) from error
                 if isinstance(error, RecursionError) or not self._more():
                     found = getattr(error, "msg", error)
@@ -287,10 +296,35 @@ class _Scanner:
         self._place = 0
         return not self._has_ended
 
-    def _error(self, expected: str, found: object) -> InputDataError:
+    def _error(self, expected: str, found: object, advice: str | None = None) -> InputDataError:
         """Return the error for what is not as it should be at this place."""
         at = f"line {self._row_line}"
-        return InputDataError.unreadable(self._path, found, at=at, expected=expected)
+        return InputDataError.unreadable(self._path, found, at=at, expected=expected, advice=advice)
+
+
+def _rows_of_columns(fields: Record) -> list[Record]:
+    """Return the rows of an object that holds columns, one of them of vectors; [] for any other.
+
+    Columns are lists of one length, or, as pandas writes them, objects from row numbers to values.
+    """
+    columns = {
+        name: list(value.values()) if isinstance(value, dict) else value
+        for name, value in fields.items()
+    }
+    lists = {name: value for name, value in columns.items() if isinstance(value, list)}
+    for name, vectors in lists.items():
+        if vectors and all(isinstance(each, list) and _is_vector(each) for each in vectors):
+            alike = {key: each for key, each in lists.items() if len(each) == len(vectors)}
+            has_others = any(isinstance(value, str) for value in columns.values())
+            if name == "embeddings" or (len(alike) > 1 and not has_others):
+                rows = zip(*alike.values(), strict=True)
+                return [dict(zip(alike, row, strict=True)) for row in rows]
+    return []
+
+
+def _is_vector(values: list[Any]) -> bool:
+    """Say whether a list holds numbers."""
+    return bool(values) and set(map(type, values)) <= {int, float}
 
 
 def _as_record(value: Any) -> Record:  # noqa: ANN401

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import closing, contextmanager
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
     from lightweight_decoder.datatypes import FloatArray
 
+_log = logging.getLogger(__name__)
+
 BLOCK_BYTES = 2**20
 """Default size of a block as float32: larger ones fall out of the processor's cache."""
 
@@ -28,6 +32,7 @@ MAX_BLOCK_ROWS = 2**16
 MAX_DIM = 2**20
 """Far above any embedding; catches damaged headers before anything is allocated."""
 
+BYTE_DTYPES = ("int8", "uint8")
 BITS_SAMPLE = 64
 BITS_MARGIN = 0.1
 SHOWN_NAMES = 10
@@ -37,7 +42,10 @@ FLOAT_DTYPES = ("float16", "bfloat16", "float32", "float64", "int8")
 """What array formats may store; integers are taken at face value, without a scale."""
 
 NOT_SUPPORTED = (AttributeError, ImportError, NotImplementedError, TypeError)
-"""What libraries raise at a file that is whole, but has what they or we cannot do."""
+NOT_SUPPORTED_WORDS = re.compile(
+    r"not registered|not built|(not |un)supported|encrypt|filter", re.IGNORECASE
+)
+"""What libraries raise at a file that is whole, but has what they or we cannot do; or say of it."""
 
 OnBadRow = Literal["raise", "keep"]
 StoredBlock = tuple["npt.NDArray[np.generic]", Sequence[str | None] | None]
@@ -109,6 +117,8 @@ class FileReader(EmbeddingReader):
         self, path: Path, *, num_rows: int | None, dim: int, dtype: str, has_texts: bool
     ) -> None:
         check_shape(path, num_rows, dim)
+        if dtype in BYTE_DTYPES and self.may_be_bits:
+            _log.info("%s: %s numbers are read as they are, without a scale", path, dtype)
         self.path = path
         self.num_rows = num_rows
         self.dim = dim
@@ -156,7 +166,7 @@ class FileReader(EmbeddingReader):
                 at=f"row {first_row}",
                 summary="the vectors changed their width",
             )
-        if first_row == 0 and self.may_be_bits and array.dtype in (np.int8, np.uint8):
+        if first_row == 0 and self.may_be_bits and array.dtype.name in BYTE_DTYPES:
             refuse_packed_bits(self.path, array)
         rows = first_row + len(array)
         if self.num_rows is not None and rows > self.num_rows:
@@ -168,15 +178,14 @@ class FileReader(EmbeddingReader):
 
     def _check_count(self, found: int) -> None:
         """Refuse a file that ends before, or goes on after, the row its header promised."""
-        if found != self.num_rows and (self.num_rows is not None or found == 0):
+        promised = self.num_rows or 0
+        if found != promised and (self.num_rows is not None or found == 0):
             raise InputDataError.unexpected(
                 self.path,
-                "at least one row" if self.num_rows is None else f"{self.num_rows} rows",
-                f"{found} rows" if found <= (self.num_rows or 0) else f"{found} or more",
+                f"{promised} rows" if promised else "at least one row",
+                f"{found} rows" if found <= promised else f"{found} or more",
                 summary="the number of rows is wrong",
-                advice=None
-                if self.num_rows is None
-                else "The file may be cut off; write it again.",
+                advice="The file may be cut off; write it again." if found < promised else None,
             )
 
 
@@ -194,7 +203,7 @@ def damage_as_input_error(path: Path, at: str | None = None) -> Generator[None]:
 
 def _advice_on(error: Exception) -> str | None:
     """Say what to do about an error of a library; only some of them mean damage."""
-    if isinstance(error, NOT_SUPPORTED):
+    if isinstance(error, NOT_SUPPORTED) or NOT_SUPPORTED_WORDS.search(str(error)):
         return "The file uses something that is not supported; save the vectors as .npy."
     if isinstance(error, OSError) and error.errno is not None:
         return None
@@ -252,7 +261,7 @@ def check_shape(path: Path, num_rows: int | None, dim: int) -> None:
             f"1 to {MAX_DIM} numbers a row",
             dim,
             summary="the width of the vectors cannot be right",
-            advice="Store one vector a row: the array may be transposed, or the header damaged.",
+            advice="Store one vector a row; an array may be transposed.",
         )
 
 

@@ -6,6 +6,7 @@ import logging
 import re
 from collections import defaultdict
 from contextlib import closing
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _NUMBERED = re.compile(r"(?P<prefix>.*?)(?P<number>\d+)")
+_ROWS_FOR_WIDTH = 16
+_SHOWN_COLUMNS = 10
 _NUMBER_KINDS = ("number", "mixed")
 
 
@@ -51,7 +54,7 @@ class TableReader(FileReader):
 
     Attributes:
         table: The table.
-        text_choices: Columns that could hold the texts, where several could and none was named.
+        text_choices: Columns that could hold the texts, where none was named or is meant.
     """
 
     def __init__(
@@ -66,7 +69,7 @@ class TableReader(FileReader):
             num_rows=table.num_rows,
             dim=self._first_width(),
             dtype=table.number_type(self._vectors.columns)
-            if self._vectors.form in (None, "list")
+            if self._vectors.form not in ("base64", "bytes")
             else "float32",
             has_texts=self._text is not None,
         )
@@ -101,10 +104,10 @@ class TableReader(FileReader):
         if self._vectors.is_spread:
             return len(self._vectors.columns)
         first_row = 0
-        with closing(self.table.batches(self._vectors.roles, 1)) as batches:
+        with closing(self.table.batches(self._vectors.roles, _ROWS_FOR_WIDTH)) as batches:
             for batch in batches:
-                width = pc.max(pc.list_value_length(self._lists(batch, first_row))).as_py()
-                if width:
+                widths = pc.list_value_length(self._lists(batch, first_row)).to_pylist()
+                for width in filter(None, widths):
                     return int(width)
                 first_row += batch.num_rows
         raise InputDataError.unexpected(
@@ -142,8 +145,18 @@ def _choose_vectors(table: Table, wanted: str | None) -> _Vectors:
         if (form := written_form(values)) is not None
     }
     forms: dict[str, Written | None] = dict.fromkeys(lists) | integers | spelled
+    bare = [name for name, form in spelled.items() if form == "bare"]
     groups = _numbered_columns(table)
-    choices = lists or [*integers, *spelled] or list(groups)
+    choices = lists or [name for name in (*integers, *spelled) if name not in bare]
+    choices = choices or list(groups) or bare
+    if not choices:
+        raise InputDataError.unexpected(
+            table.path,
+            "a column of lists of numbers, or of texts that spell such, or columns numbered"
+            " without a gap, such as dim_0, dim_1, …",
+            ", ".join(f"{name!r} ({kind})" for name, kind in islice(kinds, _SHOWN_COLUMNS)),
+            summary="no column could hold the vectors",
+        )
     known = [*forms, *groups] if wanted else choices
     chosen = choose_entry(table.path, known, wanted, option="vector_column")
     if chosen in forms:
@@ -158,7 +171,7 @@ def _numbered_columns(table: Table) -> dict[str, list[str]]:
     repeated = set()
     for name, kind in table.kinds.items():
         match = _NUMBERED.fullmatch(name)
-        if match and kind in _NUMBER_KINDS:
+        if match and (kind in _NUMBER_KINDS or (kind == "other" and not table.is_typed)):
             number = int(match["number"])
             if number in numbered[match["prefix"]]:
                 repeated.add(match["prefix"])
@@ -206,4 +219,4 @@ def _choose_text(
         names = [name for name, kind in others.items() if kind in kinds]
         if names:
             return (names[0], []) if len(names) == 1 else (None, names)
-    return None, []
+    return None, [name for name, kind in others.items() if kind == "number"]

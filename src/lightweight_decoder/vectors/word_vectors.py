@@ -101,7 +101,7 @@ class WordVectorsReader(FileReader):
                 f"{len(line.split())} fields",
                 at=f"line {line_number}",
                 summary="the vectors differ in width",
-                advice="The file may be damaged or cut off; write it again.",
+                advice="Each line needs as many numbers as most of the first ones.",
             )
         return token, b" ".join(fields[-self.dim :])
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lightweight_decoder.bank import BankRows, FileInfo, build_bank
+from lightweight_decoder.bank import FileInfo, PhraseBank
 from lightweight_decoder.bank.manifest import read_manifest, write_manifest
 
 TEXTS = ["red", "green", "blue", "red", "deep  blue sea", "green", "red"]
@@ -30,7 +30,7 @@ def vectors():
 def bank(tmp_path, texts, vectors):
     """A bank of four phrases and seven vectors, with metadata, in ``tmp_path / "bank"``."""
     metadata = {"frequency": [7, 6, 5, 4, 3, 2, 1], "source": list("abcdefg")}
-    return build_bank(tmp_path / "bank", [BankRows(texts, vectors, metadata)])
+    return PhraseBank.build(tmp_path / "bank", texts, vectors, metadata=metadata)
 
 
 @pytest.fixture

@@ -17,8 +17,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lightweight_decoder.bank import BankRows, EncoderInfo, PhraseBank, build_bank, write_bank
+from lightweight_decoder.bank import BankRows, EncoderInfo, PhraseBank, write_bank
 from lightweight_decoder.errors import BankBuildError
+
+
+def build_from(folder, rows, **options):
+    """Build a bank from blocks, and open it."""
+    write_bank(folder, rows, **options)
+    return PhraseBank.open(folder)
 
 
 def ones(num_rows, dim=2):
@@ -28,8 +34,8 @@ def ones(num_rows, dim=2):
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_blocks_are_put_behind_each_other(tmp_path, texts, vectors, dtype):
     blocks = [BankRows(texts[:3], vectors[:3]), BankRows(texts[3:], vectors[3:])]
-    bank = build_bank(tmp_path / "bank", blocks, dtype=dtype)
-    whole = build_bank(tmp_path / "whole", [BankRows(texts, vectors)], dtype=dtype)
+    bank = build_from(tmp_path / "bank", blocks, dtype=dtype)
+    whole = PhraseBank.build(tmp_path / "whole", texts, vectors, dtype=dtype)
     assert bank.vectors.dtype == dtype
     assert bank.texts(range(4)) == ["red", "green", "blue", "deep blue sea"]
     assert bank.fingerprint == whole.fingerprint
@@ -40,17 +46,17 @@ def test_blocks_are_put_behind_each_other(tmp_path, texts, vectors, dtype):
 
 def test_the_encoder_is_kept(tmp_path):
     encoder = EncoderInfo("all-MiniLM-L6-v2", "0123")
-    build_bank(tmp_path / "bank", [BankRows(["a"], ones(1))], encoder=encoder)
+    PhraseBank.build(tmp_path / "bank", ["a"], ones(1), encoder=encoder)
     assert PhraseBank.open(tmp_path / "bank").manifest.encoder == encoder
 
 
 def test_an_empty_block_changes_nothing(tmp_path):
     blocks = [BankRows(["a"], ones(1)), BankRows([], ones(0)), BankRows(["b"], ones(1))]
-    assert build_bank(tmp_path / "bank", blocks).num_vectors == 2
+    assert build_from(tmp_path / "bank", blocks).num_vectors == 2
 
 
 def test_parents_are_made_and_nothing_else_is_left(tmp_path):
-    build_bank(tmp_path / "some" / "where" / "bank", [BankRows(["a"], ones(1))])
+    PhraseBank.build(tmp_path / "some" / "where" / "bank", ["a"], ones(1))
     assert [path.name for path in (tmp_path / "some" / "where").iterdir()] == ["bank"]
     assert sorted(path.name for path in (tmp_path / "some" / "where" / "bank").iterdir()) == [
         "manifest.json",
@@ -62,7 +68,7 @@ def test_parents_are_made_and_nothing_else_is_left(tmp_path):
 
 def test_vectors_of_any_magnitude_are_scaled(tmp_path):
     vectors = np.array([[3e38, 3e38], [1e-40, 0], [3, -4], [3e200, 4e200], [-5e-320, 0]])
-    bank = build_bank(tmp_path / "bank", [BankRows(list("abcde"), vectors)])
+    bank = PhraseBank.build(tmp_path / "bank", list("abcde"), vectors)
     expected = [[0.5**0.5, 0.5**0.5], [1, 0], [0.6, -0.8], [0.6, 0.8], [-1, 0]]
     np.testing.assert_allclose(bank.vectors, expected, rtol=1e-6)
 
@@ -70,7 +76,7 @@ def test_vectors_of_any_magnitude_are_scaled(tmp_path):
 def test_the_caller_s_vectors_are_not_changed(tmp_path, texts, vectors):
     before = vectors.copy()
     vectors.flags.writeable = False
-    build_bank(tmp_path / "bank", [BankRows(texts, vectors)])
+    PhraseBank.build(tmp_path / "bank", texts, vectors)
     np.testing.assert_array_equal(vectors, before)
 
 
@@ -80,7 +86,7 @@ def test_the_caller_s_vectors_are_not_changed(tmp_path, texts, vectors):
 @given(texts=st.lists(st.text(min_size=1, max_size=4).filter(str.strip), min_size=1, max_size=20))
 def test_any_texts_are_kept_in_order(tmp_path, texts):
     vectors = ones(len(texts))
-    bank = build_bank(tmp_path / "bank", [BankRows(texts, vectors)], overwrite=True)
+    bank = PhraseBank.build(tmp_path / "bank", texts, vectors, overwrite=True)
     bank.verify()
     assert bank.find(texts).tolist() == bank.owners.tolist()
     first_rows = [bank.owners.tolist().index(i) for i in range(bank.num_phrases)]
@@ -100,7 +106,7 @@ def test_a_vector_without_direction_is_refused_by_its_row(tmp_path, values, foun
     bad[3] = values
     blocks = [BankRows(list("abcd"), ones(4)), BankRows(list("efghi"), bad)]
     with pytest.raises(BankBuildError, match=rf"row 7: .*found {found}"):
-        build_bank(tmp_path / "bank", blocks)
+        build_from(tmp_path / "bank", blocks)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -108,14 +114,14 @@ def test_a_vector_without_direction_is_refused_by_its_row(tmp_path, values, foun
 def test_a_text_that_cannot_be_a_phrase_is_refused_by_its_row(tmp_path, text):
     blocks = [BankRows(["a", "b"], ones(2)), BankRows(["c", text], ones(2))]
     with pytest.raises(BankBuildError, match=r"row 3: a text cannot be a phrase"):
-        build_bank(tmp_path / "bank", blocks)
+        build_from(tmp_path / "bank", blocks)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("blocks", [[], [BankRows([], ones(0))]])
 def test_no_rows_are_refused(tmp_path, blocks):
     with pytest.raises(BankBuildError, match="expected at least one row, found none"):
-        build_bank(tmp_path / "bank", blocks)
+        build_from(tmp_path / "bank", blocks)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -132,13 +138,13 @@ def test_no_rows_are_refused(tmp_path, blocks):
 )
 def test_a_block_that_does_not_go_with_the_others_is_refused(tmp_path, block, message):
     with pytest.raises(BankBuildError, match=message):
-        build_bank(tmp_path / "bank", [BankRows(["a"], ones(1)), block])
+        build_from(tmp_path / "bank", [BankRows(["a"], ones(1)), block])
     assert list(tmp_path.iterdir()) == []
 
 
 def test_vectors_without_width_are_refused(tmp_path):
     with pytest.raises(BankBuildError, match=r"expected \(rows, width\), found \(1, 0\)"):
-        build_bank(tmp_path / "bank", [BankRows(["a"], ones(1, dim=0))])
+        PhraseBank.build(tmp_path / "bank", ["a"], ones(1, dim=0))
 
 
 @pytest.mark.parametrize(
@@ -155,13 +161,13 @@ def test_vectors_without_width_are_refused(tmp_path):
 )
 def test_metadata_that_does_not_fit_is_refused(tmp_path, metadata, message):
     with pytest.raises(BankBuildError, match=message):
-        build_bank(tmp_path / "bank", [BankRows(["a", "b"], ones(2), metadata)])
+        PhraseBank.build(tmp_path / "bank", ["a", "b"], ones(2), metadata=metadata)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_missing_metadata(tmp_path):
     metadata = {"size": [1.5, None], "source": [None, None]}
-    bank = build_bank(tmp_path / "bank", [BankRows(["a", "b"], ones(2), metadata)])
+    bank = PhraseBank.build(tmp_path / "bank", ["a", "b"], ones(2), metadata=metadata)
     np.testing.assert_array_equal(bank.column("size"), [1.5, np.nan])
     assert bank.column("source").tolist() == [None, None]
 
@@ -169,9 +175,9 @@ def test_missing_metadata(tmp_path):
 def test_an_existing_bank_is_kept_unless_it_may_be_replaced(tmp_path, bank):
     rows = [BankRows(["new"], ones(1))]
     with pytest.raises(BankBuildError, match=r"bank: the output exists already"):
-        build_bank(bank.path, rows)
+        build_from(bank.path, rows)
     assert PhraseBank.open(bank.path).fingerprint == bank.fingerprint
-    replaced = build_bank(bank.path, rows, overwrite=True)
+    replaced = build_from(bank.path, rows, overwrite=True)
     assert replaced.texts([0]) == ["new"]
     assert bank.texts([0]) == ["red"]  # what is open stays readable
     assert [path.name for path in tmp_path.iterdir()] == ["bank"]
@@ -179,28 +185,15 @@ def test_an_existing_bank_is_kept_unless_it_may_be_replaced(tmp_path, bank):
 
 def test_a_failed_replacement_leaves_the_old_bank(tmp_path, bank):
     with pytest.raises(BankBuildError, match="row 0"):
-        build_bank(bank.path, [BankRows([""], ones(1))], overwrite=True)
+        PhraseBank.build(bank.path, [""], ones(1), overwrite=True)
     assert PhraseBank.open(bank.path).fingerprint == bank.fingerprint
     assert [path.name for path in tmp_path.iterdir()] == ["bank"]
-
-
-@pytest.mark.parametrize("kind", ["folder", "file"])
-def test_what_is_no_bank_is_never_replaced(tmp_path, kind):
-    precious = tmp_path / "precious"
-    if kind == "folder":
-        precious.mkdir()
-        (precious / "thesis.txt").write_text("x")
-    else:
-        precious.write_text("x")
-    with pytest.raises(BankBuildError, match="is not a phrase bank, so it is not replaced"):
-        build_bank(precious, [BankRows(["a"], ones(1))], overwrite=True)
-    assert precious.exists()
 
 
 def test_an_output_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(BankBuildError, match=r"file/bank: the output folder cannot be written"):
-        build_bank(tmp_path / "file" / "bank", [BankRows(["a"], ones(1))])
+        PhraseBank.build(tmp_path / "file" / "bank", ["a"], ones(1))
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError("the input's own"), ValueError])
@@ -210,7 +203,7 @@ def test_an_interrupted_input_passes_through_and_leaves_nothing(tmp_path, error)
         raise error
 
     with pytest.raises(error if isinstance(error, type) else type(error)):
-        build_bank(tmp_path / "bank", rows())
+        build_from(tmp_path / "bank", rows())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -227,7 +220,7 @@ def test_a_full_disk_is_reported_by_file_and_leaves_nothing(tmp_path, monkeypatc
     rows = [BankRows([f"phrase {i}" for i in range(3000)], ones(3000, 30))]
     message = rf"{name}: the file cannot be written: expected room for [\d,]+ more bytes, found No"
     with pytest.raises(BankBuildError, match=message) as caught:
-        build_bank(tmp_path / "bank", rows)
+        build_from(tmp_path / "bank", rows)
     assert caught.value.__cause__.errno == errno.ENOSPC
     assert list(tmp_path.iterdir()) == []
 
@@ -246,12 +239,12 @@ def test_a_real_limit_on_file_size_is_reported_and_leaves_nothing(tmp_path):
     code = """
         import resource, sys
         import numpy as np
-        from lightweight_decoder.bank import BankRows, build_bank
+        from lightweight_decoder.bank import BankRows, write_bank
         from lightweight_decoder.errors import BankBuildError
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
         rows = (BankRows([f"phrase {i}"], np.ones((1, 100))) for i in range(1000))
         try:
-            build_bank(sys.argv[1], rows)
+            write_bank(sys.argv[1], rows)
         except BankBuildError as error:
             print(error)
     """
@@ -276,7 +269,7 @@ def test_a_killed_build_leaves_what_the_next_one_replaces(tmp_path, caplog):
         assert process.stdout.readline() == "writing\n"
         process.send_signal(signal.SIGKILL)
     assert [path.name for path in tmp_path.iterdir()] == [".bank.partial"]
-    assert build_bank(tmp_path / "bank", [BankRows(["a"], ones(1))]).num_vectors == 1
+    assert PhraseBank.build(tmp_path / "bank", ["a"], ones(1)).num_vectors == 1
     assert "removing what an interrupted build left" in caplog.text
     assert [path.name for path in tmp_path.iterdir()] == ["bank"]
 
@@ -306,9 +299,9 @@ def test_the_second_of_two_builds_waits_for_the_first(tmp_path, caplog, overwrit
 
 def test_progress_is_shown_when_asked_for(tmp_path, capsys):
     rows = [BankRows(["a", "b"], ones(2))]
-    build_bank(tmp_path / "quiet", rows)
+    build_from(tmp_path / "quiet", rows)
     assert capsys.readouterr() == ("", "")
-    build_bank(tmp_path / "loud", rows, show_progress=True, total=2)
+    build_from(tmp_path / "loud", rows, show_progress=True, total=2)
     assert "2/2" in capsys.readouterr().out
 
 

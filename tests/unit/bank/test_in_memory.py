@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightweight_decoder.bank import BankRows, EncoderInfo, PhraseBank, build_bank, phrase_bank
+from lightweight_decoder.bank import BankRows, EncoderInfo, PhraseBank, phrase_bank, write_bank
 from lightweight_decoder.bank.manifest import read_manifest
 from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
 from lightweight_decoder.encoder import CustomEncoder
@@ -45,7 +45,8 @@ def test_the_fingerprint_is_that_of_the_folder(tmp_path, texts, vectors, preproc
     built = PhraseBank.build(tmp_path / "bank", texts, vectors, **options)
     stored = "float16" if dtype is np.float16 and not preprocessing else "float32"
     rows = [BankRows(texts, vectors, METADATA)]
-    streamed = build_bank(tmp_path / "streamed", rows, preprocessing=preprocessing, dtype=stored)
+    write_bank(tmp_path / "streamed", rows, preprocessing=preprocessing, dtype=stored)
+    streamed = PhraseBank.open(tmp_path / "streamed")
     assert held.fingerprint == built.fingerprint == streamed.fingerprint
     assert held.path is None
     assert built.path == tmp_path / "bank"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lightweight_decoder.bank import BankRows, PhraseBank, build_bank, phrase_bank
+from lightweight_decoder.bank import PhraseBank, phrase_bank
 from lightweight_decoder.datatypes import NO_ID
 from lightweight_decoder.errors import BankError
 
@@ -68,7 +69,7 @@ def test_texts_and_find_across_record_batches(tmp_path):
     num_phrases = 40_000
     texts = [f"phrase {i}" for i in range(num_phrases)]
     ones = np.ones((num_phrases, 1), dtype=np.float32)
-    bank = build_bank(tmp_path / "bank", [BankRows(texts, ones, {"row": range(num_phrases)})])
+    bank = PhraseBank.build(tmp_path / "bank", texts, ones, metadata={"row": range(num_phrases)})
     ids = np.random.default_rng(0).integers(num_phrases, size=(50, 3))
     assert bank.texts(ids) == [[texts[i] for i in row] for row in ids]
     assert bank.find([texts[i] for i in ids[:, 0]]).tolist() == ids[:, 0].tolist()
@@ -85,13 +86,13 @@ def test_vectors_of_phrases_are_padded(bank):
 
 
 def test_vectors_of_phrases_that_come_in_order(tmp_path, vectors):
-    bank = build_bank(tmp_path / "bank", [BankRows(list("aabbbcd"), vectors)])
+    bank = PhraseBank.build(tmp_path / "bank", list("aabbbcd"), vectors)
     assert bank.vector_ids_of([1, 0]).tolist() == [[2, 3, 4], [0, 1, NO_ID]]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_gather_reads_rows(tmp_path, texts, vectors, dtype):
-    bank = build_bank(tmp_path / "bank", [BankRows(texts, vectors)], dtype=dtype)
+    bank = PhraseBank.build(tmp_path / "bank", texts, vectors, dtype=dtype)
     found = bank.gather(torch.tensor([[6, NO_ID], [0, 6]]))
     assert found.dtype == torch.float32
     rows = bank.vectors.astype(np.float32)
@@ -111,9 +112,31 @@ def test_pickling_maps_the_files_again(bank):
     np.testing.assert_array_equal(copied.vectors, bank.vectors)
 
 
+def test_a_pickle_is_of_the_bank_that_it_was_made_of(bank):
+    pickled = pickle.dumps(bank)
+    PhraseBank.build(bank.path, ["new"], np.ones((1, 5)), overwrite=True)
+    with pytest.raises(BankError, match=r"bank: the bank was replaced since it was pickled"):
+        pickle.loads(pickled)  # noqa: S301, our own bytes
+
+
+@pytest.mark.parametrize("name", [*FILES, "manifest.json"])
+def test_a_pipe_is_refused_and_not_waited_for(bank, name):
+    (bank.path / name).unlink()
+    os.mkfifo(bank.path / name)
+    with pytest.raises(BankError, match="found a pipe, no file"):
+        PhraseBank.open(bank.path)
+
+
+@pytest.mark.parametrize("name", [*FILES, "manifest.json"])
+def test_a_link_to_a_file_is_a_file(bank, tmp_path, name):
+    (bank.path / name).rename(tmp_path / name)
+    (bank.path / name).symlink_to(tmp_path / name)
+    assert PhraseBank.open(bank.path).fingerprint == bank.fingerprint
+
+
 def test_fingerprint_follows_the_content(tmp_path, texts, vectors):
     def fingerprint(name, texts, vectors):
-        return build_bank(tmp_path / name, [BankRows(texts, vectors)]).fingerprint
+        return PhraseBank.build(tmp_path / name, texts, vectors).fingerprint
 
     same = fingerprint("a", texts, vectors)
     assert fingerprint("b", texts, vectors) == same
@@ -164,13 +187,13 @@ def test_a_large_bank_is_opened_without_reading_it_and_verify_reads_it(bank, mon
     content[-1] ^= 1
     (bank.path / "vectors.npy").write_bytes(content)
     opened = PhraseBank.open(bank.path)
-    with pytest.raises(BankError, match=r"vectors\.npy: .*sha256"):
+    with pytest.raises(BankError, match=r"vectors\.npy, bytes 0 to 267: .*crc32"):
         opened.verify()
 
 
 def test_verify_accepts_what_a_build_wrote(bank, tmp_path, texts, vectors):
     bank.verify()
-    build_bank(tmp_path / "half", [BankRows(texts, vectors)], dtype="float16").verify()
+    PhraseBank.build(tmp_path / "half", texts, vectors, dtype="float16").verify()
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,39 @@ def test_rows_of_embeddings_have_the_texts_beside_them(tmp_path):
     np.testing.assert_array_equal(vectors, [[1, 2], [3, 4]])
 
 
+def test_metadata_beside_the_vectors(tmp_path):
+    (tmp_path / "a.jsonl").write_text(
+        '{"text": "a", "v": [1, 2], "n": 7, "zip": "01234"}\n'
+        '{"text": "b", "v": [3, 4], "n": null, "zip": "94110"}\n'
+    )
+    reader = open_embeddings(tmp_path / "a.jsonl")
+    blocks = list(rows_of_embeddings(reader, metadata_columns=["n", "zip"]))
+    assert joined(blocks)[0] == ["a", "b"]
+    assert blocks[0].metadata == {"n": [7, None], "zip": ["01234", "94110"]}
+    with pytest.raises(InputDataError, match="no column 'm'"):
+        list(rows_of_embeddings(reader, metadata_columns=["m"]))
+
+
+def test_metadata_of_what_is_no_table_is_refused(tmp_path):
+    np.savez(tmp_path / "a.npz", v=np.ones((1, 2)), text=np.array(["a"]))
+    with pytest.raises(InputDataError, match="this is no table"):
+        list(rows_of_embeddings(open_embeddings(tmp_path / "a.npz"), metadata_columns=["n"]))
+
+
+def test_columns_that_could_be_the_texts_are_named(tmp_path):
+    (tmp_path / "a.csv").write_text("title,body,v\na,b,[1]\n")
+    with pytest.raises(InputDataError, match=r"columns that could be: title, body.*text_column="):
+        list(rows_of_embeddings(open_embeddings(tmp_path / "a.csv")))
+
+
+def test_rows_without_vector_or_text_are_kept_when_asked_for(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "a", "v": null}\n{"text": null, "v": [3, 4]}\n')
+    reader = open_embeddings(tmp_path / "a.jsonl")
+    texts, vectors = joined(list(rows_of_embeddings(reader, keep_unusable=True)))
+    assert texts == ["a", ""]
+    np.testing.assert_array_equal(vectors, [[np.nan, np.nan], [3, 4]])
+
+
 def test_embeddings_without_texts_are_refused(tmp_path):
     np.save(tmp_path / "v.npy", np.ones((3, 4), dtype=np.float32))
     with pytest.raises(InputDataError, match=r"v\.npy: the embeddings have no texts.*input=FILE"):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightweight_decoder.bank import BankRows, BuildReport, PhraseBank, build_bank, write_bank
+from lightweight_decoder.bank import BankRows, BuildReport, PhraseBank, write_bank
 from lightweight_decoder.bank.normalization import is_storable, normalize_text, normalize_texts
 from lightweight_decoder.bank.rows import choose_dtype
 from lightweight_decoder.errors import BankBuildError
@@ -60,8 +60,8 @@ def test_float16_vectors_of_unit_length_stay_as_they_are(tmp_path):
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
     stored = unit.astype(np.float16)
     stored[::7] *= 3
-    bank = build_bank(
-        tmp_path / "bank", [BankRows([str(i) for i in range(500)], stored)], dtype="float16"
+    bank = PhraseBank.build(
+        tmp_path / "bank", [str(i) for i in range(500)], stored, dtype="float16"
     )
     expected = stored.astype(np.float64)
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
@@ -73,7 +73,7 @@ def test_float16_vectors_of_unit_length_stay_as_they_are(tmp_path):
 
 def test_float32_vectors_near_unit_length_are_scaled_before_they_are_rounded(tmp_path):
     vector = np.array([[0.6, 0.8]], dtype=np.float32) * np.float32(1.0004)
-    bank = build_bank(tmp_path / "bank", [BankRows(["a"], vector)], dtype="float16")
+    bank = PhraseBank.build(tmp_path / "bank", ["a"], vector, dtype="float16")
     np.testing.assert_array_equal(bank.vectors, np.array([[0.6, 0.8]], dtype=np.float16))
 
 
@@ -83,7 +83,7 @@ def test_a_vector_without_direction_is_named_among_good_ones(tmp_path, dtype):
     vectors[2, 2] = 0
     blocks = [BankRows(["x"], vectors[:1]), BankRows(list("abcd"), vectors)]
     with pytest.raises(BankBuildError, match=r"row 3: .*found only zeros"):
-        build_bank(tmp_path / "bank", blocks, dtype=dtype)
+        write_bank(tmp_path / "bank", blocks, dtype=dtype)
 
 
 @pytest.mark.parametrize(

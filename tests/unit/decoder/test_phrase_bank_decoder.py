@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightweight_decoder.bank import BankRows, build_bank
+from lightweight_decoder.bank import PhraseBank
 from lightweight_decoder.datatypes import NO_ID
 from lightweight_decoder.decoder.calibration import Calibration
 from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
@@ -341,8 +341,8 @@ def reduced_rows():
 @pytest.fixture
 def reduced_bank(tmp_path):
     """A bank of 80 phrases whose 12 coordinates are reduced to 6."""
-    rows = [BankRows([f"phrase {i}" for i in range(80)], reduced_rows())]
-    return build_bank(tmp_path / "reduced", rows, preprocessing=[L2(), PCA(dim=6)])
+    texts, steps = [f"phrase {i}" for i in range(80)], [L2(), PCA(dim=6)]
+    return PhraseBank.build(tmp_path / "reduced", texts, reduced_rows(), preprocessing=steps)
 
 
 def test_decodes_through_the_banks_preprocessing_as_scikit_learn_would(reduced_bank):
@@ -401,8 +401,8 @@ def test_preprocessing_refuses_what_has_no_direction(reduced_bank, row, found):
 
 
 def test_refuses_what_has_no_direction_after_the_preprocessing(tmp_path):
-    bank = build_bank(
-        tmp_path / "bank", [BankRows(list("abcd"), 3 + np.eye(4))], preprocessing=[PCA(dim=2)]
+    bank = PhraseBank.build(
+        tmp_path / "bank", list("abcd"), 3 + np.eye(4), preprocessing=[PCA(dim=2)]
     )
     with pytest.raises(EmbeddingError, match=r"row 1: .* after the bank's preprocessing: .*zeros"):
         PhraseBankDecoder(bank).decode([[1, 2, 3, 4], [3.25] * 4])

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,13 +12,16 @@ from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
 from lightweight_decoder.decoder.prediction import (
     NUM_VECTORS,
     SEEN,
+    TEXT_SEEN,
     phrase_metadata,
     plain_search,
     predict,
     size_metrics,
     speed_metrics,
 )
-from lightweight_decoder.decoder.splits import Split, out_of_bank_split
+from lightweight_decoder.decoder.splits import Split, no_own_vectors, out_of_bank_split
+from lightweight_decoder.errors import InputDataError
+from lightweight_decoder.evaluation.slices import slice_metrics
 from lightweight_decoder.rerank import ListwiseReranker, QueryAdapter
 
 CALIBRATION = Calibration(
@@ -91,6 +96,28 @@ def test_queries_out_of_the_bank_come_last(tiny_bank, split):
     assert outside["text"].to_pylist() == ["a", "b", "c", "d"]
     assert outside["targets"].to_pylist() == [[]] * 4
     assert outside["frequency"].null_count == 4
+
+
+def test_texts_that_were_trained_on_are_marked_where_there_are_some(tiny_bank, split):
+    decoder = learned_decoder(tiny_bank)
+    assert TEXT_SEEN not in predict(decoder, split).column_names
+    none = replace(split, in_training=np.zeros(30, dtype=bool))
+    assert TEXT_SEEN not in predict(decoder, none).column_names
+
+    some = replace(split, in_training=np.arange(30) % 7 == 0)
+    predictions = predict(decoder, some)
+
+    expected = [row % 7 == 0 for row in range(30)] + [None] * 4
+    assert predictions[TEXT_SEEN].to_pylist() == expected
+    rows = slice_metrics(predictions, by=[TEXT_SEEN]).to_pylist()
+    assert {row["group"]: row["num_queries"] for row in rows} == {"no": 25, "yes": 5}
+
+
+def test_a_split_without_queries_is_refused(tiny_bank):
+    nothing = no_own_vectors(0)
+    empty = Split("test", np.empty((0, 16), dtype=np.float32), nothing, nothing, [])
+    with pytest.raises(InputDataError, match="the split 'test': is missing: expected queries"):
+        predict(PhraseBankDecoder(tiny_bank), empty)
 
 
 def test_an_untrained_decoder_is_its_own_baseline(tiny_bank, split):

@@ -40,6 +40,23 @@ def test_a_row_says_both_systems_and_the_change(make_predictions):
         assert text in printed(metric_table(metrics))
 
 
+def test_a_table_has_the_columns_that_have_a_figure():
+    metrics = {
+        "val/decoder/num_queries": 60.0,
+        "val/decoder/recall@1": 0.25,
+        "val/baseline/recall@1": 0.125,
+    }
+    table = metric_table(metrics)
+    assert [column.header for column in table.columns] == [
+        "metric",
+        "plain search",
+        "decoder",
+        "change",
+    ]
+    assert "val: 60 queries" in printed(table)
+    assert "+12.5 pp" in printed(table)
+
+
 def test_without_a_baseline_its_column_is_empty(make_predictions):
     predictions = make_predictions(
         baseline_rank=None, baseline_value=None, baseline_target_ranks=None

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightweight_decoder.bank import BankRows, PhraseBank, build_bank
+from lightweight_decoder.bank import PhraseBank
 from lightweight_decoder.datatypes import NO_ID
 from lightweight_decoder.errors import (
     BankBuildError,
@@ -40,8 +40,7 @@ def unit(seed, *shape):
 
 def bank_at(folder, seed=0, num_phrases=NUM_VECTORS):
     texts = [f"phrase {i % num_phrases}" for i in range(NUM_VECTORS)]
-    rows = [BankRows(texts, unit(seed, NUM_VECTORS, DIM).numpy())]
-    return build_bank(folder, rows, overwrite=True)
+    return PhraseBank.build(folder, texts, unit(seed, NUM_VECTORS, DIM).numpy())
 
 
 @pytest.fixture

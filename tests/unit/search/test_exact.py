@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightweight_decoder.bank import BankRows, build_bank
+from lightweight_decoder.bank import PhraseBank
 from lightweight_decoder.errors import BankError, EmbeddingError
 from lightweight_decoder.search import ExactSearch
 from lightweight_decoder.search.kernels.int8_pass import is_available
@@ -29,8 +29,7 @@ def assert_same(found, expected):
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_a_mapped_bank_is_searched_like_its_arrays(tmp_path, dtype):
     texts = [f"phrase {i % 170}" for i in range(300)]
-    rows = [BankRows(texts, unit(0, 300, 12).numpy())]
-    bank = build_bank(tmp_path / "bank", rows, dtype=dtype)
+    bank = PhraseBank.build(tmp_path / "bank", texts, unit(0, 300, 12), dtype=dtype)
     found = ExactSearch(bank, max_block_bytes=3000).search(unit(1, 5, 12), 4)
     assert_same(found, ExactSearch.over(bank.vectors, bank.owners).search(unit(1, 5, 12), 4))
     cosines = bank.gather(found.vector_ids) @ unit(1, 5, 12)[:, :, None]

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightweight_decoder.bank import BankRows, build_bank
+from lightweight_decoder.bank import PhraseBank
 from lightweight_decoder.datatypes import NO_ID
 from lightweight_decoder.errors import BankError, EmbeddingError
 from lightweight_decoder.search import ExactSearch, phrase_ranks
@@ -30,7 +30,7 @@ class Problem:
         rng = np.random.default_rng(0)
         vectors = CHANGES[kind](rng, n, d).astype(np.float32)
         texts = [f"phrase {i % (n // vectors_per_phrase)}" for i in range(n)]
-        self.bank = build_bank(folder, [BankRows(texts, vectors)], dtype=dtype)
+        self.bank = PhraseBank.build(folder, texts, vectors, dtype=dtype)
         near = vectors[rng.integers(n, size=q)]
         far = rng.integers(-2, 3, size=(q, d)) + np.eye(q, d)
         self.queries = torch.from_numpy(np.where(np.arange(q)[:, None] % 2, near, far)).float()
@@ -145,9 +145,8 @@ def test_any_small_bank(tmp_path_factory, seed, shape, kind, dtype):
     vectors = CHANGES[kind](rng, n, d).astype(np.float32)
     vectors[~vectors.any(axis=1)] = 1
     texts = [f"phrase {i}" for i in rng.integers(n, size=n)]
-    bank = build_bank(
-        tmp_path_factory.mktemp("any") / "bank", [BankRows(texts, vectors)], dtype=dtype
-    )
+    folder = tmp_path_factory.mktemp("any") / "bank"
+    bank = PhraseBank.build(folder, texts, vectors, dtype=dtype)
     queries = torch.from_numpy(vectors[:7] + close * rng.normal(size=(7, d)))
     excluded = torch.from_numpy(rng.integers(NO_ID, n, size=(7, 2)))
     targets = torch.arange(bank.num_phrases).expand(7, -1)

@@ -12,10 +12,11 @@ import sys
 import numpy as np
 import pytest
 import torch
+from lightweight_decoder.search.device_blocks import device_blocks
+from lightweight_decoder.search.read_ahead import read_ahead
 
-from lightweight_decoder.bank import BankRows, build_bank
-from lightweight_decoder.search import vector_blocks as module
-from lightweight_decoder.search.vector_blocks import device_blocks, read_ahead
+from lightweight_decoder.bank import PhraseBank
+from lightweight_decoder.search import read_ahead as module
 
 on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="madvise, /proc")
 
@@ -152,7 +153,7 @@ def test_other_systems_do_without(monkeypatch):
 @on_linux
 def test_processes_share_the_vectors_of_a_bank(tmp_path):
     rows = np.random.default_rng(0).standard_normal((40_000, 64)).astype(np.float32)
-    build_bank(tmp_path / "bank", [BankRows([str(i) for i in range(len(rows))], rows)])
+    PhraseBank.build(tmp_path / "bank", [str(i) for i in range(len(rows))], rows)
     command = [sys.executable, "-c", _SEARCHING, str(tmp_path / "bank")]
     processes = []
     try:

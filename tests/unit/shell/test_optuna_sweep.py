@@ -86,6 +86,67 @@ def test_overrides_become_a_search_space():
     assert fixed == ("g=7", "h='i j'", "~k")
 
 
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("tag(log,interval(0,0.1))", "expected numbers above 0, as their logarithm is drawn"),
+        ("tag(log, interval(-1e-3, 0.1))", "expected numbers above 0"),
+        ("tag(log,int(interval(0,8)))", "expected numbers above 0"),
+        ("tag(log,range(0,8))", "expected numbers above 0"),
+        ("interval(0.1,0.001)", "expected the lower number first"),
+        ("int(interval(9,2))", "expected the lower number first"),
+        ("interval(0,inf)", "expected two numbers"),
+        ("interval(nan,1)", "expected two numbers"),
+        ("range(5,5)", "expected at least one value"),
+        ("range(5,1)", "expected at least one value"),
+        ("range(1,2,0)", "expected an interval, a range, or a list of values"),
+        ("range(0.5,0.1)", "expected at least one value"),
+        ("glob(*)", "expected an interval, a range, or a list of values"),
+        ("tag(lgo,interval(1,2))", "expected no tag but log"),
+        ("tag(log,choice(1,2))", r"expected tag\(log, …\) of an interval"),
+        ("tag(log,range(1,9,2))", "expected steps of 1 on a logarithmic scale"),
+    ],
+)
+def test_a_space_with_nothing_to_draw_is_refused_before_anything_starts(launcher, typed, message):
+    with pytest.raises(
+        ConfigError, match=rf"^training\.lr: cannot be searched .*{message}"
+    ) as found:
+        run(launcher, ["data=denoise", f"training.lr={typed}"])
+    assert found.value.found == typed
+    assert not launcher.launched
+    assert not list(launcher.folder.iterdir())
+
+
+def test_spaces_at_the_edge_are_searched(launcher):
+    space, _ = search_space(
+        [
+            "a=interval(2,2)",
+            "b=tag(log,range(1,9))",
+            "c=range(9,2,-3)",
+            "d=choice(1)",
+            "e=range(3,2)",  # of no account, as another comes after it
+            "e=interval(-1,0)",
+        ]
+    )
+    assert space == {
+        "a": FloatDistribution(2, 2),
+        "b": IntDistribution(1, 8, log=True),
+        "c": IntDistribution(3, 9, step=3),
+        "d": CategoricalDistribution(["1"]),
+        "e": FloatDistribution(-1, 0),
+    }
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("n_trials", 0), ("n_jobs", 0), ("n_jobs", -1), ("n_startup_trials", -1), ("seed", -1)],
+)
+def test_numbers_of_a_sweep_are_checked(launcher, option, value):
+    with pytest.raises(ConfigError, match=rf"^hydra\.sweeper\.{option}: out of range: .*{value}$"):
+        run(launcher, **{option: value})
+    assert not list(launcher.folder.iterdir())
+
+
 def test_each_job_is_run_once_and_told(launcher):
     run(launcher)
     assert [number for number, _ in launcher.launched] == list(range(6))

@@ -9,6 +9,8 @@ from datetime import timedelta
 import lightning
 import pytest
 import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
 from lightweight_decoder.errors import CheckpointError, ConfigError
@@ -214,6 +216,21 @@ def test_lightnings_own_lines_stay_away(make_run, tmp_path, caplog):
         train(make_run(tmp_path, max_epochs=1))
     assert "litlogger" not in caplog.text
     assert "TPU" not in caplog.text
+
+
+class Terminate(Callback):
+    """Raises what Lightning raises at its next look after SIGTERM."""
+
+    def on_train_batch_end(self, *_):
+        raise SIGTERMException
+
+
+def test_a_run_that_is_terminated_does_not_end_with_status_0(make_run, tmp_path):
+    run = make_run(tmp_path)
+    run.trainer.callbacks.append(Terminate())
+    with pytest.raises(SystemExit) as raised:
+        fit_and_test(run.trainer, run.module, run.data)
+    assert raised.value.code == 143
 
 
 def test_going_on_from_what_is_no_checkpoint_is_refused(tmp_path):

@@ -14,6 +14,7 @@ import pytest
 
 from lightweight_decoder.errors import InputDataError
 from lightweight_decoder.vectors import open_embeddings
+from lightweight_decoder.vectors.text_tables import read_columns
 
 
 def write_table(path, table):
@@ -82,7 +83,7 @@ def test_without_a_column_called_text_several_strings_are_no_texts(tmp_path):
 def test_table_without_vectors_is_refused(tmp_path):
     path = tmp_path / "a.parquet"
     write_table(path, pa.table({"words": [["a", "b"]], "n": [7], "deep": [[[1.0]]]}))
-    with pytest.raises(InputDataError, match="no entry that could hold embeddings"):
+    with pytest.raises(InputDataError, match="no column could hold the vectors"):
         open_embeddings(path)
 
 
@@ -239,3 +240,154 @@ def test_data_set_with_a_selection_beside_it_is_refused(tmp_path, data_set):
     (tmp_path / "a" / "state.json").write_text(json.dumps(state))
     with pytest.raises(InputDataError, match="old version of datasets"):
         open_embeddings(tmp_path / "a")
+
+
+VIEWS = pa.array(["low", "high", "a text of more than twelve bytes"], pa.string_view())
+
+
+@SUFFIXES
+@pytest.mark.parametrize(
+    "texts",
+    [
+        VIEWS,
+        VIEWS.cast(pa.large_string()),
+        VIEWS.cast(pa.string()).dictionary_encode(),
+        pa.DictionaryArray.from_arrays(pa.array([0, 1, 2], pa.uint32()), VIEWS),
+        pa.array([text.encode() for text in VIEWS.to_pylist()], pa.binary()),
+    ],
+    ids=lambda texts: str(texts.type),
+)
+def test_every_type_of_texts(tmp_path, read_all, suffix, texts):
+    if suffix == ".parquet" and pa.types.is_dictionary(texts.type):
+        texts = texts.dictionary.cast(pa.string()).take(texts.indices).dictionary_encode()
+    path = tmp_path / f"a{suffix}"
+    write_table(path, pa.table({"phrase": texts, "v": [[1.0, 2.0]] * 3}))
+    assert read_all(open_embeddings(path))[1] == VIEWS.to_pylist()
+    assert read_columns(path, ["phrase"]) == {"phrase": VIEWS.to_pylist()}
+
+
+@SUFFIXES
+@pytest.mark.parametrize(
+    ("column", "dtype"),
+    [
+        (pa.array([[1, 2], [-3, 400]]), "int64"),
+        (pa.array([[1, 2], [3, 250]], pa.list_(pa.uint8())), "uint8"),
+        (pa.array([[1.0, 2.0], [3.0, 4.0]], pa.list_view(pa.float32())), "float32"),
+        (pa.array(["[1, 2]", "[-3.5, 4]"]), "text"),
+        (pa.array(["[ 1.   2. ]", "[-3.5  4. ]"]), "text"),
+        (pa.array(["[1, 2]", "[-3.5, 4]"]).dictionary_encode(), "text"),
+        (pa.array(["[1, 2]", "[-3.5, 4]"], pa.string_view()), "text"),
+        (pa.array([np.float32([1, 2]).tobytes(), np.float32([-3, 4]).tobytes()]), "float32"),
+        (pa.array([np.float32([1, 2]).tobytes()] * 2, pa.binary(8)), "float32"),
+    ],
+    ids=str,
+)
+def test_vectors_of_other_types(tmp_path, read_all, suffix, column, dtype):
+    path = tmp_path / f"a{suffix}"
+    write_table(path, pa.table({"text": ["a", "b"], "v": column}))
+    reader = open_embeddings(path)
+    expected = [
+        json.loads(each.replace(".  ", ",").replace(". ", "").replace("  ", ","))
+        if isinstance(each, str)
+        else np.frombuffer(each, np.float32)
+        if isinstance(each, bytes)
+        else each
+        for each in column.to_pylist()
+    ]
+    assert reader.dtype == dtype
+    vectors, texts = read_all(reader, block_rows=1)
+    np.testing.assert_array_equal(vectors, expected)
+    assert texts == ["a", "b"]
+
+
+def test_lists_of_floats_go_before_all_others(tmp_path, read_all):
+    path = tmp_path / "a.parquet"
+    table = {"input_ids": [[101, 7]], "spelled": ["[1, 2]"], "d0": [0.5], "d1": [0.5], "v": [[3.0]]}
+    write_table(path, pa.table(table))
+    np.testing.assert_array_equal(read_all(open_embeddings(path))[0], [[3]])
+    for name, expected in (("input_ids", [[101, 7]]), ("spelled", [[1, 2]]), ("d", [[0.5, 0.5]])):
+        reader = open_embeddings(path, vector_column=name)
+        np.testing.assert_array_equal(read_all(reader)[0], expected)
+
+
+@SUFFIXES
+@pytest.mark.parametrize("numbers", [pa.float16(), pa.float32(), pa.float64(), pa.int64()], ids=str)
+def test_a_column_a_dimension(tmp_path, read_all, caplog, suffix, numbers):
+    stored = np.arange(1, 25).reshape(2, 12)
+    columns = {f"dim_{i}": pa.array(stored[:, i], pa.int64()).cast(numbers) for i in range(12)}
+    shuffled = dict(sorted(columns.items()))  # dim_10 before dim_2
+    path = tmp_path / f"a{suffix}"
+    write_table(path, pa.table({"id": [7, 8], "text": ["a", "b"], **shuffled}))
+    with caplog.at_level("INFO"):
+        reader = open_embeddings(path)
+    assert "12 columns from 'dim_0' to 'dim_11'" in caplog.text
+    assert "'id'" in caplog.text
+    assert reader.dtype == np.dtype(numbers.to_pandas_dtype()).name
+    vectors, texts = read_all(reader, block_rows=1)
+    np.testing.assert_array_equal(vectors, stored)
+    assert texts == ["a", "b"]
+
+
+def test_a_number_missing_in_a_column_a_dimension(tmp_path):
+    path = tmp_path / "a.parquet"
+    write_table(path, pa.table({"d0": [1.0, None], "d1": [1.0, 2.0]}))
+    with pytest.raises(InputDataError, match=r"row 1: .*nan in column 0"):
+        list(open_embeddings(path).blocks())
+
+
+def features(**columns):
+    """What data sets of Hugging Face write beside a schema."""
+    return {b"huggingface": json.dumps({"info": {"features": columns}}).encode()}
+
+
+CLASSES = {"names": ["lost card", "top up"], "_type": "ClassLabel"}
+
+
+@SUFFIXES
+def test_classes_are_their_names(tmp_path, read_all, suffix):
+    path = tmp_path / f"a{suffix}"
+    table = pa.table({"v": [[1.0]] * 3, "label": [1, 0, 1]})
+    write_table(path, table.replace_schema_metadata(features(label=CLASSES)))
+    names = ["top up", "lost card", "top up"]
+    assert read_columns(path, ["label"]) == {"label": names}
+    assert read_all(open_embeddings(path))[1] == names
+
+
+def test_classes_of_a_data_set(tmp_path):
+    data_set = datasets.Dataset.from_dict(
+        {"label": [1, 0, 1]}, datasets.Features({"label": datasets.ClassLabel(names=["x", "y"])})
+    )
+    data_set.save_to_disk(tmp_path / "a")
+    data_set.to_parquet(tmp_path / "a.parquet")
+    for path in (tmp_path / "a", tmp_path / "a.parquet"):
+        assert read_columns(path, ["label"]) == {"label": ["y", "x", "y"]}
+
+
+@pytest.mark.parametrize(
+    ("number", "message"), [(-1, "row 1: a text is empty"), (2, "has no texts")]
+)
+def test_a_class_without_a_name(tmp_path, number, message):
+    path = tmp_path / "a.parquet"
+    table = pa.table({"label": [0, number]})
+    write_table(path, table.replace_schema_metadata(features(label=CLASSES)))
+    with pytest.raises(InputDataError, match=message):
+        read_columns(path, ["label"])
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {b"huggingface": b"{"},
+        {b"huggingface": b"[]"},
+        {b"huggingface": b'{"info": {"features": {"label": {"names": [1, 2]}}}}'},
+        {b"huggingface": b'{"info": {"features": {"label": {"names": "ab"}}}}'},
+        {b"huggingface": b'{"info": {"features": {"label": 1}}}'},
+        {b"huggingface": b"[" * 100_000},
+        features(text=CLASSES),
+    ],
+)
+def test_odd_metadata_names_no_classes(tmp_path, metadata):
+    path = tmp_path / "a.parquet"
+    table = pa.table({"label": [0, 1], "text": ["a", "b"]})
+    write_table(path, table.replace_schema_metadata(metadata))
+    assert read_columns(path, ["label", "text"]) == {"label": ["0", "1"], "text": ["a", "b"]}

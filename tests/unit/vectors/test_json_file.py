@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 
 import numpy as np
@@ -77,3 +78,106 @@ def test_records_are_those_of_the_file(tmp_path_factory, records, indent, as_lin
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(json_file, "CHUNK_BYTES", chunk)
         assert list(json_file._read_records(path)) == records
+
+
+VECTORS = [[0.5, 1.0, 2.0], [0.25, -1.0, 3.0]]
+
+
+def base64_of(vector):
+    return base64.b64encode(np.array(vector, "<f4").tobytes()).decode()
+
+
+def entries(vectors, **more):
+    return [
+        {"object": "embedding", "index": place, "embedding": vector, **more}
+        for place, vector in enumerate(vectors)
+    ]
+
+
+def answer(vectors):
+    return {"object": "list", "data": entries(vectors), "model": "m", "usage": {"total_tokens": 2}}
+
+
+def lines(*values):
+    return "".join(json.dumps(value) + "\n" for value in values)
+
+
+@pytest.mark.parametrize(
+    ("content", "texts"),
+    [
+        (json.dumps(VECTORS), None),
+        (json.dumps(VECTORS, indent=2), None),
+        (lines(*VECTORS), None),
+        (json.dumps([{"text": t, "v": v} for t, v in zip("ab", VECTORS, strict=True)]), ["a", "b"]),
+        (json.dumps([{"text": "a", "v": VECTORS[0]}, {"v": VECTORS[1], "text": 7}]), ["a", "7"]),
+        (lines({"text": 1984, "v": VECTORS[0]}, {"text": "b", "v": VECTORS[1]}), ["1984", "b"]),
+        (lines({"text": True, "v": VECTORS[0]}, {"text": 1.0, "v": VECTORS[1]}), ["True", "1.0"]),
+        (json.dumps(answer(VECTORS)), None),
+        (json.dumps(answer(VECTORS), indent=1), None),
+        (json.dumps(answer(map_base64 := list(map(base64_of, VECTORS)))), None),
+        (lines(answer(VECTORS[:1]), answer(VECTORS[1:])), None),
+        (lines({"id": 1, "response": {"body": answer(VECTORS)}}), None),
+        (lines(*({"text": t, "v": v} for t, v in zip("ab", map_base64, strict=True))), ["a", "b"]),
+        (json.dumps({"text": ["a", "b"], "v": VECTORS}), ["a", "b"]),
+        (
+            json.dumps({"text": {"0": "a", "1": "b"}, "v": {"0": VECTORS[0], "1": VECTORS[1]}}),
+            ["a", "b"],
+        ),
+        (json.dumps({"model": "m", "embeddings": VECTORS, "texts": ["a", "b"]}), ["a", "b"]),
+        (
+            lines(
+                {"text": "a", **dict(zip("012", VECTORS[0], strict=True))},
+                {"text": "b", **dict(zip("012", VECTORS[1], strict=True))},
+            ),
+            ["a", "b"],
+        ),
+        ("\ufeff" + lines({"v": VECTORS[0]}, {"v": VECTORS[1]}), None),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.json", "a"])
+def test_layouts(tmp_path, read_all, content, texts, name):
+    path = tmp_path / name
+    path.write_text(content, encoding="utf-8")
+    vectors, read_texts = read_all(open_embeddings(path))
+    np.testing.assert_array_equal(vectors, VECTORS)
+    assert read_texts == texts
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            {"data": entries(VECTORS)[::-1]},
+            "entries in the order of their index, found 1 as number 0",
+        ),
+        ({"text": "a", "v": [VECTORS]}, r"no column could hold the vectors.*'v' \(other\)"),
+        (
+            {"text": ["a", "b", "c"], "v": VECTORS},
+            r"no column could hold the vectors.*'v' \(other\)",
+        ),
+        ([], "no column could hold the vectors"),
+        ({}, "no column could hold the vectors"),
+        ("a", "no column could hold the vectors"),
+    ],
+)
+def test_other_layouts_are_refused(tmp_path, content, message):
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    with pytest.raises(InputDataError, match=message):
+        open_embeddings(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("missing", [None, [], ""])
+def test_a_missing_first_vector_is_named_or_kept(tmp_path, read_all, missing):
+    path = tmp_path / "a.jsonl"
+    path.write_text(lines({"v": missing}, {"v": VECTORS[0]}))
+    reader = open_embeddings(path)
+    with pytest.raises(InputDataError, match=r"row 0: .*found nothing \(null\)"):
+        list(reader.blocks())
+    vectors = read_all(reader, on_bad_row="keep")[0]
+    np.testing.assert_array_equal(vectors, [[np.nan] * 3, VECTORS[0]])
+
+
+def test_without_any_vector_there_is_no_width(tmp_path):
+    (tmp_path / "a.jsonl").write_text(lines(*[{"v": []}] * 200, {"v": VECTORS[0]}))
+    with pytest.raises(InputDataError, match="no column could hold the vectors"):
+        open_embeddings(tmp_path / "a.jsonl")

@@ -50,6 +50,15 @@ def test_several_tensors_need_a_key(tmp_path, read_all, suffix):
     assert open_embeddings(path, key="test").num_rows == 4
 
 
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_tensors_of_whole_numbers_are_no_choice(tmp_path, read_all, suffix):
+    tensors = {"embeddings": torch.ones(3, 2), "input_ids": torch.ones(3, 7, dtype=torch.int64)}
+    path = tmp_path / f"a{suffix}"
+    save = torch.save if suffix == ".pt" else safetensors.torch.save_file
+    save(tensors, path)
+    np.testing.assert_array_equal(read_all(open_embeddings(path))[0], np.ones((3, 2)))
+
+
 def test_transposed_view_and_parameter(tmp_path, read_all):
     stored = torch.arange(1.0, 7).reshape(2, 3)
     path = tmp_path / "a.pt"

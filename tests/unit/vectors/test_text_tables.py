@@ -7,6 +7,7 @@ import zipfile
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.feather
 import pyarrow.parquet
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -57,6 +58,73 @@ def test_every_format_gives_the_same_texts(tmp_path, suffix):
 def test_any_text_comes_back_as_it_was(tmp_path, suffix, texts):
     path = write(tmp_path / f"table{suffix}", {"text": texts})
     assert read_columns(path, ["text"]) == {"text": texts}
+
+
+PACK = {".gz": "gzip", ".zst": "zstd"}
+
+
+@pytest.mark.parametrize("packed", PACK)
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl", "a.txt"])
+def test_packed_tables(tmp_path, name, packed):
+    table = {"text": TABLE["text"]} if name != "a.txt" else {"text": ["a b", "c"]}
+    path = tmp_path / name
+    if name == "a.txt":
+        path.write_text("a b\nc\n")
+    else:
+        write(path, table)
+    content = pa.compress(path.read_bytes(), PACK[packed], asbytes=True)
+    (tmp_path / f"{name}{packed}").write_bytes(content)
+    assert read_columns(tmp_path / f"{name}{packed}", ["text"]) == table
+
+
+def test_semicolons(tmp_path):
+    (tmp_path / "a.csv").write_text('text;label\nguten Tag;x\ndanke, gern;y\n"a;b";z\n')
+    expected = {"text": ["guten Tag", "danke, gern", "a;b"], "label": ["x", "y", "z"]}
+    assert read_columns(tmp_path / "a.csv", ["text", "label"]) == expected
+
+
+def test_texts_may_have_separators_that_separate_nothing(tmp_path):
+    (tmp_path / "a.csv").write_text("text\nbye; now\na\tb\nc | d\n")
+    assert read_texts(tmp_path / "a.csv", "text") == ["bye; now", "a\tb", "c | d"]
+
+
+@pytest.mark.parametrize("suffix", [".arrow", ".parquet", ".json"])
+def test_other_formats_are_told_by_their_content(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    if suffix == ".json":
+        path.write_text(json.dumps([{"text": text} for text in TABLE["text"]], indent=1))
+    elif suffix == ".arrow":
+        pyarrow.feather.write_feather(pa.table(TABLE), path)
+    else:
+        write(path, TABLE)
+    if suffix != ".json":
+        path = path.rename(tmp_path / "a.bin")
+    assert read_texts(path, "text") == TABLE["text"]
+
+
+@pytest.mark.parametrize(
+    ("values", "texts"),
+    [
+        ([True, False], ["True", "False"]),
+        ([1.0, 2.5], ["1.0", "2.5"]),
+        ([10**18, -1], ["1000000000000000000", "-1"]),
+        (["01234", "1_001"], ["01234", "1_001"]),
+        (["2024-01-31", "true"], ["2024-01-31", "true"]),
+        ([1e-7, 1e22], ["1e-07", "1e+22"]),
+    ],
+)
+def test_one_table_in_three_formats_has_the_same_texts(tmp_path, values, texts):
+    (tmp_path / "a.csv").write_text("n,label\n" + "".join(f"0,{value}\n" for value in values))
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"label": v}) + "\n" for v in values))
+    pyarrow.parquet.write_table(pa.table({"label": values}), tmp_path / "a.parquet")
+    for name in ("a.csv", "a.jsonl", "a.parquet"):
+        assert read_texts(tmp_path / name, "label") == texts, name
+
+
+def test_blank_texts_may_be_given_out(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "a", "label": null}\n{"text": "b"}\n')
+    (block,) = stream_columns(tmp_path / "a.jsonl", ["text", "label"], may_be_blank=["label"])
+    assert block == {"text": ["a", "b"], "label": ["", ""]}
 
 
 def test_numbers_become_texts(tmp_path):

@@ -36,6 +36,14 @@ def test_with_a_header_tokens_may_be_numbers(write, read_all):
     assert texts == ["2024", "page 7"]
 
 
+def test_with_a_header_a_token_may_be_empty(write, read_all):
+    assert read_all(open_embeddings(write("2 2\nb 3 4\n 1 2\n")))[1] == ["b", ""]
+
+
+def test_numbers_beyond_float32_keep_their_direction(write, read_all):
+    np.testing.assert_array_equal(read_all(open_embeddings(write("a 1e200 0\n")))[0], [[1, 0]])
+
+
 def test_duplicate_tokens_are_rows_of_their_own(write, read_all):
     assert read_all(open_embeddings(write("a 1 2\nb 3 4\na 5 6\n")))[1] == ["a", "b", "a"]
 
@@ -44,6 +52,22 @@ def test_windows_line_ends_and_spaces_at_the_end(write, read_all):
     vectors, texts = read_all(open_embeddings(write("a 1 2 \r\nb 3 4\r\n")))
     np.testing.assert_array_equal(vectors, [[1, 2], [3, 4]])
     assert texts == ["a", "b"]
+
+
+@pytest.mark.parametrize("header", ["", "3 2\n", "3\t2\n"], ids=["none", "space", "tab"])
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "a\t1 2\nb c\t3 4\nd\t-5 6\n",
+        "a\t1\t2\nb c\t3\t4\nd\t-5\t6\n",
+        "a  1  2\nb c  3  4\nd -5  6\n",
+        "a 1 2  \nb c   3\t4\t\nd\t -5 6 \r\n",
+    ],
+)
+def test_white_space_of_any_kind_separates(write, read_all, header, lines):
+    vectors, texts = read_all(open_embeddings(write(header + lines)))
+    np.testing.assert_array_equal(vectors, [[1, 2], [3, 4], [-5, 6]])
+    assert texts == ["a", "b c", "d"]
 
 
 def test_numbers_are_rounded_once(write, read_all):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightweight_decoder.bank import BankRows, EncoderInfo, PhraseBank, build_bank
+from lightweight_decoder.bank import BankRows, EncoderInfo, PhraseBank, write_bank
 from lightweight_decoder.encoder import report_cut_texts
 from lightweight_decoder.errors import BankBuildError, BankError
 
@@ -143,13 +143,14 @@ class EncodedTexts:
             except BankError as error:
                 _log.warning("building a cached bank again: %s", error)
         try:
-            return build_bank(
+            write_bank(
                 self.folder,
                 self._rows(),
                 encoder=EncoderInfo.of(self._encoder),
                 overwrite=True,
                 total=len(self.texts),
             )
+            return PhraseBank.open(self.folder)
         except BankBuildError:
             try:  # another process may have built the same bank meanwhile
                 return self._open()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lightweight_decoder.bank import normalize_text
 from lightweight_decoder.decoder.splits import (
     Split,
     SplitName,
@@ -25,6 +26,8 @@ from lightweight_decoder.vectors.text_tables import read_columns
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
+
+    import numpy.typing as npt
 
     from lightweight_decoder.bank import PhraseBank
     from lightweight_decoder.datatypes import IntArray
@@ -72,8 +75,10 @@ class LabelledText:
     ranked by what the bank holds without it, and no text is lost to the bank. Test texts are never
     in the bank.
 
-    A label with one example is allowed, with a warning: while its only text is trained on, the
-    label is found by its name alone.
+    Labels are the same where the bank takes them for the same: white space and Unicode's spellings
+    (NFC, NFD) do not count. A label with one example is allowed, with a warning: while its only
+    text is trained on, the label is found by its name alone. A test text that is a training text
+    too is counted in a warning, and marked in an evaluation's predictions.
 
     Args:
         encoder: Makes the vectors of labels and texts.
@@ -98,7 +103,7 @@ class LabelledText:
         self,
         *,
         encoder: Encoder,
-        bank_root: Path,
+        bank_root: Path = Path("outputs/banks"),
         train: Path,
         test: Path | None = None,
         text_column: str = "text",
@@ -137,6 +142,7 @@ class LabelledText:
             BankBuildError: If the bank cannot be written.
         """
         self._warn_of_single_examples()
+        self._warn_of_seen_tests()
         self._encoded.prepare()
 
     @property
@@ -161,8 +167,16 @@ class LabelledText:
             targets=self.bank.find(labels)[:, None],
             own_vectors=own_vectors,
             texts=texts,
+            in_training=self._is_seen if name == "test" else None,
             out_of_bank=outside,
         )
+
+    @cached_property
+    def _is_seen(self) -> npt.NDArray[np.bool_]:
+        """Which test texts are in the bank too, in any spelling that a bank takes for the same."""
+        known = set(map(normalize_text, self._plan.in_bank.texts))
+        asked = self._plan.rows["test"].texts
+        return np.array([normalize_text(text) in known for text in asked], dtype=bool)
 
     @cached_property
     def _encoded(self) -> EncodedTexts:
@@ -231,7 +245,7 @@ class LabelledText:
                 "data.label_column", "another column than that of the texts", repr(label_column)
             )
         columns = read_columns(path, self._columns)
-        return _Rows(columns[text_column], columns[label_column])
+        return _Rows(columns[text_column], [normalize_text(each) for each in columns[label_column]])
 
     def _read_test(self, every: _Rows) -> tuple[_Rows, _Rows]:
         """Return the rows that may be in the bank, and the test rows."""
@@ -264,6 +278,18 @@ class LabelledText:
                 len(single),
                 ", ".join(map(repr, single[:_LABELS_SHOWN])),
                 ", ..." if len(single) > _LABELS_SHOWN else "",
+            )
+
+    def _warn_of_seen_tests(self) -> None:
+        """Say how many test texts are training texts."""
+        num_seen = np.count_nonzero(self._is_seen)
+        if num_seen:
+            _log.warning(
+                "%s: %d of %d test texts are training texts too, which are found by themselves: the"
+                " test says less about new texts",
+                self._test or self._train,
+                num_seen,
+                len(self._is_seen),
             )
 
 

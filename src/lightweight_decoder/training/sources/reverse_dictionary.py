@@ -78,7 +78,7 @@ class ReverseDictionary:
         self,
         *,
         encoder: Encoder,
-        bank_root: Path,
+        bank_root: Path = Path("outputs/banks"),
         size: DictionarySize = "small",
         bank_definitions: bool = False,
         num_test: int = 2_000,

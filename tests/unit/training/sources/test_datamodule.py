@@ -9,7 +9,7 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import LambdaCallback
 
-from lightweight_decoder.bank import BankRows, PhraseBank, build_bank
+from lightweight_decoder.bank import BankRows, PhraseBank, write_bank
 from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
 from lightweight_decoder.decoder.splits import SPLIT_NAMES, Split, no_own_vectors, pad_ids
 from lightweight_decoder.errors import ConfigError
@@ -21,6 +21,12 @@ from lightweight_decoder.training.sources.denoise import Denoise
 from lightweight_decoder.training.sources.labelled_text import LabelledText
 from lightweight_decoder.training.sources.pairs import Pairs
 from lightweight_decoder.training.sources.reverse_dictionary import ReverseDictionary
+
+
+def built(folder, rows, **options):
+    write_bank(folder, rows, **options)
+    return PhraseBank.open(folder)
+
 
 SIZES = {"train": 23, "val": 7, "calib": 6, "test": 5}
 
@@ -157,7 +163,7 @@ def opened(monkeypatch):
 def vector_bank(tmp_path):
     vectors = np.random.default_rng(0).standard_normal((50, 16)).astype(np.float32)
     rows = BankRows([f"phrase {i}" for i in range(50)], vectors)
-    return build_bank(tmp_path / "vectors", [rows]).path
+    return built(tmp_path / "vectors", [rows]).path
 
 
 @pytest.fixture
@@ -250,10 +256,12 @@ def test_a_whole_run_does_each_slow_thing_once(make_source, encoder, opened, tmp
     assert set(encoder.encoded) == query_texts(data.source) | {"label 0", "label 1"}
 
 
-@pytest.mark.parametrize("name", ["batch_size", "eval_batch_size"])
-def test_an_empty_batch_is_refused(name):
-    with pytest.raises(ConfigError, match=rf"batches\.{name}"):
-        DecoderDataModule(NumberedSource(), **{name: 0})
+@pytest.mark.parametrize(
+    ("name", "least"), [("batch_size", 1), ("eval_batch_size", 1), ("num_workers", 0)]
+)
+def test_a_number_below_the_least_is_refused(name, least):
+    with pytest.raises(ConfigError, match=rf"batches\.{name}: .*at least {least}, found"):
+        DecoderDataModule(NumberedSource(), **{name: least - 1})
 
 
 def test_ids_are_padded_to_the_widest_row():

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lightweight_decoder.bank import BankRows, build_bank
+from lightweight_decoder.bank import PhraseBank
 from lightweight_decoder.decoder.splits import SPLIT_NAMES
 from lightweight_decoder.errors import BankError, ConfigError
 from lightweight_decoder.training.sources.denoise import Denoise
@@ -15,7 +15,7 @@ SIZES = {"num_train": 60, "num_val": 20, "num_calib": 10, "num_test": 10}
 def bank_folder(tmp_path):
     vectors = np.random.default_rng(0).standard_normal((120, 64)).astype(np.float32)
     texts = [f"phrase {i % 50}" for i in range(120)]  # several vectors a phrase
-    build_bank(tmp_path / "bank", [BankRows(texts, vectors)])
+    PhraseBank.build(tmp_path / "bank", texts, vectors)
     return tmp_path / "bank"
 
 

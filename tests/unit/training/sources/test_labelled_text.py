@@ -220,6 +220,81 @@ def test_banking77_has_the_size_it_is_known_for(encoder, tmp_path):
     assert Counter(bank.owners.tolist()).total() == bank.column("num_examples").sum() + 77
 
 
+SPELLINGS = {
+    "refund": ["refund", "refund ", "  refund"],
+    "caf\u00e9": ["caf\u00e9", "cafe\u0301", " cafe\u0301\t"],
+    "top up": ["top up", "top  up", "top\u00a0up", "top\u2003up "],
+}
+SPELLED = [
+    (f"text {label} {place} {row}", spelling)
+    for label, spellings in SPELLINGS.items()
+    for place, spelling in enumerate(spellings)
+    for row in range(4)
+]
+
+
+def test_a_label_in_several_spellings_is_one(make_source):
+    tests = [(f"unseen {spelling}.", spelling) for each in SPELLINGS.values() for spelling in each]
+    source = make_source(SPELLED, tests)
+    source.prepare()
+
+    bank = source.bank
+    assert bank.texts(range(bank.num_phrases)) == list(SPELLINGS)
+    counts = {label: 4 * len(spellings) for label, spellings in SPELLINGS.items()}
+    assert dict(zip(SPELLINGS, bank.column("num_examples").tolist(), strict=True)) == counts
+    assert bank.num_vectors == 3 + sum(counts.values())
+    asked = Counter(bank.texts(source.split("test").targets[:, 0]))
+    assert asked == {label: len(spellings) for label, spellings in SPELLINGS.items()}
+
+
+def test_one_example_with_its_label_in_two_spellings_is_one_vector(make_source):
+    source = make_source([*ROWS, ("text 0", " card_arrival"), ("text 0", "card_arrival  ")])
+    source.prepare()
+    assert source.bank.num_vectors == 33
+    assert source.bank.column("num_examples").tolist() == [10, 10, 10]
+
+
+def test_a_label_that_leaves_the_bank_leaves_it_in_every_spelling(make_source):
+    tests = [(f"unseen {spelling}.", spelling) for each in SPELLINGS.values() for spelling in each]
+    for seed in range(4):
+        source = make_source(SPELLED, tests, num_out_of_bank=1, seed=seed)
+        source.prepare()
+        (left_out,) = set(SPELLINGS) - set(source.bank.texts([0, 1]))
+        expected = [f"unseen {spelling}." for spelling in SPELLINGS[left_out]]
+        assert source.split("test").out_of_bank.texts == expected
+
+
+def test_one_label_in_three_spellings_is_nothing_to_learn(make_source):
+    rows = [(f"text {i}", SPELLINGS["refund"][i % 3]) for i in range(12)]
+    with pytest.raises(InputDataError, match=r"train\.csv: there is only one label.*'refund'"):
+        make_source(rows).prepare()
+
+
+def test_test_texts_that_are_training_texts_are_counted_and_marked(make_source, caplog):
+    texts = ["unseen", "text 3", " text  4", "x"]
+    tests = [(text, "lost_card") for text in texts]
+    source = make_source(test=tests)
+    source.prepare()
+    assert "test.csv: 2 of 4 test texts are training texts too" in caplog.text
+    assert source.split("test").in_training.tolist() == [False, True, True, False]
+    assert source.split("test").texts == texts  # they are all tested
+    assert source.split("val").in_training is None
+
+
+def test_test_texts_that_are_new_need_no_word(make_source, caplog):
+    source = make_source(test=None)
+    source.prepare()
+    assert "training texts too" not in caplog.text
+    assert not source.split("test").in_training.any()
+
+
+def test_nothing_may_be_kept_for_a_test(make_source):
+    source = make_source(test=None, test_fraction=0)
+    source.prepare()
+    assert len(source.split("test")) == 0
+    assert source.bank.num_vectors == 33
+
+
 @pytest.mark.parametrize("name", ["num_train", "num_test"])
 def test_drawing_no_rows_is_refused(make_source, name):
     with pytest.raises(ConfigError, match=rf"data\.{name}: .*at least 1.*found 0"):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lightweight_decoder.bank import BankRows, build_bank
+from lightweight_decoder.bank import PhraseBank
 from lightweight_decoder.errors import BankError, EmbeddingError, InputDataError
 from lightweight_decoder.training.sources.pairs import Pairs
 from lightweight_decoder.vectors.preprocessing import PCA
@@ -15,7 +15,7 @@ COUNT = 40
 @pytest.fixture
 def bank_folder(tmp_path):
     vectors = np.random.default_rng(0).standard_normal((4, 6)).astype(np.float32)
-    build_bank(tmp_path / "bank", [BankRows(PHRASES, vectors)])
+    PhraseBank.build(tmp_path / "bank", PHRASES, vectors)
     return tmp_path / "bank"
 
 
@@ -109,9 +109,7 @@ def test_a_missing_file_is_refused(make_source, tmp_path, name):
 def reduced_bank(tmp_path):
     """A bank of 6 coordinates reduced to 3."""
     vectors = np.random.default_rng(0).standard_normal((4, 6)).astype(np.float32)
-    return build_bank(
-        tmp_path / "reduced", [BankRows(PHRASES, vectors)], preprocessing=[PCA(dim=3)]
-    )
+    return PhraseBank.build(tmp_path / "reduced", PHRASES, vectors, preprocessing=[PCA(dim=3)])
 
 
 def test_queries_of_the_banks_input_go_through_its_preprocessing(make_source, reduced_bank):

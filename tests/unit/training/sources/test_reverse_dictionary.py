@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from lightweight_decoder.bank import BankRows, build_bank
+from lightweight_decoder.bank import PhraseBank
 from lightweight_decoder.datatypes import NO_ID
 from lightweight_decoder.decoder.splits import SPLIT_NAMES
 from lightweight_decoder.errors import BankError, ConfigError
@@ -180,7 +180,7 @@ def test_a_bank_with_preprocessing_is_not_the_one_that_was_planned(make_source, 
     make_source().prepare()
     bank = make_source().bank
     texts = bank.texts(bank.owners)
-    build_bank(tmp_path / "other", [BankRows(texts, bank.vectors)], preprocessing=[Center()])
+    PhraseBank.build(tmp_path / "other", texts, bank.vectors, preprocessing=[Center()])
     with pytest.raises(BankError, match="the bank has preprocessing, the data makes one without"):
         make_source(bank=tmp_path / "other").prepare()
 

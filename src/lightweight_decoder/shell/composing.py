@@ -1,0 +1,309 @@
+"""Commands as people type them: Hydra composes a configuration, the command is called with it."""
+
+from __future__ import annotations
+
+import gc
+import inspect
+import os
+import string
+import sys
+from contextlib import contextmanager
+from functools import cache, partial
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lightweight_decoder.commands.arguments import command, takes, unknown_key
+from lightweight_decoder.commands.parts import (
+    as_arguments,
+    bound_arguments,
+    part_described,
+    place_of,
+    target_of,
+)
+from lightweight_decoder.errors import ConfigError
+from lightweight_decoder.shell.exit_status import reported_errors, stopped_by_signals
+from lightweight_decoder.shell.schema import (
+    MISSING,
+    described_yaml,
+    schema_of_command,
+    schemas_of_parts,
+)
+from lightweight_decoder.shell.typed_arguments import (
+    as_hydra_reads,
+    in_lines,
+    mistakes_in,
+    overrides_of,
+    taken_verbatim,
+    texts_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from omegaconf import DictConfig
+
+
+class Command(NamedTuple):
+    """A command of the command line.
+
+    Attributes:
+        path: Its function: ``package.module.name``.
+        parts: Names of the parts that its configuration groups choose from.
+        filled: Arguments that are not configured, as the shell gives them.
+        verbatim: The arguments that are taken as the shell hands them over.
+    """
+
+    path: str
+    parts: tuple[str, ...] = ()
+    filled: tuple[str, ...] = ()
+    verbatim: tuple[str, ...] = ()
+
+    def load(self) -> Callable[..., Any]:
+        """Import the function."""
+        module, _, name = self.path.rpartition(".")
+        loaded: Callable[..., Any] = getattr(import_module(module), name)
+        return loaded
+
+
+_COMMANDS = "lightweight_decoder.commands"
+_SOURCES = ("reverse_dictionary", "labelled_text", "pairs", "denoise")
+_LEARNED = ("query_adapter", "listwise_reranker", "decoder_module")
+_ENCODERS = ("text_encoder", "custom_encoder")
+_ENCODERS_OF_BANK = ("bank_encoder", *_ENCODERS)
+_SEARCHES = ("exact_search", "faiss_search", "auto_search")
+COMMANDS = {
+    "train": Command(
+        f"{_COMMANDS}.train.train",
+        (*_SOURCES, *_SEARCHES, *_ENCODERS, "batches", *_LEARNED, "trainer", "wandb"),
+        filled=("run_dir",),
+    ),
+    "evaluate": Command(f"{_COMMANDS}.evaluate.evaluate_run", (*_ENCODERS_OF_BANK, "wandb")),
+    "build_bank": Command(f"{_COMMANDS}.build_bank.build_bank", _ENCODERS),
+    "decode": Command(
+        f"{_COMMANDS}.decode.decode_file", (*_ENCODERS_OF_BANK, *_SEARCHES), verbatim=("text",)
+    ),
+    "verify_bank": Command(f"{_COMMANDS}.verify_bank.verify_bank"),
+    "calibrate": Command(f"{_COMMANDS}.calibrate.calibrate"),
+    "doctor": Command("lightweight_decoder.accelerator.doctor.run_doctor"),
+}
+"""By the name of their primary configuration."""
+
+_TRACEBACKS = "HYDRA_FULL_ERROR"
+
+
+def run_command(name: str, typed: Sequence[str] | None = None) -> None:
+    """Run a command with what was typed after its name; None: what this process was started with.
+
+    Raises:
+        SystemExit: The command said what is wrong, or was stopped, or was asked for help.
+    """
+    typed = sys.argv[1:] if typed is None else typed
+    is_sweep = not {"-m", "--multirun"}.isdisjoint(typed)
+    groups = config_groups()
+    others, verbatim = taken_verbatim(typed, COMMANDS[name].verbatim)
+    arguments = as_hydra_reads(others, groups=groups, is_sweep=is_sweep)
+    overrides = overrides_of(arguments)
+    with stopped_by_signals():
+        _refuse(mistakes_in(overrides, groups))
+        with _loaded(name), _errors_in_lines(name, overrides):
+            if {"-h", "--help"}.isdisjoint(typed):
+                _run(name, verbatim, arguments)
+            else:
+                print(help_text(name, overrides))  # noqa: T201 - what was asked for
+
+
+@contextmanager
+def _loaded(name: str) -> Iterator[None]:
+    """Import a command, and spare what its libraries made from being looked at as garbage.
+
+    It is a million objects that stay; looking at them takes half a second.
+    """
+    gc.disable()
+    try:
+        register(name)
+        gc.freeze()
+    finally:
+        gc.enable()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+def _refuse(lines: list[str]) -> None:
+    """End the program with lines about what was typed, if there are any."""
+    if lines:
+        sys.stderr.write("\n".join(lines) + ". --help lists all keys\n")
+        raise SystemExit(1) from None
+
+
+@contextmanager
+def _errors_in_lines(name: str, overrides: Sequence[str]) -> Iterator[None]:
+    """End the program where Hydra refuses what was typed, with a line for each mistake."""
+    asked_for = os.environ.get(_TRACEBACKS)
+    os.environ[_TRACEBACKS] = "1"  # or Hydra prints errors itself, over many lines, and exits
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        if asked_for == "1":
+            raise
+        compose = partial(composed, name)
+        _refuse(in_lines(error, overrides, compose=compose, groups=config_groups()))
+    except (OSError, ValueError) as error:  # of the run's folder; those of a job were reported
+        cause = error if isinstance(error, OSError) else error.__cause__
+        if asked_for == "1" or not isinstance(cause, OSError) or cause.filename is None:
+            raise
+        reason = f"{cause.filename}: cannot be made: {cause.strerror}"
+        _refuse([f"{reason}. Choose another: hydra.run.dir=DIR, or hydra.sweep.dir=DIR"])
+    finally:
+        os.environ.pop(_TRACEBACKS)
+        if asked_for is not None:
+            os.environ[_TRACEBACKS] = asked_for
+
+
+def config_folder() -> Path:
+    """Return the folder of the configuration: in the installed package, or beside a checkout's src.
+
+    Raises:
+        FileNotFoundError: The package lies in neither.
+    """
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package / "conf", package.parents[1] / "conf"):
+        if (folder / "train.yaml").is_file():
+            return folder
+    raise FileNotFoundError(package / "conf")
+
+
+def config_groups() -> dict[str, list[str]]:
+    """Return the options of each configuration group."""
+    folders = sorted(path for path in config_folder().iterdir() if path.is_dir())
+    return {path.name: sorted(option.stem for option in path.glob("*.yaml")) for path in folders}
+
+
+@cache
+def register(name: str) -> None:
+    """Make the schema of a command, and those of the parts that it can have, known to Hydra."""
+    known, store = COMMANDS[name], ConfigStore.instance()
+    if name == "train":
+        from lightweight_decoder.shell.optuna_sweep import register_sweeper  # noqa: PLC0415
+
+        register_sweeper()
+    function = known.load()
+    own = schema_of_command(function, groups=config_groups(), filled=known.filled)
+    for schema, node in {name: own, **schemas_of_parts(known.parts, function)}.items():
+        store.store(group="schema", name=schema, node=node)
+
+
+def composed(name: str, overrides: Sequence[str], *, with_hydra: bool = False) -> DictConfig:
+    """Return the configuration of a registered command; raises what Hydra raises."""
+    with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
+        return hydra.compose(name, list(overrides), return_hydra_config=with_hydra)
+
+
+def call(
+    name: str,
+    config: DictConfig,
+    *,
+    filled: Mapping[str, object] | None = None,
+    overrides: Sequence[str] = (),
+) -> Any:  # noqa: ANN401 - what the command returns
+    """Call a command with a composed configuration.
+
+    Args:
+        name: The command's.
+        config: Its configuration.
+        filled: Arguments that are not configured.
+        overrides: What was typed: ``01`` is text where text is wanted, though Hydra reads a number.
+
+    Raises:
+        LightweightDecoderError: Anything that the configuration or the files it names have wrong.
+    """
+    try:
+        plain: Any = OmegaConf.to_container(config, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError.unreadable(error.full_key, str(error.msg).splitlines()[0]) from error
+    function, filled = COMMANDS[name].load(), dict(filled or {})
+    given = _given(function, as_arguments(plain), texts_of(overrides))
+    for key in given.keys() & filled.keys() - set(COMMANDS[name].verbatim):
+        raise ConfigError(unknown_key(key, given))
+    return command(inspect.unwrap(function))(**given | filled)
+
+
+def help_text(name: str, overrides: Sequence[str]) -> str:
+    """Return what ``--help`` says: how a command is typed, and every key with what it means."""
+    config = composed(name, overrides, with_hydra=True)
+    template = string.Template(config.hydra.help.template)
+    plain: Any = OmegaConf.to_container(composed(name, overrides))
+    return template.safe_substitute(
+        CONFIG=described_yaml(COMMANDS[name].load(), plain),
+        APP_CONFIG_GROUPS="\n".join(
+            f"{group}: {', '.join(options)}" for group, options in config_groups().items()
+        ),
+    )
+
+
+def _run(name: str, verbatim: Mapping[str, str], arguments: list[str]) -> None:
+    """Let Hydra run a command, once or many times."""
+    task = partial(_job, name, verbatim)
+    task.__module__ = name  # after which Hydra names the job and its log
+    before, sys.argv = sys.argv, [*sys.argv[:1], *arguments]
+    try:
+        hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=name)(task)()
+    finally:
+        sys.argv = before
+
+
+def _job(name: str, verbatim: Mapping[str, str], config: DictConfig) -> float | None:
+    """Do one command's work; what a sweep maximizes comes back, where there is such a thing."""
+    with reported_errors():
+        if name == "train":
+            from lightweight_decoder.shell.sweep_jobs import as_job  # noqa: PLC0415 - needs plots
+
+            return as_job(_train, config)
+        overrides = HydraConfig.get().overrides.task
+        result = call(name, config, filled=verbatim, overrides=overrides)
+    if name in ("doctor", "verify_bank"):
+        raise SystemExit(result)
+    return None
+
+
+def _train(config: DictConfig) -> float:
+    """Train in the folder that Hydra made; return the best ``val/decoder/mrr``."""
+    job = HydraConfig.get()
+    wandb = OmegaConf.select(config, "logger.wandb")
+    if wandb and wandb.group is None and job.mode == RunMode.MULTIRUN:
+        wandb.group = Path(job.sweep.dir).name  # the tracker shows the jobs of one sweep together
+    filled = {"run_dir": job.runtime.output_dir}
+    best_mrr: float = call("train", config, filled=filled, overrides=job.overrides.task).best_mrr
+    return best_mrr
+
+
+def _given(
+    function: Callable[..., Any],
+    values: Mapping[str, Any],
+    texts: Mapping[str, str],
+    prefix: str = "",
+) -> dict[str, Any]:
+    """Return what is given of the arguments of a command or a part."""
+    given: dict[str, Any] = {}
+    for name, value in values.items():
+        part = part_described(value) if isinstance(value, dict) else None
+        text = texts.get(place_of(prefix + name))
+        is_number = isinstance(value, int | float) and not takes(function, name, value)
+        if part is not None:
+            target, bound = target_of(part), bound_arguments(part)
+            given[name] = partial(target, **_given(target, bound, texts, f"{name}."))
+        elif is_number and text is not None and takes(function, name, text):
+            given[name] = text
+        elif value != MISSING:
+            given[name] = value
+    return given
