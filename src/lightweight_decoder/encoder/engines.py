@@ -181,7 +181,7 @@ class ExportedModel:
                 )
             else:
                 self._engine = OnnxRuntimeEngine(export.model)
-            cosines = _cosines(self._vectors(self._ids(CHECK_TEXTS)), export.check_vectors)
+            cosines = _cosines(self._vectors(self._tokenize(CHECK_TEXTS)[0]), export.check_vectors)
         except Exception as error:
             raise EncoderError.unreadable(export.folder, error) from error
         least = _LEAST_COSINES[done.precision]
@@ -195,12 +195,10 @@ class ExportedModel:
     def read(self, texts: list[str], side: Side) -> ReadTexts:
         """Return texts as token ids, cut where they are longer than the model reads."""
         before, after = self._done.prompt(side).split(PLACE)
-        ids = self._ids([before + after, *(f"{before}{text}{after}" for text in texts)])
-        lengths, cut_at = read_lengths([row.shape[1] for row in ids], self._info.max_tokens, side)
-        for place in np.flatnonzero(cut_at):
-            whole = f"{before}{texts[place]}{after}"
-            (ids[1 + place],) = self._ids([whole], self._cutting_tokenizer)
-        return ReadTexts(ids[1:], lengths, cut_at)
+        tokens, lengths = self._tokenize(
+            [before + after, *(f"{before}{text}{after}" for text in texts)]
+        )
+        return ReadTexts(tokens[1:], *read_lengths(lengths, self._info.max_tokens, side))
 
     def compute(self, tokens: list[IntArray], side: Side) -> FloatArray:  # noqa: ARG002, one model
         """Return the (b, d) float32 vectors of texts as ``read`` gave them."""
@@ -209,17 +207,21 @@ class ExportedModel:
             vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return vectors
 
+    def _tokenize(self, texts: Sequence[str]) -> tuple[list[IntArray], list[int]]:
+        """Return ids and types of the tokens that are read, (2, l) int32, and how many there are."""
+        tokens = _encode(self._tokenizer, texts)
+        lengths = [row.shape[1] for row in tokens]
+        for place, length in enumerate(lengths):
+            if self._info.max_tokens is not None and length > self._info.max_tokens:
+                tokens[place : place + 1] = _encode(self._cutting_tokenizer, [texts[place]])
+        return tokens, lengths
+
     @cached_property
     def _cutting_tokenizer(self) -> Any:  # noqa: ANN401, of an import as late as the other
         """A tokenizer that cuts, and adds what belongs at the end after that."""
         cutting = type(self._tokenizer).from_str(self._tokenizer.to_str())
         cutting.enable_truncation(self._info.max_tokens or 0)
         return cutting
-
-    def _ids(self, texts: Sequence[str], tokenizer: Any = None) -> list[IntArray]:  # noqa: ANN401
-        """Return token ids and types of each text, (2, l) int32."""
-        encodings = (tokenizer or self._tokenizer).encode_batch_fast(list(texts))
-        return [np.array([e.ids, e.type_ids], dtype=np.int32) for e in encodings]
 
     def _vectors(self, tokens: Sequence[IntArray]) -> FloatArray:
         """Return what the model makes of a batch."""
@@ -236,6 +238,12 @@ class ExportedModel:
             features["attention_mask"][row, place] = 1
             features["token_type_ids"][row, place] = types
         return self._engine({name: features[name] for name in self._engine.inputs})
+
+
+def _encode(tokenizer: Any, texts: Sequence[str]) -> list[IntArray]:  # noqa: ANN401, as above
+    """Return ids and types of each text's tokens, (2, l) int32."""
+    encodings = tokenizer.encode_batch_fast(list(texts))
+    return [np.array([e.ids, e.type_ids], dtype=np.int32) for e in encodings]
 
 
 def _cosines(vectors: FloatArray, others: FloatArray) -> FloatArray:
