@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections import deque
 from functools import cached_property
 from importlib.util import find_spec
@@ -83,9 +85,7 @@ class OpenVinoEngine:
     """OpenVINO, a stream of one thread for each call at a time."""
 
     def __init__(self, model: Path, precision: EncoderPrecision, num_streams: int) -> None:
-        import openvino  # noqa: PLC0415, an extra
-
-        core = openvino.Core()
+        core = _openvino().Core()
         options = {
             "INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32",
             "INFERENCE_NUM_THREADS": num_streams,
@@ -105,6 +105,23 @@ class OpenVinoEngine:
         vectors: FloatArray = request.infer(features).to_tuple()[0]
         self._idle.append(request)
         return vectors
+
+
+def _openvino() -> Any:  # noqa: ANN401, it has no types
+    """Import OpenVINO without its telemetry.
+
+    Its import alone reports to Google Analytics, in a thread that forks a process; where the
+    library that does so is missing, OpenVINO (2026.4) does without.
+    """
+    telemetry = "openvino_telemetry"
+    before = sys.modules.get(telemetry)
+    sys.modules[telemetry] = None  # type: ignore[assignment] # so says Python's own documentation
+    try:
+        return importlib.import_module("openvino")
+    finally:
+        del sys.modules[telemetry]
+        if before is not None:
+            sys.modules[telemetry] = before
 
 
 def engines_for(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shutil
 import subprocess
@@ -332,11 +331,11 @@ def test_texts_read_ahead_keep_their_places():
         batch = model_runtime.Batch(3, 10_000)
         num_workers = 3
 
-        def read(self, texts, side):
+        def read(self, texts, _):
             lengths = np.array([len(text) for text in texts])
             return model_runtime.ReadTexts(texts, lengths, lengths % 2)
 
-        def compute(self, tokens, side):
+        def compute(self, tokens, _):
             time.sleep(0.001 * (len(tokens[0]) % 3))
             return np.array([[float(token.strip("x"))] for token in tokens], dtype=np.float32)
 
