@@ -225,7 +225,7 @@ class ExportedModel:
         return vectors
 
     def _tokenize(self, texts: Sequence[str]) -> tuple[list[IntArray], list[int]]:
-        """Return ids and types of the tokens that are read, (2, l) int32, and how many there are."""
+        """Return ids and types of the tokens that are read, (2, l) int32; how many there are."""
         tokens = _encode(self._tokenizer, texts)
         lengths = [row.shape[1] for row in tokens]
         for place, length in enumerate(lengths):
