@@ -209,9 +209,7 @@ def encoder_of(
     **model_options: object,
 ) -> TextEncoder:
     """Return an encoder without a cache, its model loaded with other options, or compiled."""
-    encoder = TextEncoder(
-        cache_dir=None, show_progress=False, precision=precision, backend="torch"
-    )
+    encoder = TextEncoder(cache_dir=None, show_progress=False, precision=precision, backend="torch")
     model = SentenceTransformer(
         str(encoder.folder), device="cpu", local_files_only=True, model_kwargs=model_options
     ).eval()
