@@ -1,7 +1,7 @@
 """Turn embedding vectors back into text.
 
 >>> import lightweight_decoder
->>> lightweight_decoder.__all__
+>>> lightweight_decoder.__all__  # doctest: +NORMALIZE_WHITESPACE
 ['CustomEncoder', 'LightweightDecoderError', 'PhraseBank', 'PhraseBankDecoder', 'TextEncoder',
  'build_bank', 'fit_calibration', 'open_embeddings', 'resolve_accelerator']
 """

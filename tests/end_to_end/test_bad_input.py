@@ -87,7 +87,7 @@ def test_a_vector_that_points_nowhere_joins_no_bank(work, refusal):
     [
         ("decode", ["bank=/no/bank", *DECODE[1:]], "/no/bank"),
         ("decode", ["checkpoint=/no/x.ckpt", *DECODE[1:]], "/no/x.ckpt"),
-        ("decode", ["bank={work}/bank"], "text, input"),
+        ("decode", ["bank={work}/bank"], "text, texts, input"),
         ("decode", DECODE[1:], "bank=DIR or checkpoint=CKPT"),
         ("build_bank", ["input=/no/p.csv", "output={work}/new"], "/no/p.csv"),
         ("train", ["data=pairs", "data.bank={work}/bank"], "data.queries"),

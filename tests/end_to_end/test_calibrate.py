@@ -139,7 +139,11 @@ def test_queries_that_are_all_right_teach_nothing(work, calibrate):
             "w.npy",
         ),
         (["queries={work}/o.npy"], InputDataError, "expected 400 rows"),
-        (["calibration.out_of_bank_share=1"], ConfigError, "out_of_bank_share: is not a share"),
+        (
+            ["calibration.out_of_bank_share=1"],
+            ConfigError,
+            "out_of_bank_share: expected less than 1",
+        ),
         (["calibration.method=platt"], ConfigError, r"calibration\.method"),
         (["targets={work}/none.txt"], InputDataError, "none.txt"),
         (["bank=null"], ConfigError, "bank=DIR or checkpoint=CKPT"),

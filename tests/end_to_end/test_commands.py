@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
+from lightweight_decoder import PhraseBank
 from lightweight_decoder.accelerator import resolve_accelerator
 from lightweight_decoder.commands.build_bank import build_bank
 from lightweight_decoder.commands.decode import decode_file
 from lightweight_decoder.commands.evaluate import evaluate_run
 from lightweight_decoder.commands.train import TRAINER, train
+from lightweight_decoder.decoder.splits import SPLIT_NAMES
+from lightweight_decoder.errors import ConfigError
 from lightweight_decoder.search import FaissSearch
 from lightweight_decoder.training.sources.denoise import Denoise
+from lightweight_decoder.training.sources.pairs import Pairs
 
+ROOT = Path(__file__).resolve().parents[2]
 NUM_PHRASES, DIM = 60, 16
 
 
@@ -177,10 +189,12 @@ class CountingEncoder:
     name, fingerprint, dim = "counting", "c" * 64, 26
     asked: list[str] = []  # noqa: RUF012 - of all that are made
 
-    def encode(self, texts):
+    def encode_phrases(self, texts):
         type(self).asked += texts
         letters = [[text.count(chr(97 + i)) + 0.1 * i for i in range(26)] for text in texts]
         return np.array(letters, dtype=np.float32)
+
+    encode_queries = encode_phrases
 
 
 def test_one_training_opens_one_bank_and_makes_one_encoder(tmp_path, monkeypatch):
@@ -264,6 +278,163 @@ def test_a_sentence_is_decoded_with_the_banks_own_encoder(tmp_path, run, command
     )
 
     assert status == 0, output
-    assert 'when will my card come, it\'s 2024.10 (late) & "lost"; [why=${no}]?' in output
+    assert 'when will my card come, it\'s 2024.10 (late) & "lost"; [why=${no}]?' in " ".join(
+        output.split()
+    )
     assert output.index("card_arrival") < output.index("exchange_rate")
     assert "Loading weights" not in output
+
+
+@pytest.fixture(scope="module")
+def spoken(tmp_path_factory, command):
+    """A bank of phrases that were encoded."""
+    folder = tmp_path_factory.mktemp("spoken")
+    phrases = ["a wide road", "a small dog", "boiled water", "to run fast", "red paint"]
+    (folder / "p.txt").write_text("\n".join(phrases) + "\n")
+    command("build_bank", f"input={folder}/p.txt", f"output={folder}/bank")
+    return folder
+
+
+@pytest.mark.slow
+def test_texts_of_a_file_a_table_and_standard_input_are_answered_alike(
+    spoken, tmp_path, command, run, environment
+):
+    asked = ["a puppy", "it's scarlet, (paint) [x]", "a highway"]
+    (tmp_path / "t.txt").write_text("\n".join(asked) + "\n")
+    with (tmp_path / "t.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["id", "query"], *enumerate(asked)])
+    count = command(
+        "decode", f"bank={spoken}/bank", f"texts={tmp_path}/t.txt", f"output={tmp_path}/o.jsonl"
+    )
+
+    lines = answers(tmp_path / "o.jsonl")
+    assert count == 3
+    assert [line["text"] for line in lines] == ["a small dog", "red paint", "a wide road"]
+    command(
+        "decode",
+        f"bank={spoken}/bank",
+        f"texts={tmp_path}/t.csv",
+        "text_column=query",
+        f"output={tmp_path}/table.jsonl",
+    )
+    assert answers(tmp_path / "table.jsonl") == lines
+    done = subprocess.run(
+        [sys.executable, "scripts/decode.py", f"bank={spoken}/bank", "texts=-", "output=-"],
+        input=(tmp_path / "t.txt").read_text(),
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+        env=environment(tmp_path),
+    )
+    assert [json.loads(line) for line in done.stdout.splitlines()] == lines
+    assert "-: 3 queries" in done.stderr
+    command("decode", f"bank={spoken}/bank", "text=a puppy", f"output={tmp_path}/one.jsonl")
+    assert answers(tmp_path / "one.jsonl") == lines[:1]
+
+
+def test_vectors_come_from_standard_input_too(work, tmp_path, environment):
+    npy = io.BytesIO()
+    np.save(npy, np.load(work / "vectors.npy")[[7, 3]])
+    done = subprocess.run(
+        [
+            sys.executable,
+            "scripts/decode.py",
+            f"bank={work}/bank",
+            "input=-",
+            "output=-",
+            "top_k=1",
+        ],
+        input=npy.getvalue(),
+        capture_output=True,
+        check=True,
+        cwd=ROOT,
+        env=environment(tmp_path),
+    )
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["text"] for line in lines] == ["phrase 7", "phrase 3"]
+    assert [line["query"] for line in lines] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["text=a", "input=q.npy"], "text, texts, input: .* found text and input"),
+        (["texts=t.txt", "input=q.npy", "output=o"], "found texts and input"),
+        ([], "found none of them"),
+        (["texts=t.txt"], "output: no value was given"),
+        (["text=a", "key=x"], "key: .* expected input=FILE beside it, found 'x'"),
+        (["texts=t.txt", "vector_column=x", "output=o"], "vector_column: .* input=FILE beside it"),
+        (["input=q.npy", "text_column=x", "output=o"], "text_column: .* texts=FILE beside it"),
+        (["text= "], "text: nothing to decode"),
+    ],
+)
+def test_what_would_not_be_used_is_refused(work, command, overrides, told):
+    with pytest.raises(ConfigError, match=told):
+        command("decode", f"bank={work}/bank", *overrides)
+
+
+def test_arrays_and_columns_are_named(work, tmp_path, command):
+    vectors = np.load(work / "vectors.npy")
+    np.savez(tmp_path / "two.npz", train=vectors, asked=vectors[::-1])
+    columns = {"a": vectors.tolist(), "b": vectors[::-1].tolist()}
+    texts = [f"phrase {i}" for i in range(NUM_PHRASES)]
+    more = {
+        "answer": texts,
+        "text": texts[::-1],
+        "topic": [f"t{i % 3}" for i in range(NUM_PHRASES)],
+    }
+    pq.write_table(pa.table(columns | more), tmp_path / "two.parquet")
+
+    command(
+        "build_bank",
+        "input=null",
+        f"vectors={tmp_path}/two.parquet",
+        "vector_column=a",
+        "text_column=answer",
+        "metadata_columns=[topic]",
+        f"output={tmp_path}/bank",
+    )
+    bank = PhraseBank.open(tmp_path / "bank")
+    assert bank.texts(np.arange(NUM_PHRASES)) == texts
+    assert bank.column("topic").tolist() == more["topic"]
+    np.testing.assert_allclose(
+        bank.vectors, vectors / np.linalg.norm(vectors, axis=1, keepdims=True), rtol=1e-6
+    )
+    for file, option in (("two.npz", "key=asked"), ("two.parquet", "vector_column=b")):
+        paths = (f"input={tmp_path}/{file}", f"output={tmp_path}/o.jsonl")
+        command("decode", f"bank={work}/bank", *paths, option)
+        found = [line["text"] for line in answers(tmp_path / "o.jsonl")]
+        assert found == texts[::-1]
+    (tmp_path / "t.txt").write_text("\n".join(texts[::-1]) + "\n")
+    command(
+        "build_bank",
+        f"input={tmp_path}/t.txt",
+        f"vectors={tmp_path}/two.npz",
+        "key=asked",
+        f"output={tmp_path}/same",
+    )
+    assert PhraseBank.open(tmp_path / "same").vectors.shape == vectors.shape
+    again = Pairs(
+        queries=tmp_path / "two.npz",
+        key="train",
+        targets=work / "phrases.csv",
+        bank=work / "bank",
+    )
+    np.testing.assert_array_equal(
+        np.sort(np.concatenate([again.split(n).targets[:, 0] for n in SPLIT_NAMES])),
+        np.arange(NUM_PHRASES),
+    )
+    for name in SPLIT_NAMES:
+        split = again.split(name)
+        np.testing.assert_array_equal(split.queries, vectors[split.targets[:, 0]])
+
+
+@pytest.mark.parametrize(
+    ("columns", "found"), [("[text]", "'text'"), ("[frequency,frequency]", "'frequency'")]
+)
+def test_metadata_columns_that_could_not_be_told_apart(work, tmp_path, command, columns, found):
+    paths = (f"input={work}/phrases.csv", f"vectors={work}/vectors.npy", f"output={tmp_path}/b")
+    with pytest.raises(ConfigError, match=f"metadata_columns: .*found {found}"):
+        command("build_bank", *paths, f"metadata_columns={columns}")
+    assert not (tmp_path / "b").exists()

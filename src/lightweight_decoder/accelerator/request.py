@@ -127,8 +127,9 @@ def _one_device(element: int | str, devices: Devices) -> int | str:
     """Return an index, or a UUID as nvidia-smi -L prints it."""
     if isinstance(element, str) and element.startswith(("GPU-", "MIG-")):
         return element
-    if not isinstance(element, bool) and str(element).strip().isdecimal():
-        return int(element)
+    text = str(element).strip()
+    if not isinstance(element, bool) and text.isdecimal():
+        return int(text)
     raise _bad_devices(f"{element!r} is no device", devices)
 
 

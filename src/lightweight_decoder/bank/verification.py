@@ -56,7 +56,7 @@ def verify_bank(path: str | Path, *, show_progress: bool = False) -> list[BankEr
             files[name] = StoredFile.map(folder / name, info)
         except BankError as problem:
             problems.append(problem)
-    total = sum(file.info.bytes for file in files.values()) // _KIB
+    total = sum(-(-file.info.bytes // _KIB) for file in files.values())
     with report_progress(
         "verifying the bank", unit="KiB", total=total, enabled=show_progress
     ) as advance:
@@ -86,7 +86,7 @@ def wrong_files(
             checksum.update(memoryview(file.content)[start : start + size])
             if blocks is not None:
                 wrong += file.wrong_block(number)
-            advance(min(size, file.info.bytes - start) // _KIB)
+            advance(-(-min(size, file.info.bytes - start) // _KIB))
         if not wrong and checksum.hexdigest() != file.info.sha256:
             expected, found = f"sha256 {file.info.sha256}", f"sha256 {checksum.hexdigest()}"
             wrong = [mismatch(file.path, expected, found)]

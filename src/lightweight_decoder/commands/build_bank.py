@@ -24,6 +24,7 @@ from lightweight_decoder.bank.phrase_files import (
     rows_with_vectors,
     vectors_of_embeddings,
 )
+from lightweight_decoder.bank.phrases import TEXT_COLUMN
 from lightweight_decoder.commands.arguments import Gib, command
 from lightweight_decoder.commands.budget import within_budget
 from lightweight_decoder.commands.devices import device_of, one_device
@@ -59,7 +60,9 @@ def build_bank(
     input: Path | None,  # noqa: A002 - the key that people type
     output: Path,
     vectors: Path | None = None,
-    text_column: str = "text",
+    key: str | None = None,
+    vector_column: str | None = None,
+    text_column: str | None = None,
     metadata_columns: list[str] = [],  # noqa: B006 - never changed
     preprocessing: list[str | dict[str, Any]] = [],  # noqa: B006 - never changed
     dtype: Literal["auto", "float16", "float32"] = "auto",
@@ -77,7 +80,10 @@ def build_bank(
             line; None: the texts beside the vectors.
         output: Folder of the bank.
         vectors: Embeddings in any supported format, row by row; None encodes the texts.
-        text_column: The column of a table.
+        key: Which array of ``.npz``, ``.pt``, ``.safetensors`` or HDF5, where there are several.
+        vector_column: Which column of a table, where several hold vectors.
+        text_column: The column of the texts in a table, or the entry beside the vectors; None:
+            "text", or the only one that it can be.
         metadata_columns: Further columns of the table to keep; "frequency" helps the reranker.
         preprocessing: What vectors, and queries later, go through in this order: names of
             ``vectors.preprocessing.STEPS``, or one with its options: ``{"pca": {"dim": 128}}``.
@@ -106,13 +112,18 @@ def build_bank(
             "null",
             summary="there is nothing to build from",
         )
+    names = {"key": key, "vector_column": vector_column}
+    for name, value in names.items():
+        if vectors is None and value is not None:
+            raise ConfigError.unexpected(name, "vectors=FILE beside it", repr(value))
+    _check_columns(metadata_columns)
     device = device_of(accelerator()) if vectors is None else "cpu"
 
     def texts() -> TextStream:
         assert input is not None  # noqa: S101 - or there is nothing to open
         return open_texts(
             input,
-            text_column=text_column,
+            text_column=text_column or "text",
             metadata_columns=metadata_columns,
             keep_unusable=on_bad_row == "drop",
         )
@@ -121,9 +132,17 @@ def build_bank(
         if vectors is None:
             read = _encoded(texts, open_encoder(embeddings, device=device, cache=cache))
         else:
-            read = _embedded(
-                vectors, texts() if input else None, keep_unusable=on_bad_row == "drop"
-            )
+            column = text_column if input is None else None
+            reader = open_embeddings(vectors, text_column=column, **names)
+            keep = on_bad_row == "drop"
+            if input is None:
+                rows = rows_of_embeddings(
+                    reader, metadata_columns=metadata_columns, keep_unusable=keep
+                )
+            else:
+                rows = rows_with_vectors(texts(), reader, keep_unusable=keep)
+            sample = vectors_of_embeddings(reader, keep_unusable=keep)
+            read = _Rows(rows, sample, reader.num_rows, reader.dtype)
         # float16 vectors lose nothing as they are, and would be twice the size for nothing
         stays_float16 = (dtype, read.dtype) == ("auto", "float16") and not steps
         report = write_bank(
@@ -187,15 +206,14 @@ def _read_step(item: str | dict[str, Any], where: str) -> Step:
     return step
 
 
-def _embedded(path: Path, texts: TextStream | None, *, keep_unusable: bool) -> _Rows:
-    """Vectors of a file, with their own texts or those of another one."""
-    reader = open_embeddings(path)
-    sample = vectors_of_embeddings(reader, keep_unusable=keep_unusable)
-    if texts is None:
-        rows = rows_of_embeddings(reader, keep_unusable=keep_unusable)
-        return _Rows(rows, sample, reader.num_rows, reader.dtype)
-    rows = rows_with_vectors(texts, reader, keep_unusable=keep_unusable)
-    return _Rows(rows, sample, texts.num_rows, reader.dtype)
+def _check_columns(names: list[str]) -> None:
+    """Refuse metadata columns that a bank could not tell apart."""
+    for place, name in enumerate(names):
+        if name == TEXT_COLUMN or name in names[:place]:
+            expected = f"columns of different names, none of them {TEXT_COLUMN!r}"
+            raise ConfigError.unexpected(
+                "metadata_columns", expected, repr(name), advice="The texts are kept anyway"
+            )
 
 
 def _encoded(texts: Callable[[], TextStream], encoder: Encoder) -> _Rows:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,8 @@ def calibrate(
     output: Path,
     bank: Path | None = None,
     checkpoint: Path | None = None,
+    key: str | None = None,
+    vector_column: str | None = None,
     target_column: str = "text",
     out_of_bank: Path | None = None,
     max_memory_gb: Gib | None = None,
@@ -58,6 +61,8 @@ def calibrate(
         output: The checkpoint to write, or a folder for ``calibrated.ckpt``.
         bank: Folder of a bank; needed without a checkpoint, or where the checkpoint's bank moved.
         checkpoint: A checkpoint of training; None calibrates plain cosine search.
+        key: Which array of the embeddings' files, where there are several in one.
+        vector_column: Which column of them, where several hold vectors.
         target_column: The column of a table.
         out_of_bank: Embeddings that no phrase answers.
         max_memory_gb: GiB that the work may hold above what the process holds at its start; None:
@@ -89,10 +94,11 @@ def calibrate(
             bank, checkpoint, search=ExactSearch, device=device, max_memory_gb=max_memory_gb
         )
         phrase_ids = read_targets(targets, decoder.bank, column=target_column)
-        vectors = read_queries(queries, of=(targets, len(phrase_ids)))
-        outside = None if out_of_bank is None else read_queries(out_of_bank)
-        for path, read in ((queries, vectors), (out_of_bank, outside)):
-            _check_width(path, read, decoder)
+        read = partial(read_queries, key=key, vector_column=vector_column)
+        vectors = read(queries, of=(targets, len(phrase_ids)))
+        outside = None if out_of_bank is None else read(out_of_bank)
+        for path, found in ((queries, vectors), (out_of_bank, outside)):
+            _check_width(path, found, decoder)
         calibration(decoder, vectors, phrase_ids, out_of_bank=outside)
         learned: dict[str, Any] = {"state_dict": {}}
         if checkpoint is not None:

@@ -1,11 +1,15 @@
-"""Embeddings, or a sentence, into text."""
+"""Embeddings, texts or a sentence into phrases of a bank."""
 
 from __future__ import annotations
 
 import logging
+import shutil
+import sys
+import tempfile
 from collections.abc import Callable
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 from rich.console import Console
@@ -16,12 +20,16 @@ from lightweight_decoder.commands.arguments import Count, Gib, Share, command
 from lightweight_decoder.commands.budget import within_budget
 from lightweight_decoder.commands.devices import device_of, one_device
 from lightweight_decoder.commands.opening import open_decoder, open_encoder, threshold
-from lightweight_decoder.decoder.answers import answer_table, write_answers
+from lightweight_decoder.decoder.answers import STANDARD_STREAM, answer_table, write_answers
 from lightweight_decoder.decoder.bank_encoder import encoder_of
 from lightweight_decoder.encoder import Encoder
 from lightweight_decoder.errors import ConfigError
 from lightweight_decoder.search import ExactSearch, SearchBackend
 from lightweight_decoder.vectors import open_embeddings
+from lightweight_decoder.vectors.text_tables import stream_columns
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +40,11 @@ def decode_file(
     bank: Path | None = None,
     checkpoint: Path | None = None,
     text: str | None = None,
+    texts: Path | None = None,
+    text_column: str | None = None,
     input: Path | None = None,  # noqa: A002 - the key that people type
+    key: str | None = None,
+    vector_column: str | None = None,
     output: Path | None = None,
     top_k: Count = 5,
     abstain_below: Annotated[float, Field(ge=0, le=1)] = 0.0,
@@ -45,14 +57,26 @@ def decode_file(
     embeddings: Callable[..., Encoder] = encoder_of,
     accelerator: Callable[..., AcceleratorPlan] = one_device,
 ) -> int:
-    """Decode a file of embeddings into JSON lines, or a sentence into a table on the terminal.
+    """Decode a file of embeddings or texts into JSON lines, or a sentence into a table to read.
+
+    >>> from functools import partial
+    >>> from lightweight_decoder import resolve_accelerator
+    >>> from lightweight_decoder.commands.decode import decode_file
+    >>> on_cpu = partial(resolve_accelerator, "cpu")
+    >>> decode_file(
+    ...     bank="DIR", input="emb.npy", output="o.jsonl", top_k=5, accelerator=on_cpu
+    ... )  # doctest: +SKIP
 
     Args:
         bank: Folder of a bank; needed without a checkpoint, or where the checkpoint's bank moved.
         checkpoint: A checkpoint of training or calibrating; None decodes by plain cosine search.
-        text: A sentence to encode and decode.
-        input: Embeddings in any supported format.
-        output: JSON lines, one a query; see ``write_answers``.
+        text: A sentence to encode and decode; without ``output`` its answers are printed.
+        texts: Or a file with a text a line, or a table with a text a row. ``-``: standard input.
+        text_column: The column of such a table; None: "text".
+        input: Or embeddings in any supported format. ``-``: standard input.
+        key: Which array of ``.npz``, ``.pt``, ``.safetensors`` or HDF5, where there are several.
+        vector_column: Which column of a table, where several hold vectors.
+        output: JSON lines, one a query; see ``write_answers``. ``-``: standard output.
         top_k: How many phrases to give for each query.
         abstain_below: Answer "no phrase" where the confidence is lower; needs a calibrated
             checkpoint.
@@ -64,7 +88,7 @@ def decode_file(
         max_memory_gb: GiB that the work may hold above what the process holds at its start; None:
             no limit.
         search: Finds candidates; called with the bank, and the device where it takes one.
-        embeddings: Encodes the sentence; called with the bank, the device, and a folder for its
+        embeddings: Encodes texts; called with the bank, the device, and a folder for its
             cache. By default it is the encoder that the bank names.
         accelerator: Decides what to decode on.
 
@@ -75,17 +99,15 @@ def decode_file(
         ConfigError: Arguments cannot be used, or not together.
         LightweightDecoderError: A file cannot be used, or the memory did not suffice.
     """
-    if (text is None) == (input is None):
-        raise ConfigError.unexpected(
-            "text, input",
-            'either text="…" or input=FILE',
-            "neither" if text is None else "both",
-            summary="one thing to decode is needed",
-        )
-    if input is not None and output is None:
+    _check_one_given({"text": text, "texts": texts, "input": input})
+    _check_used({"text_column": text_column}, "texts", texts)
+    _check_used({"key": key, "vector_column": vector_column}, "input", input)
+    if text is not None and not text.strip():
+        raise ConfigError.unexpected("text", "a sentence", repr(text), summary="nothing to decode")
+    if text is None and output is None:
         raise ConfigError("no value was given", where="output", advice="Add output=FILE.jsonl.")
-    if input is not None and output is not None:
-        refuse_output_over(output, filter(None, (input, checkpoint)))
+    if output is not None and output != STANDARD_STREAM:
+        refuse_output_over(output, filter(None, (input, texts, checkpoint)))
     device = device_of(accelerator())
     with within_budget(max_memory_gb, work="decoding", device=device):
         decoder = open_decoder(
@@ -102,17 +124,65 @@ def decode_file(
             target_precision=target_precision,
             target_coverage=target_coverage,
         )
-        if text is not None:
+        limits: dict[str, Any] = {"top_k": top_k, "abstain_below": below}
+        encoder = None
+        if input is None:
             encoder = open_encoder(embeddings, bank=decoder.bank, device=device, cache=cache)
-            decoded = decoder.decode_texts(text, encoder=encoder, top_k=top_k, abstain_below=below)
-            Console().print(answer_table(decoded, title=text))
+        if output is None:
+            decoded = decoder.decode_texts(text or "", encoder=encoder, **limits)
+            Console().print(answer_table(decoded, title=text or ""))
             return 1
-        assert input is not None and output is not None  # noqa: S101, PT018 - checked above
-        num_queries = write_answers(
-            decoder, open_embeddings(input), output, top_k=top_k, abstain_below=below
-        )
+        with _seekable(input or texts) as path:
+            if path is None or input is None:
+                blocks: Iterable[list[str]] = [[text or ""]]
+                if path is not None:
+                    blocks = _texts(path, text_column or "text")
+                answers = (decoder.decode_texts(b, encoder=encoder, **limits) for b in blocks)
+                num_queries = write_answers(answers, output)
+            else:
+                reader = open_embeddings(path, key=key, vector_column=vector_column)
+                answers = (decoder.decode(b.vectors, **limits) for b in reader.blocks())
+                num_queries = write_answers(answers, output, num_queries=reader.num_rows)
     logger.info("%s: %d queries", output, num_queries)
     if decoder.cache is not None:
         share = decoder.cache.stats.hit_rate
         logger.info("%.1f%% of the queries were answered from the cache", 100 * share)
     return num_queries
+
+
+def _check_one_given(things: dict[str, object]) -> None:
+    """Refuse several things to decode, and none."""
+    given = [name for name, value in things.items() if value is not None]
+    if len(given) != 1:
+        raise ConfigError.unexpected(
+            ", ".join(things),
+            'text="…", texts=FILE or input=FILE',
+            " and ".join(given) or "none of them",
+            summary="one thing to decode is needed",
+        )
+
+
+def _check_used(options: dict[str, str | None], name: str, path: Path | None) -> None:
+    """Refuse options of a file that is not given."""
+    for option, value in options.items():
+        if value is not None and path is None:
+            raise ConfigError.unexpected(option, f"{name}=FILE beside it", repr(value))
+
+
+def _texts(path: Path, column: str) -> Iterator[list[str]]:
+    """Yield the texts of a file, some at a time."""
+    for block in stream_columns(path, [column]):
+        yield block[column]
+
+
+@contextmanager
+def _seekable(path: Path | None) -> Iterator[Path | None]:
+    """Give a file that readers can look at twice; what comes on standard input becomes one."""
+    if path != STANDARD_STREAM:
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "standard input"
+        with copy.open("wb") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file)
+        yield copy

@@ -9,6 +9,7 @@ from lightweight_decoder.commands.budget import search_sizes
 from lightweight_decoder.commands.parts import complete, target_of
 from lightweight_decoder.decoder.bank_encoder import encoder_of
 from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
+from lightweight_decoder.encoder import as_encoder
 from lightweight_decoder.errors import ConfigError
 from lightweight_decoder.search import ExactSearch
 
@@ -103,8 +104,7 @@ def open_encoder(
             "embeddings", "an encoder to build a bank with: minilm or custom", "that of a bank"
         )
     cache_dir = "auto" if cache else None
-    encoder: Encoder = complete(embeddings, bank=bank, device=device, cache_dir=cache_dir)
-    return encoder
+    return as_encoder(complete(embeddings, bank=bank, device=device, cache_dir=cache_dir))
 
 
 def threshold(

@@ -133,6 +133,13 @@ def train(
         device = device_of(plan)
         with within_budget(max_memory_gb, work="training", device=device):
             L.seed_everything(seed, workers=True, verbose=False)
+            lightning = build_trainer(
+                run_dir,
+                trackers=trackers,
+                patience=patience,
+                ckpt_path=ckpt_path,
+                **options_of(trainer) | plan.trainer_arguments(),
+            )
             encoder = open_encoder(embeddings, device=device, cache=cache)
             datamodule = complete(batches, complete(data, encoder=encoder), seed=seed)
             datamodule.prepare_data()
@@ -149,13 +156,6 @@ def train(
             module = complete(training, decoder=decoder, seed=seed)
             module.accelerator_plan = plan.to_dict()
             require_for_training(max_memory_gb, module, num_queries=len(split))
-            lightning = build_trainer(
-                run_dir,
-                trackers=trackers,
-                patience=patience,
-                ckpt_path=ckpt_path,
-                **options_of(trainer) | plan.trainer_arguments(),
-            )
             metrics = fit_and_test(
                 lightning,
                 module,

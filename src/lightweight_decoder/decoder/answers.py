@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.table import Table
 
@@ -14,50 +16,67 @@ from lightweight_decoder.files import whole_file
 from lightweight_decoder.progress import report_progress
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from lightweight_decoder.datatypes import Decoded
-    from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
-    from lightweight_decoder.vectors import EmbeddingReader
+
+STANDARD_STREAM = Path("-")
+"""Stands for standard input or output, as in other programs."""
 
 
 def write_answers(
-    decoder: PhraseBankDecoder,
-    reader: EmbeddingReader,
+    answers: Iterable[Decoded],
     output: Path,
     *,
-    top_k: int,
-    abstain_below: float = 0.0,
+    num_queries: int | None = None,
     show_progress: bool = True,
 ) -> int:
-    """Decode a file of embeddings into a file of JSON lines, block by block; returns their number.
+    """Write what was decoded as a file of JSON lines, block by block; return their number.
 
     A line has ``query`` (row, from 0), ``text`` (the first phrase, null where the decoder
     abstained), ``phrases``, ``values``, ``kind`` and ``confidence`` (null where the decoder is not
     calibrated). ``output`` appears when it is complete; an error leaves no part of it behind.
 
+    Args:
+        answers: Some queries at a time.
+        output: The file; ``-``: standard output, line by line, without a progress bar.
+        num_queries: How many there are; None: unknown.
+        show_progress: Whether to show a bar.
+
     Raises:
-        InputDataError: The input is damaged, or the output cannot be written.
-        EmbeddingError: The embeddings have another width than the decoder's queries.
+        InputDataError: The output cannot be written.
+        LightweightDecoderError: What ``answers`` raises.
     """
     num_written = 0
     with (
         report_progress(
             "decoding",
             unit="queries",
-            total=reader.num_rows,
-            enabled=show_progress and reader.num_rows != 0,
+            total=num_queries,
+            enabled=show_progress and num_queries != 0 and output != STANDARD_STREAM,
         ) as advance,
+        _written(output) as file,
+    ):
+        for decoded in answers:
+            for line in _lines(decoded, num_written):
+                file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+            num_written += len(decoded.texts)
+            advance(len(decoded.texts))
+    return num_written
+
+
+@contextmanager
+def _written(output: Path) -> Iterator[TextIO]:
+    """Open the file that appears when it is complete, or standard output."""
+    if output == STANDARD_STREAM:
+        yield sys.stdout
+        sys.stdout.flush()
+        return
+    with (
         whole_file(output, advice="Choose another place with output=FILE") as partial,
         partial.open("w", encoding="utf-8") as file,
     ):
-        for block in reader.blocks():
-            decoded = decoder.decode(block.vectors, top_k=top_k, abstain_below=abstain_below)
-            for line in _lines(decoded, num_written):
-                file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
-            num_written += len(block.vectors)
-            advance(len(block.vectors))
-    return num_written
+        yield file
 
 
 def answer_table(decoded: Decoded, *, title: str) -> Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import inspect
 import os
+import re
 import string
 import sys
 from contextlib import contextmanager
@@ -222,7 +223,8 @@ def call(
         name: The command's.
         config: Its configuration.
         filled: Arguments that are not configured.
-        overrides: What was typed: ``01`` is text where text is wanted, though Hydra reads a number.
+        overrides: What was typed: ``01`` and ``[a]`` are text where text is wanted, though Hydra
+            reads a number and a list.
 
     Raises:
         LightweightDecoderError: Anything that the configuration or the files it names have wrong.
@@ -241,13 +243,23 @@ def call(
 def help_text(name: str, overrides: Sequence[str]) -> str:
     """Return what ``--help`` says: how a command is typed, and every key with what it means."""
     config = composed(name, overrides, with_hydra=True)
-    template = string.Template(config.hydra.help.template)
     plain: Any = OmegaConf.to_container(composed(name, overrides))
-    return template.safe_substitute(
+    return string.Template(_as_started(config.hydra.help.template)).safe_substitute(
         CONFIG=described_yaml(COMMANDS[name].load(), plain),
         APP_CONFIG_GROUPS="\n".join(
             f"{group}: {', '.join(options)}" for group, options in config_groups().items()
         ),
+    )
+
+
+def _as_started(text: str) -> str:
+    """Return a text with the commands in it as they are typed where this one was not a script."""
+    if sys.argv[0].endswith(".py"):
+        return text
+    return re.sub(
+        r"python (?:scripts/)?(\w+)\.py",
+        lambda match: f"{sys.argv[0]} {match[1].replace('_', '-')}",
+        text,
     )
 
 
@@ -298,11 +310,11 @@ def _given(
     for name, value in values.items():
         part = part_described(value) if isinstance(value, dict) else None
         text = texts.get(place_of(prefix + name))
-        is_number = isinstance(value, int | float) and not takes(function, name, value)
+        is_other = value is not None and not takes(function, name, value)
         if part is not None:
             target, bound = target_of(part), bound_arguments(part)
             given[name] = partial(target, **_given(target, bound, texts, f"{name}."))
-        elif is_number and text is not None and takes(function, name, text):
+        elif is_other and text is not None and takes(function, name, text):
             given[name] = text
         elif value != MISSING:
             given[name] = value

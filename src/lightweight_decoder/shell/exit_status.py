@@ -31,13 +31,21 @@ def reported_errors() -> Iterator[None]:
     try:
         yield
     except LightweightDecoderError as error:
-        logger.error("%s", error)  # noqa: TRY400 - the message is for people, who need no traceback
+        _say(str(error))
         raise SystemExit(1) from None
     except OSError as error:
         if error.filename is None:
             raise
-        logger.error("%s: %s", printable(str(error.filename)), error.strerror)  # noqa: TRY400
+        _say(f"{printable(str(error.filename))}: {error.strerror}")
         raise SystemExit(1) from None
+
+
+def _say(message: str) -> None:
+    """Log an error for people; where a command logs nothing, say it on standard error."""
+    if logger.hasHandlers() and not logger.disabled:
+        logger.error("%s", message)
+    else:
+        sys.stderr.write(f"error: {message}\n")
 
 
 @contextmanager

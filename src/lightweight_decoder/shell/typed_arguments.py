@@ -10,6 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from lightweight_decoder.commands.arguments import unknown_key
 
@@ -56,15 +57,22 @@ def _as_hydra_reads(argument: str, *, groups: Collection[str], is_sweep: bool) -
     if found is None or (argument.startswith("--") and found[1] in _OPTIONS):
         return argument
     argument = argument.removeprefix("--")
-    quoted = QuotedString(found[2], Quote.single).with_quotes()
-    as_text = f"{argument.removesuffix(found[2])}{quoted}"
+    as_text = f"{argument.removesuffix(found[2])}{_quoted(found[2])}"
     try:
         value = OverridesParser.create().parse_override(argument).value()
-    except HydraException:
+        OmegaConf.create({"value": value if isinstance(value, str) else None})
+    except (HydraException, OmegaConfBaseException):
         return as_text
     is_list = isinstance(value, ChoiceSweep) and value.simple_form
     is_no_option = found[1] in groups and isinstance(value, int | float | dict)
-    return as_text if is_no_option or (is_list and not is_sweep) else argument
+    is_stripped = isinstance(value, str) and value != found[2] and value == found[2].strip()
+    return as_text if is_no_option or is_stripped or (is_list and not is_sweep) else argument
+
+
+def _quoted(text: str) -> str:
+    """Return what Hydra and OmegaConf read as this text, with no interpolation in it."""
+    escaped = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
+    return str(QuotedString(escaped, Quote.single).with_quotes())
 
 
 def overrides_of(arguments: Sequence[str]) -> list[str]:
@@ -102,9 +110,9 @@ def taken_verbatim(
     Returns:
         The other arguments, and the values by key.
     """
-    split = [(each, each.partition("=")) for each in arguments]
-    others = [each for each, (key, _, _) in split if key not in keys]
-    return others, {key: value for _, (key, sign, value) in split if sign and key in keys}
+    found = [(each, _KEY.fullmatch(each)) for each in arguments]
+    others = [each for each, match in found if match is None or match[1] not in keys]
+    return others, {match[1]: match[2] for _, match in found if match and match[1] in keys}
 
 
 def texts_of(overrides: Sequence[str]) -> dict[str, str]:

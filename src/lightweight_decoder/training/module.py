@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import lightning as L  # noqa: N812 - the name everyone uses
@@ -19,8 +18,6 @@ from lightweight_decoder.rerank import is_right, listwise_loss
 from lightweight_decoder.training.mining import CandidateMiner
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from lightweight_decoder.rerank import ListwiseReranker
     from lightweight_decoder.training.sources.datamodule import Batch, DecoderDataModule
 
@@ -197,8 +194,7 @@ class DecoderModule(L.LightningModule):
 
     def _reranker_loss(self, reranker: ListwiseReranker, batch: Batch, adapted: Tensor) -> Tensor:
         """Return the listwise loss over the candidates that were mined for the batch's queries."""
-        with _float32(self.device):
-            mined, found = self.miner.candidates(batch, adapted)
+        mined, found = self.miner.candidates(batch, adapted)
         logits = self.decoder.scorer.logits(
             reranker,
             batch.queries[mined],
@@ -258,7 +254,7 @@ class DecoderModule(L.LightningModule):
     def _rank(self, batch: Batch, system: System) -> None:
         """Keep query ids and best ranks of a batch, (b, 2)."""
         decoder = self.decoder if system == "decoder" else self.baseline
-        with _float32(self.device):
+        with torch.autocast(self.device.type, enabled=False):  # as the saved decoder ranks
             ranks = decoder.ranks(batch.queries, batch.targets, exclude_vectors=batch.own_vectors)
         best = ranks.masked_fill(ranks == 0, torch.iinfo(ranks.dtype).max).amin(dim=1)
         best = best.masked_fill((ranks == 0).all(dim=1), 0)
@@ -286,18 +282,6 @@ class DecoderModule(L.LightningModule):
                     sync_dist=True,  # every rank has the same value already
                 )
             batches.clear()
-
-
-@contextmanager
-def _float32(device: torch.device) -> Iterator[None]:
-    """Search in float32, whatever autocast or default dtype the Trainer's precision has set."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
-    try:
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 def _scalars(part: nn.Module | None) -> list[nn.Parameter]:

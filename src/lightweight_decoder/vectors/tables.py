@@ -132,7 +132,7 @@ class Table(ABC):
                     f"one column {name!r}",
                     f"the columns {shown_names(self.kinds) or '(none)'}",
                     summary=f"there {found} {name!r}",
-                    advice="Name one of these.",
+                    advice="Name one of these, as with text_column=NAME.",
                 )
 
     def sample(self, names: Collection[str]) -> dict[str, list[str | bytes]]:

@@ -46,7 +46,7 @@ def test_blocks_are_put_behind_each_other(tmp_path, texts, vectors, dtype):
 
 def test_the_encoder_is_kept(tmp_path):
     encoder = EncoderInfo("all-MiniLM-L6-v2", "0123")
-    PhraseBank.build(tmp_path / "bank", ["a"], ones(1), encoder=encoder)
+    write_bank(tmp_path / "bank", [BankRows(["a"], ones(1))], encoder=encoder)
     assert PhraseBank.open(tmp_path / "bank").manifest.encoder == encoder
 
 

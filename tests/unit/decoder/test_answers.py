@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -40,12 +41,16 @@ def reader(tmp_path, queries):
     return open_embeddings(tmp_path / "q.npy")
 
 
+def answers(decoder, reader, **limits):
+    return (decoder.decode(block.vectors, **limits) for block in reader.blocks())
+
+
 def lines_of(path):
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def test_each_line_is_what_decode_answers(decoder, reader, queries, tmp_path):
-    assert write_answers(decoder, reader, tmp_path / "out.jsonl", top_k=3) == 30
+    assert write_answers(answers(decoder, reader, top_k=3), tmp_path / "out.jsonl") == 30
 
     expected = decoder.decode(queries, top_k=3)
     lines = lines_of(tmp_path / "out.jsonl")
@@ -60,7 +65,8 @@ def test_each_line_is_what_decode_answers(decoder, reader, queries, tmp_path):
 def test_no_phrase_below_the_threshold(calibrated, reader, queries, tmp_path):
     confidence = calibrated.decode(queries).confidence
     threshold = float(np.median(confidence))
-    write_answers(calibrated, reader, tmp_path / "o", top_k=2, abstain_below=threshold)
+    answered = answers(calibrated, reader, top_k=2, abstain_below=threshold)
+    assert write_answers(answered, tmp_path / "o", num_queries=30) == 30
 
     lines = lines_of(tmp_path / "o")
     assert [line["text"] is None for line in lines] == list(confidence < threshold)
@@ -88,7 +94,7 @@ class FindsTwo:
 
 def test_what_an_approximate_search_did_not_find_is_left_out(tiny_bank, reader, queries, tmp_path):
     decoder = PhraseBankDecoder(tiny_bank, search=FindsTwo(tiny_bank))
-    write_answers(decoder, reader, tmp_path / "out.jsonl", top_k=5)
+    write_answers(answers(decoder, reader, top_k=5), tmp_path / "out.jsonl")
     expected = PhraseBankDecoder(tiny_bank).decode(queries, top_k=2)
     lines = lines_of(tmp_path / "out.jsonl")
     assert [line["phrases"] for line in lines] == expected.texts
@@ -98,8 +104,9 @@ def test_what_an_approximate_search_did_not_find_is_left_out(tiny_bank, reader, 
 def test_an_error_leaves_what_was_there(decoder, tmp_path):
     np.save(tmp_path / "q.npy", np.ones((3, 5), dtype=np.float32))
     (tmp_path / "out.jsonl").write_text("of another run\n")
+    answered = answers(decoder, open_embeddings(tmp_path / "q.npy"))
     with pytest.raises(EmbeddingError, match=r"expected \(q, 16\)"):
-        write_answers(decoder, open_embeddings(tmp_path / "q.npy"), tmp_path / "out.jsonl", top_k=1)
+        write_answers(answered, tmp_path / "out.jsonl")
 
     assert (tmp_path / "out.jsonl").read_text() == "of another run\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.jsonl", "q.npy"]
@@ -108,7 +115,14 @@ def test_an_error_leaves_what_was_there(decoder, tmp_path):
 @pytest.mark.parametrize("output", ["missing/out.jsonl", "q.npy/out.jsonl"])
 def test_an_output_that_cannot_be_written_is_named(decoder, reader, tmp_path, output):
     with pytest.raises(InputDataError, match=rf"{output}: the file cannot be written.*output=FILE"):
-        write_answers(decoder, reader, tmp_path / output, top_k=1)
+        write_answers(answers(decoder, reader), tmp_path / output)
+
+
+def test_standard_output_gets_the_same_lines(decoder, reader, tmp_path, capsys):
+    write_answers(answers(decoder, reader), tmp_path / "out.jsonl", show_progress=False)
+    assert write_answers(answers(decoder, reader), Path("-"), num_queries=30) == 30
+
+    assert capsys.readouterr().out == (tmp_path / "out.jsonl").read_text(encoding="utf-8")
 
 
 def shown(table):

@@ -109,7 +109,7 @@ def test_texts_that_were_trained_on_are_marked_where_there_are_some(tiny_bank, s
 
     expected = [row % 7 == 0 for row in range(30)] + [None] * 4
     assert predictions[TEXT_SEEN].to_pylist() == expected
-    rows = slice_metrics(predictions, by=[TEXT_SEEN]).to_pylist()
+    rows = [row for row in slice_metrics(predictions).to_pylist() if row["slice"] == TEXT_SEEN]
     assert {row["group"]: row["num_queries"] for row in rows} == {"no": 25, "yes": 5}
 
 

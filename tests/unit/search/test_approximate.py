@@ -40,7 +40,7 @@ def unit(seed, *shape):
 
 def bank_at(folder, seed=0, num_phrases=NUM_VECTORS):
     texts = [f"phrase {i % num_phrases}" for i in range(NUM_VECTORS)]
-    return PhraseBank.build(folder, texts, unit(seed, NUM_VECTORS, DIM).numpy())
+    return PhraseBank.build(folder, texts, unit(seed, NUM_VECTORS, DIM).numpy(), overwrite=True)
 
 
 @pytest.fixture

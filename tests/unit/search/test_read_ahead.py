@@ -12,11 +12,10 @@ import sys
 import numpy as np
 import pytest
 import torch
-from lightweight_decoder.search.device_blocks import device_blocks
-from lightweight_decoder.search.read_ahead import read_ahead
 
 from lightweight_decoder.bank import PhraseBank
-from lightweight_decoder.search import read_ahead as module
+from lightweight_decoder.search import vector_blocks as module
+from lightweight_decoder.search.vector_blocks import device_blocks, read_ahead
 
 on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="madvise, /proc")
 

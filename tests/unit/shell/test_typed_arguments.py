@@ -2,15 +2,23 @@ from __future__ import annotations
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 from lightweight_decoder.shell.typed_arguments import (
     as_hydra_reads,
     mistakes_in,
+    overrides_of,
     taken_verbatim,
     texts_of,
 )
+
+TYPED = st.one_of(
+    st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])),
+    st.text("\\'\"${}ab,[]() =\n?:&#;~1.|!*"),
+)
+"""What a shell can hand over, often with what means something to Hydra or OmegaConf."""
 
 
 def read(argument, *, is_sweep=False):
@@ -67,10 +75,100 @@ def test_hydras_own_is_left_alone(argument):
     assert as_hydra_reads([argument], groups=[], is_sweep=True) == [argument]
 
 
-@given(st.text(min_size=1))
-def test_any_text_comes_through(text):
-    _, value = read(f"k=({text}")
-    assert value == f"({text}"
+def configured(argument):
+    """The value that a command is given in the end, once interpolations are resolved."""
+    key, value = read(argument)
+    config = OmegaConf.create({key: None})
+    OmegaConf.update(config, key, value)
+    return OmegaConf.to_container(config, resolve=True)[key]
+
+
+@settings(max_examples=300)
+@given(TYPED)
+@example("${a}")
+@example("\\\\${a}\\")
+def test_any_text_that_is_no_value_comes_through(text):
+    assert configured(f"k=({text}") == f"({text}"
+
+
+@settings(max_examples=300)
+@given(TYPED)
+@example("${")
+@example(" a.npy")
+def test_any_text_is_itself_or_says_something_to_hydra(text):
+    _, value = read(f"k={text}")
+    says_something = text == "???" or "\\" in text or "${" in text
+    is_quoted = text[:1] == text[-1:] in {"'", '"'}
+    if isinstance(value, str) and not (says_something or is_quoted):
+        assert configured(f"k={text}") == text
+
+
+@pytest.mark.parametrize(
+    ("typed", "value"),
+    [
+        (" a.npy ", " a.npy "),
+        ("\ta", "\ta"),
+        ("~/a.npy", "~/a.npy"),
+        ("[1].npy", "[1].npy"),
+        ("a${b.npy", "a${b.npy"),
+        ("a, ${b}.npy", "a, ${b}.npy"),
+        ("C:\\data\\a (1).npy", "C:\\data\\a (1).npy"),
+        ("'a, b.npy'", "a, b.npy"),
+        ("a\\,b.npy", "a,b.npy"),
+    ],
+)
+def test_a_path_is_the_one_that_was_typed(typed, value):
+    assert configured(f"k={typed}") == value
+
+
+SENTENCES = [
+    "a wide, fast road",
+    "it's a long way",
+    "what is 2+2=4?",
+    'she said "no" & left; #1 [sic] {a: b} (c)',
+    "2024.10",
+    "1e5",
+    "null",
+    "true",
+    "'quoted'",
+    " spaces ",
+    "two\nlines",
+    "costs $5, or ${price}",
+    "???",
+    "interval(0,1)",
+    "--text=a",
+    "",
+]
+
+
+@pytest.mark.parametrize("prefix", ["", "--", "+", "++"])
+@pytest.mark.parametrize("text", SENTENCES)
+def test_a_sentence_is_taken_as_the_shell_hands_it_over(text, prefix):
+    arguments = ["bank=b", f"{prefix}text={text}", "top_k=1"]
+    assert taken_verbatim(arguments, ["text"]) == (["bank=b", "top_k=1"], {"text": text})
+
+
+@given(TYPED)
+def test_any_sentence_is_taken_so(text):
+    assert taken_verbatim([f"text={text}"], ["text"]) == ([], {"text": text})
+
+
+def test_options_of_hydra_are_no_overrides():
+    typed = [
+        "--cfg",
+        "job",
+        "a=1",
+        "-c",
+        "job",
+        "-m",
+        "--info",
+        "searchpath",
+        "~b",
+        "-cn",
+        "x",
+        "c",
+    ]
+    assert overrides_of(typed) == ["a=1", "~b", "c"]
 
 
 def test_a_sentence_is_taken_as_it_is():

@@ -109,7 +109,7 @@ def test_texts_that_look_like_nothing_stay(write, read_all):
     [
         ('v\n"[1,2]"\n"[3,4"\n', "row 1: a vector cannot be read: expected a list.*'\\[3,4'"),
         ('v\n"[1,2]"\n"[[3],[4]]"\n', "row 1: a vector cannot be read: expected a list"),
-        ('v\n"[1,2]"\n""\n', r"row 1: .*found nothing \(null\)"),
+        ('v\n"[1,2]"\n""\n', r"row 1: .*nothing \(null\)"),
         ('v\n"[1,2]"\n"[3]"\n', "row 1: .*expected 2 numbers.*found 1 numbers"),
         ('v\n"[1,2]"\n"[3,]"\n', "row 1: a vector cannot be read: expected numbers only, found ''"),
         (

@@ -23,12 +23,12 @@ from lightweight_decoder.vectors import json_file, open_embeddings
         ('{"v": 1}', "row 2: 'v' is not a list of numbers"),
         ('{"v": [1, null]}', "row 2: .*nan in column 1"),
         ('{"v": [1, 2, 3]}', "row 2: .*found 3 numbers"),
-        ('{"text": "a"}', r"row 2: .*found nothing \(null\)"),
+        ('{"text": "a"}', r"row 2: .*nothing \(null\)"),
         ('{"v": [NaN, 1]}', "row 2: .*nan in column 0"),
         ('{"v": [1e400, 1]}', "row 2: .*inf in column 0"),
         ('{"v": [1 2]}', "line 3: .*expected JSON"),
         ('{"v" [1 2]}', "line 3: .*expected JSON, here a ':'"),
-        ("[1, 2]", r"row 2: .*found nothing \(null\)"),
+        ("[1, 2]", r"row 2: .*nothing \(null\)"),
         ("[" * 100_000, "line 3: cannot be read"),
     ],
 )
@@ -171,7 +171,7 @@ def test_a_missing_first_vector_is_named_or_kept(tmp_path, read_all, missing):
     path = tmp_path / "a.jsonl"
     path.write_text(lines({"v": missing}, {"v": VECTORS[0]}))
     reader = open_embeddings(path)
-    with pytest.raises(InputDataError, match=r"row 0: .*found nothing \(null\)"):
+    with pytest.raises(InputDataError, match=r"row 0: .*nothing \(null\)"):
         list(reader.blocks())
     vectors = read_all(reader, on_bad_row="keep")[0]
     np.testing.assert_array_equal(vectors, [[np.nan] * 3, VECTORS[0]])

@@ -41,7 +41,8 @@ def test_with_a_header_a_token_may_be_empty(write, read_all):
 
 
 def test_numbers_beyond_float32_keep_their_direction(write, read_all):
-    np.testing.assert_array_equal(read_all(open_embeddings(write("a 1e200 0\n")))[0], [[1, 0]])
+    vectors = read_all(open_embeddings(write("a 1e200 0\n")))[0]
+    np.testing.assert_array_equal(vectors / vectors.max(), [[1, 0]])
 
 
 def test_duplicate_tokens_are_rows_of_their_own(write, read_all):

@@ -46,6 +46,7 @@ def random_split(
             " + ".join(f"data.{name}_fraction" for name in fractions),
             f"fewer than {count} rows in all, so that some are left to train on",
             sum(sizes.values()),
+            summary="they leave nothing to train on",
             advice="Choose smaller fractions, or give more rows",
         )
     order = np.random.default_rng(seed).permutation(count)

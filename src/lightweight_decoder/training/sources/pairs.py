@@ -33,6 +33,8 @@ class Pairs:
         targets: The right phrase of each query: a table (CSV, TSV, JSON lines, Parquet) with a
             column of them, or any other file with one phrase a line.
         bank: Folder of the bank; every target must be in it.
+        key: Which array of the queries' file, where there are several; see ``open_embeddings``.
+        vector_column: Which column of it, where several hold vectors.
         target_column: The column of a table.
         val_fraction: Share of the rows to validate on.
         calib_fraction: Share of the rows to calibrate on.
@@ -46,6 +48,8 @@ class Pairs:
         queries: Path,
         targets: Path,
         bank: Path,
+        key: str | None = None,
+        vector_column: str | None = None,
         target_column: str = "text",
         val_fraction: float = 0.1,
         calib_fraction: float = 0.1,
@@ -55,6 +59,7 @@ class Pairs:
         self._queries_path = queries
         self._targets_path = targets
         self._bank_path = bank
+        self._names = {"key": key, "vector_column": vector_column}
         self._target_column = target_column
         self._fractions: dict[SplitName, float] = {
             "val": val_fraction,
@@ -99,7 +104,8 @@ class Pairs:
     @cached_property
     def _queries(self) -> FloatArray:
         """(q, d) float32, every row with a direction."""
-        queries = read_queries(self._queries_path, of=(self._targets_path, len(self._targets)))
+        of = (self._targets_path, len(self._targets))
+        queries = read_queries(self._queries_path, of=of, **self._names)
         bank = self.bank
         # Of the width behind the preprocessing they may be of any kind, so that is refused there.
         is_of_bank = queries.shape[1] in (bank.input_dim, bank.dim)
@@ -111,18 +117,27 @@ class Pairs:
         return read_targets(self._targets_path, self.bank, column=self._target_column)
 
 
-def read_queries(path: Path, *, of: tuple[Path, int] | None = None) -> FloatArray:
+def read_queries(
+    path: Path,
+    *,
+    of: tuple[Path, int] | None = None,
+    key: str | None = None,
+    vector_column: str | None = None,
+) -> FloatArray:
     """Read all embeddings of a file, (q, d) float32, every row with a direction.
 
     Args:
         path: Embeddings in any supported format.
         of: The file of their targets and how many it has, which must be as many.
+        key: As of ``open_embeddings``.
+        vector_column: The same.
 
     Raises:
         InputDataError: If the file is missing, damaged or empty, or a row has no direction, or
             there are more or fewer rows than targets.
     """
-    vectors = np.concatenate([block.vectors for block in open_embeddings(path).blocks()])
+    reader = open_embeddings(path, key=key, vector_column=vector_column)
+    vectors = np.concatenate([block.vectors for block in reader.blocks()])
     if of is not None and len(vectors) != of[1]:
         raise InputDataError.unexpected(
             path,
