@@ -4,12 +4,13 @@
 
 Without a word, everything. `engines`: texts/s of the whole `TextEncoder` with every engine and
 precision in turn, how near their vectors are to torch's in float32, and recall@10 of plain search
-in the small reverse dictionary with each; exports the model where it was not yet. `profile`: where the time goes. `speed`: texts/s of every way of
-encoding, medians of interleaved repeats. `compile`: the same for `torch.compile`, with what
-compiling takes. `quality`: how near bfloat16 vectors are to float32 ones, and how often plain
-search finds the phrase of a definition with each; encodes 148,730 phrases (`--phrases` for fewer).
-Texts are WordNet's phrases and definitions. Only float32 vectors, for `quality`, come from the
-cache of this user. `ONEDNN_MAX_CPU_ISA=AVX512_CORE_VNNI` shows a processor without bfloat16.
+in the small reverse dictionary with each; exports the model where it was not yet. `profile`: where
+the time goes. `speed`: texts/s of every way of encoding with torch, medians of interleaved repeats.
+`compile`: the same for `torch.compile`, with what compiling takes. `quality`: how near bfloat16
+vectors are to float32 ones, and how often plain search finds the phrase of a definition with each;
+encodes 148,730 phrases (`--phrases` for fewer). Texts are WordNet's phrases and definitions. Only
+float32 vectors, for `quality`, come from the cache of this user.
+`ONEDNN_MAX_CPU_ISA=AVX512_CORE_VNNI` shows a processor without bfloat16.
 """
 
 from __future__ import annotations

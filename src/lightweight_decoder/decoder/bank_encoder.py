@@ -78,6 +78,7 @@ def encoder_of(
             truncate_dim=done.truncate_dim,
             normalize=done.normalize,
             precision=done.precision,
+            backend="auto",  # an export that is there answers a text without the model's libraries
         )
         encoder.folder = folder
         if encoder.fingerprint == info.fingerprint:

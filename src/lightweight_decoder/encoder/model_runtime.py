@@ -195,7 +195,12 @@ def resolve_precision(
         return "bfloat16" if "bfloat16" in known and _has_bfloat16(device) else "float32"
     if asked not in known:
         where = f"backend={backend} on {device}"
-        raise ConfigError.unexpected("precision", f"{' or '.join(known)} with {where}", repr(asked))
+        raise ConfigError.unexpected(
+            "precision",
+            f"{' or '.join(known)} with {where}",
+            repr(asked),
+            advice="backend=auto on the CPU takes an engine that computes in the precision.",
+        )
     if asked == "int8" and not _has_int8():
         raise ConfigError.unexpected(
             "precision",

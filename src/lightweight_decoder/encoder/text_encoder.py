@@ -118,7 +118,7 @@ class TextEncoder:
         show_progress: bool = True,
         normalize: bool = True,
         precision: EncoderPrecision | Literal["auto"] = "float32",
-        backend: EncoderBackend = "auto",
+        backend: EncoderBackend = "torch",
         query_prompt: str | None = None,
         phrase_prompt: str | None = None,
         truncate_dim: int | None = None,

@@ -68,7 +68,8 @@ def make(trained_folder, cache, monkeypatch):
     monkeypatch.setattr(engines, "_num_threads", lambda: 2)
 
     def make(folder=trained_folder, **options):
-        return TextEncoder(model=str(folder), show_progress=False, cache_dir=None, **options)
+        options = {"backend": "auto", "show_progress": False, "cache_dir": None, **options}
+        return TextEncoder(model=str(folder), **options)
 
     return make
 
@@ -274,9 +275,9 @@ def test_int8_needs_a_processor_for_it(monkeypatch):
     with pytest.raises(
         ConfigError, match=r"precision: .*a processor with instructions .*VNNI.*none"
     ):
-        TextEncoder(precision="int8")
+        TextEncoder(precision="int8", backend="auto")
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_vnni": True})
-    assert TextEncoder(precision="int8").precision == "int8"
+    assert TextEncoder(precision="int8", backend="auto").precision == "int8"
 
 
 @pytest.mark.parametrize("native", [True, False])
@@ -294,7 +295,7 @@ def test_without_the_libraries_torch_computes_unless_more_was_asked(monkeypatch,
     for options, library in (
         ({"backend": "openvino"}, "openvino"),
         ({"backend": "onnx", "precision": "auto"}, "onnxruntime"),
-        ({"precision": "int8"}, "onnxruntime"),
+        ({"backend": "auto", "precision": "int8"}, "onnxruntime"),
     ):
         with pytest.raises(
             MissingDependencyError, match=rf"{library}.*lightweight-decoder\[engines"
