@@ -1,13 +1,16 @@
 """Times the text encoder in float32, in bfloat16 and compiled, and says what bfloat16 costs.
 
-    python scripts/benchmarks/encoding.py [profile] [speed] [compile] [quality]
+    python scripts/benchmarks/encoding.py [engines] [profile] [speed] [compile] [quality]
 
-Without a word, everything. `profile`: where the time goes. `speed`: texts/s of every way of
-encoding, medians of interleaved repeats. `compile`: the same for `torch.compile`, with what
-compiling takes. `quality`: how near bfloat16 vectors are to float32 ones, and how often plain
-search finds the phrase of a definition with each; encodes 148,730 phrases (`--phrases` for fewer).
-Texts are WordNet's phrases and definitions. Only float32 vectors, for `quality`, come from the
-cache of this user. `ONEDNN_MAX_CPU_ISA=AVX512_CORE_VNNI` shows a processor without bfloat16.
+Without a word, everything. `engines`: texts/s of the whole `TextEncoder` with every engine and
+precision in turn, how near their vectors are to torch's in float32, and recall@10 of plain search
+in the small reverse dictionary with each; exports the model where it was not yet. `profile`: where
+the time goes. `speed`: texts/s of every way of encoding with torch, medians of interleaved repeats.
+`compile`: the same for `torch.compile`, with what compiling takes. `quality`: how near bfloat16
+vectors are to float32 ones, and how often plain search finds the phrase of a definition with each;
+encodes 148,730 phrases (`--phrases` for fewer). Texts are WordNet's phrases and definitions. Only
+float32 vectors, for `quality`, come from the cache of this user.
+`ONEDNN_MAX_CPU_ISA=AVX512_CORE_VNNI` shows a processor without bfloat16.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
@@ -43,7 +47,13 @@ DEPTHS = (1, 10, 100)
 
 def main() -> None:
     """Run the parts that were asked for."""
-    parts = {"profile": profile, "speed": speed, "compile": compiled, "quality": quality}
+    parts = {
+        "engines": engines,
+        "profile": profile,
+        "speed": speed,
+        "compile": compiled,
+        "quality": quality,
+    }
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(parts))
     parser.add_argument("--threads", type=int, default=2)
@@ -55,6 +65,51 @@ def main() -> None:
     for part in options.parts or parts:
         print(f"\n{part}, {options.threads} threads")
         parts[part](options)
+
+
+ENGINES = (
+    ("torch", "float32"),
+    ("openvino", "float32"),
+    ("onnx", "float32"),
+    ("torch", "bfloat16"),
+    ("openvino", "bfloat16"),
+    ("onnx", "int8"),
+)
+SMALL = 20_000
+
+
+def engines(options: argparse.Namespace) -> None:
+    """Every engine in every precision that it has."""
+    encoders = {
+        f"{backend}, {precision}": TextEncoder(
+            cache_dir=None, show_progress=False, backend=backend, precision=precision
+        )
+        for backend, precision in ENGINES
+    }
+    take_turns(
+        {name: encoder.encode_phrases for name, encoder in encoders.items()},
+        samples(4_000, 2_000),
+        options.repeats,
+    )
+    synsets = read_wordnet()
+    uses = Counter()
+    for synset in synsets:
+        uses.update(dict(zip(synset.phrases, synset.tag_counts, strict=True)))
+    phrases = sorted(uses, key=lambda phrase: (-uses[phrase], phrase))[:SMALL]
+    row_of = {phrase: row for row, phrase in enumerate(phrases)}
+    asked = [synset for synset in synsets if not row_of.keys().isdisjoint(synset.phrases)]
+    asked = evenly(asked, options.queries)
+    targets = [{row_of[p] for p in synset.phrases if p in row_of} for synset in asked]
+    exact: list[FloatArray] = []
+    for name, encoder in encoders.items():
+        bank = encoder.encode_phrases(phrases)
+        queries = encoder.encode_queries([synset.definition for synset in asked])
+        exact = exact or [bank, queries]
+        tell_distance(f"{name}, phrases", bank, exact[0])
+        tell_distance(f"{name}, definitions", queries, exact[1])
+        recalls = [share_found(search(queries, bank, DEPTHS[-1])[:, :k], targets) for k in DEPTHS]
+        shown = ", ".join(f"@{k} {r:.4f}" for k, r in zip(DEPTHS, recalls, strict=True))
+        print(f"{name}: recall {shown} of {len(asked)} queries, {len(phrases)} phrases")
 
 
 def profile(_: argparse.Namespace) -> None:
@@ -124,8 +179,8 @@ def quality(options: argparse.Namespace) -> None:
     targets = [{row_of[p] for p in s.phrases if p in row_of} for s in asked]
     texts = [synset.definition for synset in asked]
     encoders = {
-        "float32": TextEncoder(cache_dir=user_cache_dir()),
-        "bfloat16": TextEncoder(cache_dir=None, precision="bfloat16"),
+        "float32": TextEncoder(cache_dir=user_cache_dir(), backend="torch"),
+        "bfloat16": TextEncoder(cache_dir=None, precision="bfloat16", backend="torch"),
     }
     banks = {name: encoder.encode_phrases(phrases) for name, encoder in encoders.items()}
     queries = {name: encoder.encode_queries(texts) for name, encoder in encoders.items()}
@@ -155,7 +210,7 @@ def encoder_of(
     **model_options: object,
 ) -> TextEncoder:
     """Return an encoder without a cache, its model loaded with other options, or compiled."""
-    encoder = TextEncoder(cache_dir=None, show_progress=False, precision=precision)
+    encoder = TextEncoder(cache_dir=None, show_progress=False, precision=precision, backend="torch")
     model = SentenceTransformer(
         str(encoder.folder), device="cpu", local_files_only=True, model_kwargs=model_options
     ).eval()
@@ -171,7 +226,7 @@ def unsorted(encoder: TextEncoder) -> Callable[[list[str]], object]:
 
     def encode(texts: list[str]) -> None:
         shuffled = np.random.default_rng(0).permutation(texts).tolist()
-        with encoder._computing():  # noqa: SLF001, ours
+        with model_runtime.computing_in(encoder.precision, device="cpu"):
             for start in range(0, len(texts), 32):
                 encoder._model.encode(shuffled[start : start + 32], show_progress_bar=False)  # noqa: SLF001, ours
 
@@ -182,7 +237,7 @@ def with_batches(encoder: TextEncoder, texts: int, tokens: int) -> Callable[[lis
     """Encode with other batches than those built in."""
 
     def encode(some: list[str]) -> None:
-        batch = model_runtime._Batch(texts, tokens)  # noqa: SLF001, ours
+        batch = model_runtime.Batch(texts, tokens)
         with mock.patch.dict(model_runtime._CPU_BATCHES, {encoder.precision: batch}):  # noqa: SLF001
             encoder.encode(some)
 

@@ -24,6 +24,7 @@ _NOT_OURS = {
     "transformer-engine-float16": "the reranker's layers are too narrow for FP8",
 }
 _NEEDS = {"16-mixed": "fp16", "bf16-mixed": "bf16", "bf16-true": "bf16"}
+_CPU_INT8 = ("avx512_vnni", "avx_vnni", "amx_int8", "dot", "neon_dot", "i8mm")
 _CPU_BF16 = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
 
 
@@ -71,11 +72,21 @@ def choose_precision(
 
 
 def cpu_has_bf16() -> bool:
-    """Say whether this CPU computes in bfloat16 itself; imports torch."""
+    """Whether this CPU computes in bfloat16 itself; imports torch."""
+    return _cpu_has(_CPU_BF16, before_2_10="_is_avx512_bf16_supported")
+
+
+def cpu_has_int8() -> bool:
+    """Whether this CPU multiplies and adds up int8 in one instruction; imports torch."""
+    return _cpu_has(_CPU_INT8, before_2_10="_is_vnni_supported")
+
+
+def _cpu_has(names: tuple[str, ...], *, before_2_10: str) -> bool:
+    """Say whether torch finds one of these capabilities; older ones have a function for some."""
     import torch  # noqa: PLC0415 - accelerator=cpu with 32-true must not wait for it
 
     capabilities = getattr(torch.cpu, "get_capabilities", None)
     if capabilities is not None:
-        return any(capabilities().get(name) for name in _CPU_BF16)
-    older = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # before torch 2.10
+        return any(capabilities().get(name) for name in names)
+    older = getattr(torch.cpu, before_2_10, None)
     return bool(older and older())

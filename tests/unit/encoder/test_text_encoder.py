@@ -118,7 +118,9 @@ def test_only_float32_has_the_fingerprint_of_the_files(make_encoder, model_folde
 
 @pytest.mark.parametrize("asked", ["half", "float16", "bf16", "", None])
 def test_an_unknown_precision_is_refused_at_once(asked):
-    expected = rf"precision: .*expected float32 or bfloat16 or auto, found {asked!r}\. Leave"
+    expected = (
+        rf"precision: .*expected float32 or bfloat16 or int8 or auto, found {asked!r}\. Leave"
+    )
     with pytest.raises(ConfigError, match=expected):
         TextEncoder(precision=asked)
 
@@ -274,9 +276,11 @@ def test_the_real_model_loses_little_in_bfloat16(tmp_path):
 
 
 def test_rounding_weights_once_gives_the_vectors_of_rounding_them_each_time(monkeypatch):
-    once = TextEncoder(cache_dir=None, precision="bfloat16").encode_phrases(TEXTS)
+    once = TextEncoder(cache_dir=None, precision="bfloat16", backend="torch").encode_phrases(TEXTS)
     monkeypatch.setattr(model_runtime, "_round_linear_layers", lambda _: None)
-    each_time = TextEncoder(cache_dir=None, precision="bfloat16").encode_phrases(TEXTS)
+    each_time = TextEncoder(cache_dir=None, precision="bfloat16", backend="torch").encode_phrases(
+        TEXTS
+    )
     np.testing.assert_array_equal(once, each_time)
 
 
