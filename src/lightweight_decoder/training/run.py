@@ -269,7 +269,13 @@ def fit_and_test(
             _finish_checkpoint(trainer, module, datamodule, calibration_options or {})
         measure = trainer.test if measured == "test" else trainer.validate
         measure(module, datamodule, verbose=False)
+    _take_back(module)
     return {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+
+def _take_back(module: DecoderModule) -> None:
+    """Put the decoder's parts where it decodes; Lightning leaves them on the CPU."""
+    module.decoder.to(module.decoder.device)
 
 
 @contextmanager
@@ -352,7 +358,7 @@ def _finish_checkpoint(
     checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     module.load_state_dict(checkpoint["state_dict"])
     module.eval().float()
-    module.decoder.to(module.decoder.device)  # Lightning left its parts on the CPU
+    _take_back(module)
     split = datamodule.split("calib")
     try:
         fit_calibration(
