@@ -31,7 +31,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         source = ReverseDictionary(encoder=encoder, bank_root=Path(folder), size=options.size)
         source.prepare()
-        bank, test = source.bank(), source.split("test")
+        bank, test = source.bank, source.split("test")
         half = build_half(Path(folder) / "half", bank)
         queries, targets = torch.from_numpy(test.queries), torch.from_numpy(test.targets)
         found = {

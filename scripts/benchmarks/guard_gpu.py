@@ -19,8 +19,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 RUN = """
 import shutil
-import hydra, torch
-from lightweight_decoder import shell
+import torch
+from lightweight_decoder.shell.composing import run_command
 from lightweight_decoder.training.module import DecoderModule
 original = DecoderModule.training_step
 def failing(self, batch):
@@ -31,12 +31,12 @@ def failing(self, batch):
         )
     return original(self, batch)
 DecoderModule.training_step = failing
-hydra.main(version_base="1.3", config_path={conf!r}, config_name="train")(shell.train)()
+run_command("train")
 """
 
 
 def main() -> int:
-    """Run both and compares."""
+    """Run both and compare."""
     bank = Path(sys.argv[1]).absolute()
     with tempfile.TemporaryDirectory() as folder:
         guarded, by_hand = Path(folder, "guarded"), Path(folder, "by_hand")
@@ -51,7 +51,7 @@ def main() -> int:
             "patience=9",
         ]
         step = random.randint(17, 60)  # noqa: S311 - any step after the first of four epochs
-        program = RUN.format(conf=str(ROOT / "conf"), step=step, copy=str(copy))
+        program = RUN.format(step=step, copy=str(copy))
         run(["-c", program, *settings, f"hydra.run.dir={guarded}"])
         run(
             [
@@ -73,7 +73,7 @@ def main() -> int:
 
 
 def run(arguments: list[str]) -> None:
-    """Run Python in the repository's root and shows what it says if it fails."""
+    """Run Python in the repository's root and show what it says if it fails."""
     done = subprocess.run(
         [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
     )

@@ -48,7 +48,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         source = ReverseDictionary(encoder=encoder, bank_root=Path(folder), size=options.size)
         source.prepare()
-        plain, test = source.bank(), source.split("test")
+        plain, test = source.bank, source.split("test")
         print(f"{len(test)} queries, {plain.num_phrases} phrases")
         for name, steps in CHAINS.items():
             bank = build_with(Path(folder) / "processed", plain, steps)
