@@ -7,6 +7,7 @@ import io
 import json
 import subprocess
 import sys
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
@@ -187,14 +188,18 @@ class CountingEncoder:
     """Vectors of a text's letters; knows which texts it was asked for."""
 
     name, fingerprint, dim = "counting", "c" * 64, 26
-    asked: list[str] = []  # noqa: RUF012 - of all that are made
+    asked = Counter()  # noqa: RUF012 - side and text, of all that are made
+
+    def encode_queries(self, texts):
+        return self._encode("query", texts)
 
     def encode_phrases(self, texts):
-        type(self).asked += texts
+        return self._encode("phrase", texts)
+
+    def _encode(self, side, texts):
+        self.asked.update((side, text) for text in texts)
         letters = [[text.count(chr(97 + i)) + 0.1 * i for i in range(26)] for text in texts]
         return np.array(letters, dtype=np.float32)
-
-    encode_queries = encode_phrases
 
 
 def test_one_training_opens_one_bank_and_makes_one_encoder(tmp_path, monkeypatch):
@@ -203,7 +208,7 @@ def test_one_training_opens_one_bank_and_makes_one_encoder(tmp_path, monkeypatch
     rows = [f"{word} {i},{word}" for i in range(10) for word in ("card", "rate", "cash")]
     (tmp_path / "t.csv").write_text("\n".join(["text,label", *rows]) + "\n")
     sources = []
-    monkeypatch.setattr(CountingEncoder, "asked", [])
+    monkeypatch.setattr(CountingEncoder, "asked", Counter())
 
     def source(encoder):
         sources.append(LabelledText(encoder=encoder, train=tmp_path / "t.csv", bank_root=tmp_path))
@@ -218,11 +223,11 @@ def test_one_training_opens_one_bank_and_makes_one_encoder(tmp_path, monkeypatch
     )
 
     assert len(sources) == 1
-    assert set(CountingEncoder.asked) == {row.split(",")[0] for row in rows} | {
-        "card",
-        "rate",
-        "cash",
-    }
+    texts, labels = {row.split(",")[0] for row in rows}, {"card", "rate", "cash"}
+    in_bank = {text for side, text in CountingEncoder.asked if side == "phrase"}
+    assert {text for _, text in CountingEncoder.asked} == texts | labels
+    assert labels < in_bank
+    assert set(CountingEncoder.asked.values()) == {1}  # each text once for each side
 
 
 @pytest.mark.slow
