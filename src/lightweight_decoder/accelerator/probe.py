@@ -14,11 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightweight_decoder.accelerator import nvml
 from lightweight_decoder.accelerator.child_process import ChildOutcome, run_child
 from lightweight_decoder.accelerator.cuda_errors import NO_DEVICE
 from lightweight_decoder.accelerator.diagnosis import diagnose, explain, identify, judge_report
-from lightweight_decoder.accelerator.machine import Gpu, read_visibility
+from lightweight_decoder.accelerator.machine import Gpu, list_gpus, read_visibility
 from lightweight_decoder.accelerator.plan import DeviceReport
 
 if TYPE_CHECKING:
@@ -244,6 +243,6 @@ def _hidden(
             name=gpu.name,
             driver_cuda_version=machine.driver_cuda_version,
         )
-        for gpu in nvml.list_gpus()
+        for gpu in list_gpus()
         if gpu.uuid not in shown
     )

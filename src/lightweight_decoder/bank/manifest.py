@@ -239,7 +239,7 @@ def read_manifest(folder: Path) -> Manifest:
         with open_regular(path) as file:
             content = file.read()
     except OSError as error:
-        advice = "Build a bank with scripts/build_bank.py, or check the path"
+        advice = "Build a bank with lightweight-decoder build-bank, or check the path"
         if old_place(folder).exists() and not folder.exists():
             advice = f"A killed build left the bank as {old_place(folder)}; rename it"
         raise BankError.unexpected(

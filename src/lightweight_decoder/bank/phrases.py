@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,7 +10,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lightweight_decoder.bank.manifest import REBUILD
-from lightweight_decoder.bank.normalization import is_storable, normalize_text
 from lightweight_decoder.datatypes import NO_ID
 from lightweight_decoder.errors import BankError
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from lightweight_decoder.bank.stored_file import StoredFile
     from lightweight_decoder.datatypes import IntArray
+
 
 TEXT_COLUMN = "text"
 TEXT_TYPE = pa.large_string()  # 64-bit offsets: no limit on the bytes in one record batch
@@ -170,3 +171,53 @@ def _damaged(path: Path, expected: str, found: str, row: int | None = None) -> B
     at = None if row is None else f"row {row}"
     summary = "a phrase is damaged" if at else "the phrase table does not match the manifest"
     return BankError.unexpected(path, expected, found, at=at, summary=summary, advice=REBUILD)
+
+
+_ODD_SPACE = ("  ", "\n ", " \n", "\n\n", *"\t\v\f\r\x1c\x1d\x1e\x1f")
+"""What lines of ASCII have only where a text is blank or its white space is not normalized."""
+
+
+def normalize_text(text: str) -> str:
+    r"""Bring a text into the form in which texts of a bank are compared.
+
+    Unicode NFC; every run of white space becomes one space; none at the ends.
+
+    >>> normalize_text("  cafe\u0301\n au  lait ")
+    'café au lait'
+    """
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def is_storable(text: str) -> bool:
+    """Say whether a text can be written as UTF-8; a lone surrogate cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def normalize_texts(texts: Sequence[object]) -> list[str | None]:
+    """Normalize many texts; None where one is no text, is blank or is not valid Unicode."""
+    normalized: list[str | None] = list(texts)  # type: ignore[arg-type]
+    if not _are_plain(normalized):
+        for row, text in enumerate(texts):
+            key = normalize_text(text) if isinstance(text, str) else ""
+            normalized[row] = key if key and is_storable(key) else None
+    return normalized
+
+
+def _are_plain(texts: list[str | None]) -> bool:
+    """Say whether all texts are ASCII with nothing but single spaces between words.
+
+    Eight times as fast as looking at them one by one, as each question is one search in C.
+    """
+    try:
+        lines = "\n".join(["", *texts, ""])  # type: ignore[list-item]
+    except TypeError:
+        return False
+    return (
+        lines.isascii()
+        and lines.count("\n") == len(texts) + 1
+        and not any(odd in lines for odd in _ODD_SPACE)
+    )

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
-from lightweight_decoder.bank.normalization import normalize_texts
-from lightweight_decoder.bank.phrases import TEXT_COLUMN
+from lightweight_decoder.bank.phrases import TEXT_COLUMN, normalize_texts
 from lightweight_decoder.errors import BankBuildError
 from lightweight_decoder.vectors.directions import (
     has_direction,

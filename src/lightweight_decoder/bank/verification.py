@@ -17,9 +17,9 @@ from lightweight_decoder.bank.manifest import (
     VECTORS_NAME,
     read_manifest,
 )
-from lightweight_decoder.bank.normalization import normalize_text
 from lightweight_decoder.bank.phrase_bank import IN_MEMORY, PhraseBank
 from lightweight_decoder.bank.phrase_writer import TextIndex
+from lightweight_decoder.bank.phrases import normalize_text
 from lightweight_decoder.bank.stored_file import StoredFile, mismatch
 from lightweight_decoder.errors import BankError
 from lightweight_decoder.progress import report_progress

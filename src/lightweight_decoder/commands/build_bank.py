@@ -26,9 +26,7 @@ from lightweight_decoder.bank.phrase_files import (
 )
 from lightweight_decoder.bank.phrases import TEXT_COLUMN
 from lightweight_decoder.commands.arguments import Gib, command
-from lightweight_decoder.commands.budget import within_budget
-from lightweight_decoder.commands.devices import device_of, one_device
-from lightweight_decoder.commands.opening import open_encoder
+from lightweight_decoder.commands.opening import device_of, one_device, open_encoder, within_budget
 from lightweight_decoder.display import cell
 from lightweight_decoder.encoder import Encoder, TextEncoder
 from lightweight_decoder.errors import ConfigError

@@ -14,9 +14,7 @@ from rich.table import Table
 from lightweight_decoder.accelerator import AcceleratorPlan
 from lightweight_decoder.bank.placement import refuse_output_over
 from lightweight_decoder.commands.arguments import Gib, command
-from lightweight_decoder.commands.budget import within_budget
-from lightweight_decoder.commands.devices import device_of, one_device
-from lightweight_decoder.commands.opening import open_decoder
+from lightweight_decoder.commands.opening import device_of, one_device, open_decoder, within_budget
 from lightweight_decoder.commands.parts import options_of
 from lightweight_decoder.decoder.calibration_fit import fit_calibration
 from lightweight_decoder.decoder.checkpoints import read_checkpoint, write_checkpoint

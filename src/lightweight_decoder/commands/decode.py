@@ -17,9 +17,14 @@ from rich.console import Console
 from lightweight_decoder.accelerator import AcceleratorPlan
 from lightweight_decoder.bank.placement import refuse_output_over
 from lightweight_decoder.commands.arguments import Count, Gib, Share, command
-from lightweight_decoder.commands.budget import within_budget
-from lightweight_decoder.commands.devices import device_of, one_device
-from lightweight_decoder.commands.opening import open_decoder, open_encoder, threshold
+from lightweight_decoder.commands.opening import (
+    device_of,
+    one_device,
+    open_decoder,
+    open_encoder,
+    threshold,
+    within_budget,
+)
 from lightweight_decoder.decoder.answers import STANDARD_STREAM, answer_table, write_answers
 from lightweight_decoder.decoder.bank_encoder import encoder_of
 from lightweight_decoder.encoder import Encoder

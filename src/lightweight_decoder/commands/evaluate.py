@@ -16,10 +16,15 @@ from rich.console import Console
 
 from lightweight_decoder.accelerator import AcceleratorPlan
 from lightweight_decoder.commands.arguments import Count, Gib, Share, command
-from lightweight_decoder.commands.budget import within_budget
-from lightweight_decoder.commands.devices import device_of, one_device
 from lightweight_decoder.commands.finished_run import FinishedRun, find_run
-from lightweight_decoder.commands.opening import completed_search, open_encoder, threshold
+from lightweight_decoder.commands.opening import (
+    completed_search,
+    device_of,
+    one_device,
+    open_encoder,
+    threshold,
+    within_budget,
+)
 from lightweight_decoder.commands.parts import as_configuration, described
 from lightweight_decoder.datatypes import NO_ID
 from lightweight_decoder.decoder.bank_encoder import encoder_of
@@ -152,7 +157,7 @@ def evaluate_run(
             files = _write(evaluation, folder, run, device)
         if tracker is not None:
             # half a second that only its users should pay
-            from lightweight_decoder.training.wandb_records import (  # noqa: PLC0415
+            from lightweight_decoder.training.tracking import (  # noqa: PLC0415
                 log_evaluation,
             )
 

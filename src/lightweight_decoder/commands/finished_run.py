@@ -93,7 +93,7 @@ def find_run(path: Path, *, bank: Path | None = None) -> FinishedRun:
     if not settings_path.is_file():
         raise ConfigError.unexpected(
             path,
-            f"{SETTINGS_NAME}, as train.py writes it",
+            f"{SETTINGS_NAME}, as training writes it",
             "no such file",
             summary="this is not the folder of a run",
             advice="Name the run's folder with run_dir=outputs/train/…",
@@ -104,7 +104,7 @@ def find_run(path: Path, *, bank: Path | None = None) -> FinishedRun:
             "checkpoints/best.ckpt",
             "no such file",
             summary="the run has no checkpoint",
-            advice="Let the training finish: python train.py ckpt_path=RUN/checkpoints/last.ckpt",
+            advice="Let it finish: lightweight-decoder train ckpt_path=RUN/checkpoints/last.ckpt",
         )
     saved = read_checkpoint(checkpoint)
     place = bank if bank is not None else saved.find_bank()
@@ -127,9 +127,9 @@ def read_settings(path: Path) -> dict[str, Any]:
         settings = yaml.load(content, Loader=_PlainLoader)  # noqa: S506 - a kind of SafeLoader
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         found = " ".join(str(error).split())
-        raise ConfigError.unreadable(path, found, expected="what train.py writes") from error
+        raise ConfigError.unreadable(path, found, expected="what training writes") from error
     if not isinstance(settings, dict) or not isinstance(settings.get("data"), dict):
-        raise _no_settings(path, "what train.py writes", "no part 'data'")
+        raise _no_settings(path, "what training writes", "no part 'data'")
     _check_plain(settings, path, "")
     return settings
 
@@ -161,7 +161,7 @@ def _source(settings: dict[str, Any]) -> Callable[..., Source]:
 
 
 def _no_settings(path: Path, expected: str, found: str, *, at: str | None = None) -> ConfigError:
-    """Build the error for a file that train.py did not write."""
+    """Build the error for a file that training did not write."""
     return ConfigError.unexpected(
         path, expected, found, at=at, summary="is not the configuration of a run"
     )

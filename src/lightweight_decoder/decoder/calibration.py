@@ -377,5 +377,5 @@ def _damaged(field: str, expected: object, found: object) -> CheckpointError:
         f"calibration.{field}".rstrip("."),
         expected,
         found,
-        advice="Calibrate again with scripts/calibrate.py.",
+        advice="Calibrate again: lightweight-decoder calibrate.",
     )

@@ -26,7 +26,7 @@ CHECKPOINT_VERSION = 2
 
 _Part = TypeVar("_Part", bound=nn.Module)
 
-_WRITTEN_BY = "a checkpoint written by train.py, calibrate or PhraseBankDecoder.save"
+_WRITTEN_BY = "a checkpoint written by training, calibrating or PhraseBankDecoder.save"
 
 Count = Annotated[int, Field(gt=0, lt=2**31)]
 

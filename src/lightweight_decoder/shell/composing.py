@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lightweight_decoder.commands.arguments import command, takes, unknown_key
 from lightweight_decoder.commands.parts import (
+    SOURCES,
     as_arguments,
     bound_arguments,
     part_described,
@@ -32,17 +33,15 @@ from lightweight_decoder.commands.parts import (
 )
 from lightweight_decoder.errors import ConfigError
 from lightweight_decoder.shell.exit_status import reported_errors, stopped_by_signals
-from lightweight_decoder.shell.schema import (
-    MISSING,
-    described_yaml,
-    schema_of_command,
-    schemas_of_parts,
-)
 from lightweight_decoder.shell.typed_arguments import (
+    MISSING,
     as_hydra_reads,
+    described_yaml,
     in_lines,
     mistakes_in,
     overrides_of,
+    schema_of_command,
+    schemas_of_parts,
     taken_verbatim,
     texts_of,
 )
@@ -76,7 +75,6 @@ class Command(NamedTuple):
 
 
 _COMMANDS = "lightweight_decoder.commands"
-_SOURCES = ("reverse_dictionary", "labelled_text", "pairs", "denoise")
 _LEARNED = ("query_adapter", "listwise_reranker", "decoder_module")
 _ENCODERS = ("text_encoder", "custom_encoder")
 _ENCODERS_OF_BANK = ("bank_encoder", *_ENCODERS)
@@ -84,7 +82,7 @@ _SEARCHES = ("exact_search", "faiss_search", "auto_search")
 COMMANDS = {
     "train": Command(
         f"{_COMMANDS}.train.train",
-        (*_SOURCES, *_SEARCHES, *_ENCODERS, "batches", *_LEARNED, "trainer", "wandb"),
+        (*SOURCES, *_SEARCHES, *_ENCODERS, "batches", *_LEARNED, "trainer", "wandb"),
         filled=("run_dir",),
     ),
     "evaluate": Command(f"{_COMMANDS}.evaluate.evaluate_run", (*_ENCODERS_OF_BANK, "wandb")),

@@ -7,11 +7,13 @@ with SQLAlchemy 2; and it starts a killed sweep anew.
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import logging
 import math
 from contextlib import contextmanager
+from dataclasses import make_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from filelock import FileLock, Timeout
 from hydra.core.config_store import ConfigStore
@@ -19,7 +21,6 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep, Sweep, ValueType
 from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
-from hydra_zen import builds
 from omegaconf import OmegaConf
 
 from lightweight_decoder.errors import ConfigError, MissingDependencyError
@@ -105,10 +106,13 @@ def register_sweeper() -> None:
     plugins.is_in_toplevel_plugins_module = lambda clazz: (  # type: ignore[method-assign]
         clazz == name or allowed(clazz)
     )
+    types = get_type_hints(ResumableOptunaSweeper.__init__)
+    parameters = inspect.signature(ResumableOptunaSweeper).parameters
+    options = [(key, types[key], parameter.default) for key, parameter in parameters.items()]
     ConfigStore.instance().store(
         group="hydra/sweeper",
         name="resumable_optuna",
-        node=builds(ResumableOptunaSweeper, populate_full_signature=True),
+        node=make_dataclass("SweeperOptions", [("_target_", str, name), *options]),
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 
-from lightweight_decoder.accelerator import nvml, precision
+from lightweight_decoder.accelerator import precision, probe, survey
 from lightweight_decoder.accelerator.machine import Machine
 from lightweight_decoder.accelerator.plan import DeviceReport
 from lightweight_decoder.accelerator.resolver import forget_verdicts, resolve_accelerator
@@ -35,7 +35,8 @@ APPLE = DeviceReport("usable", "works", backend="mps", index=0, precision_suppor
 @pytest.fixture(autouse=True)
 def cpu_without_bf16(monkeypatch):
     monkeypatch.setattr(precision, "cpu_has_bf16", lambda: False)
-    monkeypatch.setattr(nvml, "list_gpus", tuple)
+    monkeypatch.setattr(probe, "list_gpus", tuple)
+    monkeypatch.setattr(survey, "list_gpus", tuple)
 
 
 @pytest.fixture

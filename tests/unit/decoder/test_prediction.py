@@ -21,7 +21,7 @@ from lightweight_decoder.decoder.prediction import (
 )
 from lightweight_decoder.decoder.splits import Split, no_own_vectors, out_of_bank_split
 from lightweight_decoder.errors import InputDataError
-from lightweight_decoder.evaluation.slices import slice_metrics
+from lightweight_decoder.evaluation.html_report import slice_metrics
 from lightweight_decoder.rerank import ListwiseReranker, QueryAdapter
 
 CALIBRATION = Calibration(
