@@ -201,11 +201,9 @@ ERROR_KINDS: tuple[ErrorKind, ...] = (
 
 
 def classify(text: str, *, code: int | None = None) -> ErrorKind | None:
-    """Return the kind of error a text or a number stands for; None if neither is known.
+    """Return the kind of error that a text, or CUDA's number, stands for; None if neither is known.
 
-    Args:
-        text: Type name and message of an exception, or what a dying process printed.
-        code: CUDA's number for it, where it is known without the text.
+    The text is type name and message of an exception, or what a dying process printed.
     """
     for kind in ERROR_KINDS:
         if re.search(kind.pattern, text, re.IGNORECASE):

@@ -74,10 +74,7 @@ def wheel_advice(
 ) -> str:
     """Say which wheel has kernels for a device, as of ``READ_ON``.
 
-    Args:
-        machine: The installed build, driver and system.
-        capability: Compute capability of an NVIDIA device.
-        gcn_arch: Architecture of an AMD device.
+    The device is NVIDIA's by its compute capability, or AMD's by its architecture.
     """
     device = gcn_arch or (
         f"compute capability {capability[0]}.{capability[1]}" if capability else ""

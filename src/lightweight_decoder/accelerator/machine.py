@@ -185,12 +185,9 @@ class Visibility:
 def read_visibility(variables: Mapping[str, str], *, hip: bool = False) -> Visibility:
     """Read the variable that counts for this build, as CUDA and torch read it.
 
-    Source of the grammar: ``_parse_visible_devices`` in torch 2.13's ``torch/cuda/__init__.py``.
-
-    Args:
-        variables: Environment variables.
-        hip: Whether torch is a ROCm build, where HIP_VISIBLE_DEVICES wins over
-            ROCR_VISIBLE_DEVICES, and that over CUDA_VISIBLE_DEVICES.
+    In a ROCm build (``hip``) HIP_VISIBLE_DEVICES wins over ROCR_VISIBLE_DEVICES, and that over
+    CUDA_VISIBLE_DEVICES. Source of the grammar: ``_parse_visible_devices`` in torch 2.13's
+    ``torch/cuda/__init__.py``.
     """
     names = ["CUDA_VISIBLE_DEVICES"]
     if hip:

@@ -103,11 +103,7 @@ def decide(
     look: Callable[[], Machine] = look_at_machine,
     probe: Probe = probe_devices,
 ) -> tuple[AcceleratorPlan, bool]:
-    """Return the plan for a request, and whether a person should be warned of what it says.
-
-    Raises:
-        AcceleratorError: If what was asked for cannot be used and may not be replaced.
-    """
+    """Return the plan for a request, and whether a person should be warned of what it says."""
     began = time.monotonic()
     surveys: list[Survey] = []
     if request.accelerator == "cpu":
@@ -145,11 +141,7 @@ def _first_choice(
     look_into: Callable[[GpuBackend], Survey],
     surveys: list[Survey],
 ) -> _Choice:
-    """Return the first backend that gives what was asked, at last the CPU; list its surveys.
-
-    Raises:
-        AcceleratorError: If no backend does and the CPU will not do.
-    """
+    """Return the first backend that gives what was asked, at last the CPU; list its surveys."""
     problems = []
     for backend in backends:
         surveys.append(look_into(backend))

@@ -94,13 +94,7 @@ def load(key: str, *, not_before: float = 0.0) -> tuple[DeviceReport, ...] | Non
 
 
 def store(key: str, reports: Sequence[DeviceReport], *, lasting_only: bool = True) -> None:
-    """Keep reports, if all of them will still be true next time.
-
-    Args:
-        key: From :func:`machine_key`, or a launch's own.
-        reports: What a probe found.
-        lasting_only: False to keep passing verdicts too, for the ranks of one launch.
-    """
+    """Keep reports, if all will still be true next time, or for the ranks of one launch."""
     if lasting_only and not all(report.verdict in _LASTING_VERDICTS for report in reports):
         return
     try:

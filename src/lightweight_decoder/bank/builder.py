@@ -93,10 +93,10 @@ def write_bank(
     Texts are compared in Unicode NFC with white space collapsed; phrases are numbered in the order
     of their first appearance. Vectors go through ``preprocessing``, are scaled to unit length in
     float32, then stored as ``dtype``. Memory: one block of rows, and about 30 bytes for each
-    distinct text; while preprocessing is fitted, two samples. Everything is
-    written to a temporary sibling of ``output`` and renamed at the end, so ``output`` is either
-    complete or as it was before, whatever happens. The same rows give the same files, byte for
-    byte, whatever the blocks they come in.
+    distinct text; while preprocessing is fitted, two samples. Everything is written to a temporary
+    sibling of ``output`` and renamed at the end, so ``output`` is either complete or as it was
+    before, whatever happens. The same rows give the same files, byte for byte, whatever the blocks
+    they come in.
 
     Args:
         output: Folder to make; its parents are made too.
@@ -112,9 +112,6 @@ def write_bank(
             error or is dropped and counted.
         total: How many rows will come, where known.
         show_progress: Show rows, rows/s and the time left.
-
-    Returns:
-        What came in and what was written.
 
     Raises:
         BankBuildError: If a row cannot be used (NaN, infinite or all-zero vector, another width,

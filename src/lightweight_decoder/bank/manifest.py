@@ -154,10 +154,7 @@ class Manifest:
     preprocessing: PreprocessingInfo | None = None
 
     def to_dict(self, *, with_blocks: bool) -> dict[str, Any]:
-        """Return plain values, as JSON has them; what is None of later keys is left out.
-
-        So the fingerprints of banks and of what was trained on them stay what they were.
-        """
+        """Return plain values, as JSON has them; what is None of later keys is left out."""
         content = asdict(self)
         if self.preprocessing is None:
             del content["preprocessing"]
@@ -208,11 +205,7 @@ def _sha256(content: dict[str, Any]) -> str:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write ``manifest.json`` into ``folder``.
-
-    Raises:
-        OSError: If the file cannot be written.
-    """
+    """Write ``manifest.json`` into ``folder``; an ``OSError`` is raised as it is."""
     content = manifest.to_dict(with_blocks=True)
     sealed = {"fingerprint": manifest.fingerprint, "manifest": content, "seal": _sha256(content)}
     text = json.dumps(sealed, indent=2, ensure_ascii=False) + "\n"

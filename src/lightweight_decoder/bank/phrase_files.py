@@ -33,12 +33,7 @@ class Texts(NamedTuple):
 
 
 class TextStream:
-    """The rows of a file of texts, as many at a time as are asked for.
-
-    Attributes:
-        path: The file.
-        num_rows: How many there are.
-    """
+    """The ``num_rows`` rows of a file of texts, as many at a time as are asked for."""
 
     def __init__(self, path: Path, blocks: Iterable[Texts], *, num_rows: int) -> None:
         self.path = path
@@ -47,11 +42,7 @@ class TextStream:
         self._block, self._start = Texts([], {}), 0
 
     def take(self, count: int) -> Texts:
-        """Return the next ``count`` rows, fewer at the end.
-
-        Raises:
-            InputDataError: The file is damaged.
-        """
+        """Return the next ``count`` rows, fewer at the end."""
         taken = self._take_from_block(count)
         while len(taken.texts) < count:
             block = next(self._blocks, None)
@@ -189,11 +180,7 @@ def rows_of_embeddings(
 def vectors_of_embeddings(
     vectors: EmbeddingReader, *, keep_unusable: bool = False
 ) -> Iterator[FloatArray]:
-    """Yield blocks of vectors alone, for a sample of them.
-
-    Raises:
-        InputDataError: The file is damaged.
-    """
+    """Yield blocks of vectors alone, for a sample of them."""
     return (block.vectors for block in _blocks(vectors, keep_unusable=keep_unusable))
 
 

@@ -28,11 +28,7 @@ TEXT_TYPE = pa.large_string()  # 64-bit offsets: no limit on the bytes in one re
 
 
 class PhraseTable:
-    """Read access to ``phrases.arrow``; only what is asked for is read.
-
-    Args:
-        file: The Arrow IPC file.
-        num_phrases: p, the number of rows it must have.
+    """Read access to ``phrases.arrow``, p rows of it; only what is asked for is read.
 
     Raises:
         BankError: If the file is damaged, has another number of rows or no column of texts.
@@ -73,13 +69,7 @@ class PhraseTable:
         return tuple(name for name in self._names if name != TEXT_COLUMN)
 
     def texts(self, phrase_ids: IntArray) -> npt.NDArray[np.object_]:
-        """Look up the texts of phrases, an array of str in the shape of ``phrase_ids``.
-
-        ``NO_ID`` gives an empty text.
-
-        Raises:
-            BankError: If an id is not a row of the table, or if the file is damaged there.
-        """
+        """Look up the texts of phrases, shaped like the ids; ``NO_ID`` gives an empty text."""
         unique, inverse = np.unique(phrase_ids, return_inverse=True)
         texts = np.full(len(unique), "", dtype=object)
         taken = self._taken(self._names.index(TEXT_COLUMN), unique[unique != NO_ID])
@@ -87,12 +77,7 @@ class PhraseTable:
         return texts[inverse].reshape(np.shape(phrase_ids))
 
     def column(self, name: str, phrase_ids: IntArray | None = None) -> npt.NDArray[Any]:
-        """Read one column, (p,), or its values of (m,) phrases.
-
-        Raises:
-            BankError: If there is no such column, if an id is not a row of the table, or if the
-                file is damaged there.
-        """
+        """Read one column, (p,), or its values of (m,) phrases."""
         if name not in self.column_names:
             raise BankError.unexpected(
                 self._path,
@@ -110,11 +95,7 @@ class PhraseTable:
         return found[inverse]  # type: ignore[no-any-return]
 
     def _taken(self, column: int, phrase_ids: IntArray) -> list[Any]:
-        """Return a column's values of phrases, ascending, in one array for each record batch.
-
-        Without ``pa.array`` and ``to_numpy``, which import pandas where it is installed: half a
-        second.
-        """
+        """Return a column's values of phrases, ascending, in one array for each record batch."""
         for wrong in phrase_ids[(phrase_ids < 0) | (phrase_ids >= self._starts[-1])][:1]:
             raise BankError.unexpected(
                 self._path,
@@ -122,6 +103,7 @@ class PhraseTable:
                 wrong,
                 summary="there is no such phrase",
             )
+        # Without pa.array and to_numpy, which import pandas where it is installed: half a second.
         batches = np.searchsorted(self._starts, phrase_ids, side="right") - 1
         taken = []
         for number in np.unique(batches):

@@ -81,11 +81,7 @@ def placed_when_finished(output: Path, *, overwrite: bool) -> Iterator[Path]:
 
 
 def refuse_output_over(output: Path, inputs: Iterable[Path]) -> None:
-    """Refuse an output that would replace what it is made from, or part of a bank.
-
-    Args:
-        output: File that will be written.
-        inputs: Files and folders that are read.
+    """Refuse an output file that would replace what it is made from, or part of a bank.
 
     Raises:
         InputDataError: If ``output`` is one of the inputs, by whatever name, or lies inside a

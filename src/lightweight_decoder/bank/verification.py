@@ -74,9 +74,7 @@ def wrong_files(
 ) -> Iterator[BankError]:
     """Yield an error for each block that has another sum, or each file that has.
 
-    Args:
-        files: The files, which are read.
-        advance: Takes how many KiB more were read.
+    ``advance`` takes how many KiB more were read.
     """
     for file in files:
         checksum, wrong = hashlib.sha256(), list[BankError]()

@@ -255,12 +255,7 @@ def _hold_against(
     where: Path | None,
     tolerance: float,
 ) -> None:
-    """Fail where an evaluation is worse than an earlier one.
-
-    Raises:
-        RegressionError: A metric fell by more than the tolerance.
-        InputDataError: The earlier evaluation has other metrics, or is of other queries.
-    """
+    """Fail with a ``RegressionError`` where an evaluation is worse than an earlier one."""
     before, table = earlier
     changes = compare_metrics(
         evaluation.metrics,

@@ -79,11 +79,7 @@ def write_settings(arguments: Mapping[str, Any], run_dir: Path) -> dict[str, Any
 
 
 def find_run(path: Path, *, bank: Path | None = None) -> FinishedRun:
-    """Return what a training run left in its folder.
-
-    Args:
-        path: The folder.
-        bank: Where the bank is now; None: where it was.
+    """Return what a training run left in its folder; ``bank`` is where its bank has moved.
 
     Raises:
         ConfigError: It is not the folder of a run, or its settings cannot be used any more.

@@ -45,12 +45,9 @@ _ADVICE: Final = {
 def within_budget(
     gib: float | None, *, work: str, device: str = "cpu"
 ) -> AbstractContextManager[None]:
-    """Hold the block to ``max_memory_gb``; see ``memory_budget``.
+    """Hold the block to ``max_memory_gb``, None: no limit; see ``memory_budget``.
 
-    Args:
-        gib: The budget; None: no limit.
-        work: What is done, a key of ``_ADVICE``.
-        device: Torch's name of what it is done on.
+    ``work`` says what is done, a key of ``_ADVICE``.
 
     Raises:
         MemoryBudgetError: The budget is too small for any work.
@@ -75,11 +72,7 @@ def search_sizes(gib: float | None, device: str) -> dict[str, int]:
 
 
 def require_for_training(gib: float | None, module: DecoderModule, *, num_queries: int) -> None:
-    """Refuse a budget below what training keeps in any case, besides its data.
-
-    Raises:
-        MemoryBudgetError: It is.
-    """
+    """Refuse a budget below what training keeps in any case, besides its data."""
     options = module.hparams
     num_mined = 0 if module.reranker is None else min(options["num_mined"], num_queries)
     num_listed = min(options["num_listed"], module.decoder.bank.num_phrases)
@@ -118,8 +111,7 @@ def open_decoder(
 
     Raises:
         ConfigError: Neither bank nor checkpoint is given.
-        CheckpointError: The checkpoint cannot be used.
-        BankError: The bank cannot be used.
+        CheckpointError, BankError: One of them cannot be used.
     """
 
     def made(opened: PhraseBank) -> SearchBackend | None:
@@ -166,11 +158,7 @@ def open_encoder(
 ) -> Encoder:
     """Return an encoder, with as much of a device, a cache and a bank as it wants to know.
 
-    Args:
-        embeddings: Makes it.
-        device: Where its model runs.
-        cache: Whether vectors are kept in the cache of this user.
-        bank: The bank whose encoder it is; None: it is to build one.
+    Without a bank it is to build one; ``cache`` says whether vectors are kept for this user.
 
     Raises:
         ConfigError: It is the encoder of a bank, where there is none yet.

@@ -80,7 +80,7 @@ PARTS = {
     "accelerator": Part(
         f"{_PACKAGE}.accelerator.resolver.resolve_accelerator", frozenset({"look", "probe"})
     ),
-    "one_device": Part(f"{_PACKAGE}.commands.devices.one_device"),
+    "one_device": Part(f"{_PACKAGE}.commands.opening.one_device"),
     "wandb": Part(f"{_PACKAGE}.training.tracking.open_wandb", frozenset({"run_dir"})),
 }
 """Everything that a configuration can name; no other code ever runs because a file names it."""

@@ -200,9 +200,7 @@ def _report(
 def _plan_after(error: Exception, plan: AcceleratorPlan) -> AcceleratorPlan:
     """Return the plan to go on with after a kernel failed in spite of the probe.
 
-    Raises:
-        AcceleratorError: The plan does not allow a fallback.
-        Exception: ``error`` itself, where it is no such failure.
+    Raises what it got where that is no such failure.
     """
     failure = recognize_kernel_failure(error)
     if failure is None:

@@ -77,12 +77,9 @@ class OperatingPoints:
 def measure_operating_points(
     confidence: FloatArray, right: npt.NDArray[np.bool_], *, max_points: int = _MAX_POINTS
 ) -> OperatingPoints:
-    """Every threshold that can make a difference, evenly thinned out where they are many.
+    """Return each threshold that makes a difference, evenly thinned out to ``max_points``.
 
-    Args:
-        confidence: (q,) float32 in [0, 1].
-        right: (q,) bool, whether the first phrase is right.
-        max_points: The most thresholds to keep, at least 2.
+    Confidence is (q,) float32 in [0, 1], ``right`` (q,) bool, whether the first phrase is right.
 
     Raises:
         InputDataError: Lengths differ, or there are no queries.

@@ -36,12 +36,7 @@ def write_answers(
     A line has ``query`` (row, from 0), ``text`` (the first phrase, null where the decoder
     abstained), ``phrases``, ``values``, ``kind`` and ``confidence`` (null where the decoder is not
     calibrated). ``output`` appears when it is complete; an error leaves no part of it behind.
-
-    Args:
-        answers: Some queries at a time.
-        output: The file; ``-``: standard output, line by line, without a progress bar.
-        num_queries: How many there are; None: unknown.
-        show_progress: Whether to show a bar.
+    ``-`` is standard output, line by line, without a progress bar.
 
     Raises:
         InputDataError: The output cannot be written.

@@ -50,9 +50,6 @@ def slice_metrics(predictions: pa.Table) -> pa.Table:
     numbers with few distinct values are grouped by value, other numbers by quartiles, confidence by
     deciles; a missing value is a group of its own.
 
-    Args:
-        predictions: See ``evaluation.predictions``; not changed.
-
     Returns:
         A row for each group, in rising order of a column's values: ``slice`` (the column),
         ``group``, ``num_queries``, ``recall@1``, ``recall@10``, ``mrr``, ``median_rank``, the same

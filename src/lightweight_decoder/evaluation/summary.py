@@ -111,11 +111,8 @@ def systems(predictions: pa.Table) -> tuple[System, ...]:
 def query_values(predictions: pa.Table, system: System) -> dict[str, Float64Array]:
     """Return the (q,) float64 values of each metric that is a mean over queries, for one system.
 
-    These are what bootstrap and paired tests draw from.
-
-    Args:
-        predictions: A checked table; see ``evaluation.predictions``.
-        system: Whose ranks to take. Text overlap and Brier values are the decoder's only.
+    These are what bootstrap and paired tests draw from. Text overlap and Brier values are the
+    decoder's only.
     """
     values = ranking_values(best_rank(predictions, system), recall_at=RECALL_AT, mrr_at=(25,))
     ranks = all_ranks(predictions, system)

@@ -86,11 +86,6 @@ class ApproximateSearch:
 
     Where the list holds fewer than k phrases that count, the query is searched for exactly. So is
     every query when k is so large that this is no slower.
-
-    Args:
-        exact: Exact search in the same bank.
-        index: Lists vectors.
-        setting: How hard it looks and how long its lists are.
     """
 
     def __init__(self, exact: ExactSearch, index: Index, setting: Setting) -> None:
@@ -128,6 +123,14 @@ class ApproximateSearch:
         return min(self.setting.list_length(k) + num_excluded, num_vectors)
 
 
+class _Sample(NamedTuple):
+    """Queries (q, d) for k phrases, and the lowest value that is among them, (q, 1)."""
+
+    queries: Tensor
+    k: int
+    cut: Tensor
+
+
 class _Choice(NamedTuple):
     """A length of list and the recall that it gave."""
 
@@ -136,16 +139,11 @@ class _Choice(NamedTuple):
 
 
 def sample_queries(vectors: Tensor, *, num: int = NUM_SAMPLES, seed: int = 0) -> Tensor:
-    """Make queries (num, d) float32 that are like a bank's vectors without being any of them.
+    """Make queries (num, d) float32 that are like a bank's unit vectors without being any of them.
 
     Half are vectors with noise of their own length, half lie midway between two vectors. On
     WordNet, definitions are easier than both for every index tried: 8 candidates compared for each
     answer of PQ96x4fs found 0.9925 of the ten best for definitions, 0.982 and 0.989 for these.
-
-    Args:
-        vectors: (n, d) unit rows.
-        num: How many to make.
-        seed: Chooses vectors and noise.
     """
     generator = torch.Generator().manual_seed(seed)
     picked = vectors[torch.randint(len(vectors), (num,), generator=generator)].float()
@@ -158,15 +156,9 @@ def sample_queries(vectors: Tensor, *, num: int = NUM_SAMPLES, seed: int = 0) ->
 def tune(exact: ExactSearch, index: Index, queries: Tensor, target_recall: float) -> Setting:
     """Choose the least effort, and with it the shortest lists, that reach a recall.
 
-    Args:
-        exact: The reference.
-        index: What to tune.
-        queries: (q, d) sample.
-        target_recall: Share of the exact answer to be found, for 10 and for 100 phrases.
-
-    Returns:
-        The setting and its measured recalls. Where nothing reaches the target, the longest lists
-        at the greatest effort, and a warning.
+    Recall is the share of the exact answer that the index finds for the sample (q, d), measured
+    for 10 and for 100 phrases. Where nothing reaches the target, the longest lists at the greatest
+    effort are chosen, with a warning.
     """
     ks = tuple(k for k in KS if k <= exact.num_phrases / 16) or (1,)
     chosen: list[_Choice] = []
@@ -174,17 +166,8 @@ def tune(exact: ExactSearch, index: Index, queries: Tensor, target_recall: float
     for effort in index.efforts:
         chosen = []
         for k, cut in zip(ks, cuts, strict=True):
-            chosen.append(
-                _shortest_list(
-                    exact,
-                    index,
-                    effort=effort,
-                    k=k,
-                    queries=queries,
-                    cut=cut,
-                    target_recall=target_recall,
-                )
-            )
+            sample = _Sample(queries, k, cut)
+            chosen.append(_shortest_list(exact, index, effort, sample, target_recall))
             if chosen[-1].recall < target_recall:
                 break
         else:
@@ -209,14 +192,12 @@ def tune(exact: ExactSearch, index: Index, queries: Tensor, target_recall: float
 def _shortest_list(
     exact: ExactSearch,
     index: Index,
-    *,
     effort: int,
-    k: int,
-    queries: Tensor,
-    cut: Tensor,
+    sample: _Sample,
     target_recall: float,
 ) -> _Choice:
     """Find the shortest of some lengths that reaches the target; the longest where none does."""
+    queries, k, cut = sample
     needed = k * max(1.0, exact.num_vectors / exact.num_phrases)
     lengths = [min(math.ceil(needed * multiple), exact.num_vectors) for multiple in _MULTIPLES]
 

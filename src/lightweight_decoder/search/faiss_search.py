@@ -229,11 +229,7 @@ def read_record(index: Path, *, bank_fingerprint: str) -> IndexRecord | None:
 
 
 def write_record(index: Path, record: IndexRecord) -> None:
-    """Put a record beside an index file.
-
-    Raises:
-        BankBuildError: If it cannot be written.
-    """
+    """Put a record beside an index file, or raise a ``BankBuildError``."""
     with writing(record_path(index)) as partial:
         partial.write_bytes(_RECORDS.dump_json(record, indent=2) + b"\n")
 
@@ -244,11 +240,7 @@ def record_path(index: Path) -> Path:
 
 
 def writing(path: Path) -> AbstractContextManager[Path]:
-    """Give a file to write that takes the place of ``path`` when it is whole.
-
-    Raises:
-        BankBuildError: If the folder cannot be written.
-    """
+    """Give a file to write that takes the place of ``path`` when it is whole."""
     return whole_file(path, error=BankBuildError, advice=_ELSEWHERE)
 
 

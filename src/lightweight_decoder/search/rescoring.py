@@ -68,14 +68,9 @@ class Rescorer:
     ) -> Found:
         """Sort listed vectors as float64 does, down to where k phrases have been seen.
 
-        Ties go to the lower phrase, then to the lower vector.
-
-        Args:
-            queries: (q, d) float64 of length one.
-            vectors: (q, m) int64 listed rows, filled up with ``NO_ID``.
-            k: How many phrases have to be in order.
-            values: (q, m) falling float32 products, where they have been computed; changed in
-                place.
+        Ties go to the lower phrase, then to the lower vector. Queries are (q, d) float64 of length
+        one, vectors (q, m) int64 listed rows, filled up with ``NO_ID``; values are their falling
+        float32 products, where they have been computed, and change in place.
         """
         if vectors.numel() <= _FEW_PAIRS:
             hidden = vectors == NO_ID if values is None else values == -torch.inf

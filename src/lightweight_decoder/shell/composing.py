@@ -170,11 +170,7 @@ def _errors_in_lines(name: str, overrides: Sequence[str]) -> Iterator[None]:
 
 
 def config_folder() -> Path:
-    """Return the folder of the configuration: in the installed package, or beside a checkout's src.
-
-    Raises:
-        FileNotFoundError: The package lies in neither.
-    """
+    """Return the configuration's folder: in the installed package, or beside a checkout's src."""
     package = Path(__file__).resolve().parents[1]
     for folder in (package / "conf", package.parents[1] / "conf"):
         if (folder / "train.yaml").is_file():

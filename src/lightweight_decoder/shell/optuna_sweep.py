@@ -61,12 +61,8 @@ class ResumableOptunaSweeper(Sweeper):
         seed: int = 0,
         params: dict[str, Any] | None = None,
     ) -> None:
-        self._options = {
-            "n_trials": n_trials,
-            "n_jobs": n_jobs,
-            "n_startup_trials": n_startup_trials,
-            "seed": seed,
-        }
+        self._options = {"n_trials": n_trials, "n_jobs": n_jobs, "seed": seed}
+        self._options["n_startup_trials"] = n_startup_trials
         self._params = params or {}
 
     def setup(
@@ -134,9 +130,9 @@ def sweep(
         config: Hydra's, of the sweep.
         launcher: Runs jobs, here or elsewhere.
         compose: Raises where the overrides of a job cannot be composed.
-        n_trials: Jobs of the whole sweep, failed ones and those of an earlier start included.
-        n_jobs: Jobs at a time.
-        n_startup_trials: Jobs drawn at random, before there is something to learn from.
+        n_trials: As of :class:`ResumableOptunaSweeper`, like those that follow.
+        n_jobs: At a time.
+        n_startup_trials: Drawn at random.
         seed: Decides what is drawn.
 
     Raises:
@@ -152,10 +148,11 @@ def sweep(
     from lightweight_decoder.training.study import SweepStudy  # noqa: PLC0415 - the same
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    _check("n_trials", n_trials, at_least=1)
-    _check("n_jobs", n_jobs, at_least=1)
-    _check("n_startup_trials", n_startup_trials, at_least=0)
-    _check("seed", seed, at_least=0)
+    given = {"n_trials": n_trials, "n_jobs": n_jobs}
+    for name, value in {**given, "n_startup_trials": n_startup_trials, "seed": seed}.items():
+        if value < (least := int(name in given)):
+            where, expected = f"hydra.sweeper.{name}", f"{least} or more"
+            raise ConfigError.unexpected(where, expected, value, summary="out of range")
     space, fixed = search_space(overrides)
     compose([_overrides(fixed, optuna.create_study().ask(space).params)])
     sweep_dir = Path(config.hydra.sweep.dir)
@@ -171,13 +168,6 @@ def sweep(
         )
         while batch := study.next_jobs(n_trials=n_trials, n_jobs=n_jobs):
             run_batch(study, batch, fixed=fixed, launcher=launcher, sweep_dir=sweep_dir)
-
-
-def _check(name: str, value: int, *, at_least: int) -> None:
-    """Refuse a number that is too small."""
-    if value < at_least:
-        where = f"hydra.sweeper.{name}"
-        raise ConfigError.unexpected(where, f"{at_least} or more", value, summary="out of range")
 
 
 @contextmanager
@@ -208,10 +198,8 @@ def run_batch(
 ) -> None:
     """Run some jobs and tell the study what their own records say.
 
-    The launcher's answers are not used: it has none where a job's process died.
-
-    Raises:
-        Exception: The launcher's, where it started no job at all.
+    The launcher's answers are not used: it has none where a job's process died. An error of the
+    launcher is raised where it started no job at all.
     """
     overrides = [_overrides(fixed, params) for params in batch.values()]
     try:
@@ -241,9 +229,6 @@ def search_space(
     """Return the parameters to draw, and the overrides that all jobs share.
 
     The last override of a key counts, so the command line comes after a file's search space.
-
-    Raises:
-        ConfigError: There is nothing to draw from, or no scale to draw on.
     """
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     last = {override.key_or_group: override for override in parsed}.values()
@@ -255,11 +240,7 @@ def search_space(
 
 
 def _distribution(override: Override) -> BaseDistribution:
-    """Return what ``interval``, ``range`` or a choice means to Optuna.
-
-    Raises:
-        ConfigError: It means nothing: no value lies in it, or none can be drawn.
-    """
+    """Return what ``interval``, ``range`` or a choice means to Optuna, if it means anything."""
     value = override.value()
     tags = value.tags if isinstance(value, Sweep) else set()
     if tags - {"log"}:

@@ -59,13 +59,7 @@ _ENTRY = re.compile(r"^ {4}(\w+)(?: \([^)]*\))?:((?:.*\n?)(?:^ {8}.*\n?|^\n)*)",
 def schema_of_command(
     function: Callable[..., Any], *, groups: Collection[str], filled: Collection[str] = ()
 ) -> dict[str, Any]:
-    """Return the configuration of a command, all but what its groups bring.
-
-    Args:
-        function: The command.
-        groups: Names of its configuration groups.
-        filled: Arguments that are not configured.
-    """
+    """Return a command's configuration, but for what is ``filled`` or comes from its groups."""
     tree = {}
     for name, parameter in configured_arguments(function).items():
         is_part = takes_part(function, name)
@@ -83,12 +77,7 @@ def schemas_of_parts(names: Collection[str], function: Callable[..., Any]) -> di
 
 
 def described_yaml(function: Callable[..., Any], configuration: Mapping[str, Any]) -> str:
-    """Return a configuration as YAML, each key with what the docstrings say of it.
-
-    Args:
-        function: The command that it is for.
-        configuration: Plain values.
-    """
+    """Return a command's configuration as YAML, each key with what the docstrings say of it."""
     about = as_configuration(dict(_descriptions(function, as_arguments(configuration))))
     return "\n".join(_lines(configuration, about, indent=0))
 
@@ -220,11 +209,7 @@ def mistakes_in(overrides: Sequence[str], groups: Collection[str]) -> list[str]:
 def taken_verbatim(
     arguments: Sequence[str], keys: Collection[str]
 ) -> tuple[list[str], dict[str, str]]:
-    """Take the values of some keys out of arguments, just as the shell handed them over.
-
-    Returns:
-        The other arguments, and the values by key.
-    """
+    """Take the values of some keys out of arguments, just as the shell handed them over, by key."""
     found = [(each, _KEY.fullmatch(each)) for each in arguments]
     others = [each for each, match in found if match is None or match[1] not in keys]
     return others, {match[1]: match[2] for _, match in found if match and match[1] in keys}
@@ -242,13 +227,9 @@ def in_lines(
     compose: Callable[[Sequence[str]], DictConfig],
     groups: Collection[str],
 ) -> list[str]:
-    """Return what is wrong with overrides that Hydra refuses: a line each.
+    """Return what is wrong with overrides that Hydra refuses with an error: a line each.
 
-    Args:
-        error: Hydra's.
-        overrides: What was given to Hydra.
-        compose: Raises what Hydra raises.
-        groups: Names of the configuration groups.
+    ``compose`` raises what Hydra raises; ``groups`` are the names of the configuration groups.
     """
     left, lines = list(overrides), list[str]()
     unknown: list[str] = []

@@ -100,13 +100,10 @@ def _start(**options: Any) -> wandb.Run:  # noqa: ANN401 - W&B's own
 def log_training(
     run: wandb.Run, metrics: Mapping[str, float], *, bank: PhraseBank, checkpoint: Path
 ) -> None:
-    """Put a training run's metrics into the summary, and logs bank and checkpoint.
+    """Put a training run's metrics into the summary, and log bank and checkpoint.
 
-    Args:
-        run: An open run.
-        metrics: As in ``metrics.json``.
-        bank: What was trained on; W&B gets its manifest and a reference to its folder.
-        checkpoint: The best checkpoint; left out where it was not written.
+    W&B gets the bank's manifest and a reference to its folder; a checkpoint that was not written is
+    left out.
     """
     run.summary.update(dict(metrics))
     _take_in(run, _bank_artifact(bank))
@@ -124,16 +121,10 @@ def log_evaluation(
     checkpoint: Path,
     files: Sequence[Path],
 ) -> None:
-    """Put an evaluation's metrics into the summary, and logs examples, figures and artifacts.
+    """Put an evaluation's metrics into the summary, and log examples, figures and artifacts.
 
-    Args:
-        run: An open run.
-        metrics: As in ``metrics.json``.
-        predictions: See ``evaluation.predictions``; 1,000 rows, evenly drawn, become a table.
-        latencies_ms: (calls,) milliseconds of single queries.
-        bank: What was searched.
-        checkpoint: What was evaluated.
-        files: What the evaluation wrote.
+    Of the predictions 1,000 rows, evenly drawn, become a table; ``files`` are what the evaluation
+    wrote, ``latencies_ms`` (calls,) the times of single queries.
     """
     import wandb  # noqa: PLC0415 - half a second that only its users should pay
 

@@ -84,11 +84,7 @@ class GraphedFunction:
     def __call__(self, *inputs: Tensor, **settings: object) -> tuple[Tensor, ...]:
         """Return what the function returns, in tensors that later calls do not change.
 
-        To be called under ``torch.no_grad``.
-
-        Args:
-            inputs: The function's positional arguments, on one device.
-            settings: Its keyword arguments, hashable.
+        Inputs are tensors on one device, settings hashable; to be called under ``torch.no_grad``.
         """
         if can_capture(inputs[0].device):
             key = (*((tuple(i.shape), i.dtype, i.device) for i in inputs), *settings.items())
@@ -137,11 +133,8 @@ def capture(
 ) -> Captured | None:
     """Capture a call, which must have run before; None where that fails.
 
-    Args:
-        function: What is called.
-        inputs: Tensors on one GPU, which are copied.
-        settings: The call's keyword arguments.
-        sharing: Another, never replayed at the same time, whose memory is used for this one too.
+    Inputs are copied. ``sharing`` is another graph, never replayed at the same time, whose memory
+    is used for this one too.
     """
     graph = torch.cuda.CUDAGraph()
     device = inputs[0].device
@@ -165,13 +158,7 @@ class FewQueriesSearch:
     """Searches for few queries in vectors that a GPU holds; needs Triton.
 
     Extra memory on the device: about n / 4 + 600 k bytes for a query, 16 MB for 64 queries and
-    1,000,000 vectors.
-
-    Args:
-        vectors: (n, d) unit rows on the GPU.
-        owners: (n,) int64 there, the phrase of each vector; None: each is a phrase of its own.
-        margin: Products that differ by more are in their true order.
-        roundings: Those of these vectors.
+    1,000,000 vectors. Arguments are those of :func:`.make_kernels`.
     """
 
     def __init__(

@@ -106,9 +106,7 @@ class EncodedTexts:
     def vectors_of(self, texts: Sequence[str], *, first_row: int) -> list[list[int]]:
         """Find the bank's vectors that were made of each of q texts: q lists of rows, ascending.
 
-        Args:
-            texts: q texts.
-            first_row: Vectors before it are left out (those made of phrases themselves).
+        Vectors before ``first_row`` are left out (those made of phrases themselves).
         """
         rows: dict[str, list[int]] = {text: [] for text in texts}
         for row in range(first_row, len(self.texts)):
