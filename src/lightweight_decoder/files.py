@@ -127,7 +127,9 @@ def _replaceable(target: Path) -> os.stat_result | None:
 def _give_mode(temporary: Path, before: os.stat_result | None) -> None:
     """Give a new file the mode of the one that it replaces, or that of any new file."""
     if before is None:
-        temporary.chmod(0o666 & ~_umask())
+        mask = os.umask(0)  # which temporary files do not follow
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
         return
     with contextlib.suppress(OSError, AttributeError):  # not everybody may, or can
         os.chown(temporary, before.st_uid, before.st_gid)
@@ -143,10 +145,3 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _umask() -> int:
-    """Return the process's mask for new files, which temporary files do not follow."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -67,10 +67,7 @@ WHEELS = (
 
 
 def wheel_advice(
-    machine: Machine,
-    *,
-    capability: tuple[int, int] | None = None,
-    gcn_arch: str | None = None,
+    machine: Machine, *, capability: tuple[int, int] | None = None, gcn_arch: str | None = None
 ) -> str:
     """Say which wheel has kernels for a device, as of ``READ_ON``.
 
@@ -247,7 +244,8 @@ def _silent(
     if kind is not None and code != 0:  # old ROCm aborts where CUDA raises
         return explain(report, kind, machine)
     if code is not None and code < 0:
-        reason = f"the probe was ended by {_signal_name(-code)} (at {stage})"
+        known = {each.value: each.name for each in signal.Signals}
+        reason = f"the probe was ended by {known.get(-code, f'signal {-code}')} (at {stage})"
         return replace(report, verdict="crashed", reason=reason, advice=_KERNEL_LOG)
     reason = f"the probe ended with status {code} and no readable answer (at {stage})"
     return replace(report, verdict="unknown", reason=reason, advice=_KERNEL_LOG)
@@ -288,13 +286,6 @@ def quote(text: str) -> str:
     line = text.strip().partition("\n")[0]
     line = re.sub(r"(?:[A-Za-z]:)?(?:[\\/][^\s'\":,;()]+)+", "<path>", line)
     return line[:_QUOTE_CHARACTERS]
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
 
 
 def _text(value: object) -> str | None:

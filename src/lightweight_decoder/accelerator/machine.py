@@ -96,7 +96,7 @@ def look_at_machine() -> Machine:
     """Read the facts: milliseconds, no CUDA initialization, no NVML."""
     import torch  # noqa: PLC0415 - importing this package must stay cheap
 
-    hip = torch.version.hip
+    hip, libraries = torch.version.hip, Path(torch.__file__).parent.glob("lib/*torch*")
     driver_version = None if hip else _driver_cuda_version()
     return Machine(
         torch_version=str(torch.__version__),
@@ -104,7 +104,7 @@ def look_at_machine() -> Machine:
         hip_version=hip,
         mps_built=torch.backends.mps.is_built(),
         xpu_built=getattr(torch.version, "xpu", None) is not None,
-        installed_ns=_newest_ns(Path(torch.__file__).parent / "lib"),
+        installed_ns=max((file.stat().st_mtime_ns for file in libraries), default=0),
         driver_loads=driver_version is not None,
         driver_cuda_version=driver_version,
         device_files=_KFD.exists() if hip else _has_nvidia_files(),
@@ -118,11 +118,6 @@ def look_at_machine() -> Machine:
         },
         system=f"{platform.system()} {platform.machine()}",
     )
-
-
-def _newest_ns(folder: Path) -> int:
-    """Return when the newest of torch's own libraries was written; 0 where there is none."""
-    return max((file.stat().st_mtime_ns for file in folder.glob("*torch*")), default=0)
 
 
 def _driver_cuda_version() -> str | None:

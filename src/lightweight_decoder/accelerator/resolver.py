@@ -59,8 +59,6 @@ def resolve_accelerator(
     *,
     on_unusable: OnUnusable = "auto",
     cache: bool = True,
-    look: Callable[[], Machine] = look_at_machine,
-    probe: Probe = probe_devices,
 ) -> AcceleratorPlan:
     """Decide where to run, by running kernels on each device in a process of its own.
 
@@ -79,8 +77,6 @@ def resolve_accelerator(
             ``"force"`` takes the devices whatever their verdict; ``"auto"`` falls back, unless an
             accelerator, particular devices or several devices were asked for.
         cache: Whether a verdict of an earlier run may be used and this one kept.
-        look: Reads the facts about build and machine.
-        probe: Proves the devices of a backend.
 
     Returns:
         The plan. Its reasons are also logged, as one warning, if they need attention.
@@ -90,7 +86,7 @@ def resolve_accelerator(
         AcceleratorError: If what was asked for cannot be used and may not be replaced.
     """
     request = parse_request(accelerator, devices, precision, strategy, on_unusable)
-    plan, needs_attention = decide(request, use_cache=cache, look=look, probe=probe)
+    plan, needs_attention = decide(request, use_cache=cache)
     os.environ.update(plan.environment)
     _tell(plan, needs_attention=needs_attention)
     return plan
@@ -119,9 +115,9 @@ def decide(
     return _plan(request, choice, surveys, began), choice.needs_attention
 
 
-def forget_verdicts(*, look: Callable[[], Machine] = look_at_machine) -> None:
+def forget_verdicts() -> None:
     """Drop what is stored about this machine: a kernel failed in spite of its verdict."""
-    machine = look()
+    machine = look_at_machine()
     for backend in _GPU_BACKENDS:
         drop(machine_key(machine, backend))
 

@@ -24,13 +24,7 @@ from lightweight_decoder.bank.manifest import (
 from lightweight_decoder.bank.phrase_writer import PhraseWriter
 from lightweight_decoder.bank.placement import placed_when_finished
 from lightweight_decoder.bank.preprocessing_file import draw_sample, fit
-from lightweight_decoder.bank.rows import (
-    BankRows,
-    OnBadRow,
-    RowCheck,
-    choose_dtype,
-    stored_rows,
-)
+from lightweight_decoder.bank.rows import BankRows, OnBadRow, RowCheck, choose_dtype, stored_rows
 from lightweight_decoder.errors import BankBuildError
 from lightweight_decoder.progress import report_progress
 

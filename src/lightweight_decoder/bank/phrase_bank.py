@@ -34,9 +34,7 @@ from lightweight_decoder.bank.stored_file import StoredFile, array_in
 from lightweight_decoder.datatypes import NO_ID
 from lightweight_decoder.encoder import TextEncoder, as_encoder, report_cut_texts
 from lightweight_decoder.errors import BankError
-from lightweight_decoder.vectors.directions import (
-    refuse_directionless,
-)
+from lightweight_decoder.vectors.directions import refuse_directionless
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -143,10 +143,7 @@ def rows_with_vectors(
 
 
 def rows_of_embeddings(
-    vectors: EmbeddingReader,
-    *,
-    metadata_columns: Sequence[str] = (),
-    keep_unusable: bool = False,
+    vectors: EmbeddingReader, *, metadata_columns: Sequence[str] = (), keep_unusable: bool = False
 ) -> Iterator[BankRows]:
     """Yield blocks of vectors with the texts, and metadata, that stand beside them in their file.
 

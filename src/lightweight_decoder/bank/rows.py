@@ -210,10 +210,7 @@ class RowCheck:
 
 
 def refuse_unusable_texts(
-    texts: Sequence[object],
-    normalized: Sequence[str | None] | None = None,
-    *,
-    first_row: int = 0,
+    texts: Sequence[object], normalized: Sequence[str | None] | None = None, *, first_row: int = 0
 ) -> None:
     """Refuse texts that cannot be phrases, those that normalizing makes None of."""
     normalized = normalize_texts(texts) if normalized is None else normalized

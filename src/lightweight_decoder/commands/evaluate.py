@@ -157,9 +157,7 @@ def evaluate_run(
             files = _write(evaluation, folder, run, device)
         if tracker is not None:
             # half a second that only its users should pay
-            from lightweight_decoder.training.tracking import (  # noqa: PLC0415
-                log_evaluation,
-            )
+            from lightweight_decoder.training.tracking import log_evaluation  # noqa: PLC0415
 
             log_evaluation(
                 tracker.experiment,

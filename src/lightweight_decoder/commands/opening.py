@@ -150,11 +150,7 @@ def completed_search(
 
 
 def open_encoder(
-    embeddings: Callable[..., Encoder],
-    *,
-    device: str,
-    cache: bool,
-    bank: PhraseBank | None = None,
+    embeddings: Callable[..., Encoder], *, device: str, cache: bool, bank: PhraseBank | None = None
 ) -> Encoder:
     """Return an encoder, with as much of a device, a cache and a bank as it wants to know.
 

@@ -75,9 +75,9 @@ class OperatingPoints:
 
 
 def measure_operating_points(
-    confidence: FloatArray, right: npt.NDArray[np.bool_], *, max_points: int = _MAX_POINTS
+    confidence: FloatArray, right: npt.NDArray[np.bool_]
 ) -> OperatingPoints:
-    """Return each threshold that makes a difference, evenly thinned out to ``max_points``.
+    """Return each threshold that makes a difference, evenly thinned out where they are many.
 
     Confidence is (q,) float32 in [0, 1], ``right`` (q,) bool, whether the first phrase is right.
 
@@ -96,8 +96,8 @@ def measure_operating_points(
     precisions = np.cumsum(right[order]) / counts
     is_last_of_ties = np.append(ordered[1:] != ordered[:-1], True)
     places = np.flatnonzero(is_last_of_ties)[::-1]
-    if len(places) > max_points:
-        places = places[np.linspace(0, len(places) - 1, max_points).astype(np.int64)]
+    if len(places) > _MAX_POINTS:
+        places = places[np.linspace(0, len(places) - 1, _MAX_POINTS).astype(np.int64)]
     return OperatingPoints(
         thresholds=tuple(ordered[places].tolist()),
         precisions=tuple(precisions[places].tolist()),

@@ -224,10 +224,7 @@ def _importance(in_bank: BoolArray, share: float | None) -> Float64Array:
         return np.ones(len(in_bank))
     if not 0 <= share < 1:
         raise ConfigError(
-            "is not a share",
-            where="out_of_bank_share",
-            expected="from 0 to below 1",
-            found=share,
+            "is not a share", where="out_of_bank_share", expected="from 0 to below 1", found=share
         )
     each = share / (1 - share) * num_inside / num_outside
     importance = np.where(in_bank, 1.0, each)
@@ -250,7 +247,7 @@ def _fit_log_odds(
     values: Float64Array, similarity: Float64Array, right: BoolArray, importance: Float64Array
 ) -> tuple[float, tuple[float, ...], float]:
     """Temperature, weights (none negative) and bias of least log loss."""
-    spread = max(_spread(values), 1e-6)
+    spread = max(float((values[:, :1] - values).mean()), 1e-6)  # the unit to start from
     guess = float(np.log(spread))
     centers = similarity.mean(axis=0)
     scales = np.array([1.0, spread, *np.maximum(similarity.std(axis=0), 1e-6)])
@@ -285,11 +282,6 @@ def _log_temperature_slope(values: Float64Array, temperature: float) -> Float64A
     scaled = (values[:, 1:] - values[:, :1]) / temperature
     slope: Float64Array = (softmax(scaled, axis=1) * scaled).sum(axis=1)
     return slope
-
-
-def _spread(values: Float64Array) -> float:
-    """Mean distance of the first value from the others: the unit to start from."""
-    return float((values[:, :1] - values).mean())
 
 
 def _isotonic_knots(

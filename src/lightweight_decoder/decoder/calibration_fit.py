@@ -88,7 +88,8 @@ def fit_calibration(
         nothing = no_own_vectors(len(outside))
         parts.append(_examples(decoder, outside, nothing, nothing))
     elif out_of_bank_share > 0:
-        hidden = np.concatenate([_vectors_of(decoder.bank, right), own], axis=1)
+        theirs = decoder.bank.vector_ids_of(right.reshape(-1)).reshape(len(right), -1)
+        hidden = np.concatenate([theirs[:, (theirs != NO_ID).any(axis=0)], own], axis=1)
         parts.append(_examples(decoder, asked, no_own_vectors(len(asked)), hidden))
     values, similarity, is_first = (np.concatenate(column) for column in zip(*parts, strict=True))
     is_there = np.isfinite(values).all(axis=0)  # where phrases are hidden, a small bank runs out
@@ -156,9 +157,3 @@ def _examples(
         is_first = is_right(found.phrase_ids[:, :1], right)[:, 0]
         parts.append([column.cpu().numpy() for column in (found.values, similarity, is_first)])
     return _Examples(*(np.concatenate(column) for column in zip(*parts, strict=True)))
-
-
-def _vectors_of(bank: PhraseBank, phrase_ids: IntArray) -> IntArray:
-    """(q, w) int64 all vectors of each query's right phrases, filled up with ``NO_ID``."""
-    rows = bank.vector_ids_of(phrase_ids.reshape(-1)).reshape(len(phrase_ids), -1)
-    return rows[:, (rows != NO_ID).any(axis=0)]

@@ -13,11 +13,7 @@ from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
 from lightweight_decoder.errors import InputDataError
 from lightweight_decoder.evaluation.predictions import SCHEMA, build_predictions
 from lightweight_decoder.evaluation.rank_metrics import best_ranks
-from lightweight_decoder.evaluation.speed import (
-    latency_metrics,
-    queries_per_s,
-    time_queries,
-)
+from lightweight_decoder.evaluation.speed import latency_metrics, queries_per_s, time_queries
 from lightweight_decoder.memory import peak_memory_bytes
 from lightweight_decoder.progress import report_progress
 
@@ -195,10 +191,7 @@ def phrase_metadata(
 
 
 def _answer_all(
-    decoder: PhraseBankDecoder,
-    parts: Sequence[Split],
-    top_k: int,
-    advance: Callable[[int], None],
+    decoder: PhraseBankDecoder, parts: Sequence[Split], top_k: int, advance: Callable[[int], None]
 ) -> Answers:
     """Return what a decoder says to all queries of some splits."""
     batches = []

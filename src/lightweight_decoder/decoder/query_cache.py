@@ -105,7 +105,9 @@ class QueryCache:
         if not len(queries):
             return search(queries)
         keys = [(row.tobytes(), options) for row in queries.cpu().numpy()]
-        answers = self._kept_of(keys)
+        with self._lock:
+            kept = self._kept
+            answers: dict[Hashable, Decoded] = {key: kept[key] for key in keys if key in kept}
         new = {key: row for row, key in enumerate(keys) if key not in answers}
         if new:
             found = search(queries[list(new.values())])
@@ -120,11 +122,6 @@ class QueryCache:
             if len(state) != len(self._state) or not all(map(_is_same, state, self._state)):
                 self._kept.clear()
                 self._state = state
-
-    def _kept_of(self, keys: Iterable[Hashable]) -> dict[Hashable, Decoded]:
-        """Return the answers that are kept already."""
-        with self._lock:
-            return {key: self._kept[key] for key in keys if key in self._kept}
 
     def _keep(
         self, keys: Sequence[Hashable], answers: dict[Hashable, Decoded], *, num_misses: int

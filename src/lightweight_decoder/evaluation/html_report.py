@@ -130,12 +130,8 @@ def _group_numbers(
     tops = np.unique(np.quantile(values, shares, method="inverted_cdf"))
     codes = np.searchsorted(tops, values)
     members = [values[codes == code] for code in range(len(tops))]
-    return [_range(group.min(), group.max()) for group in members], codes
-
-
-def _range(low: float, high: float) -> str:
-    """Return a range as people read it; one number where both ends are."""
-    return _number(low) if low == high else f"{_number(low)} to {_number(high)}"
+    ends = [dict.fromkeys([_number(group.min()), _number(group.max())]) for group in members]
+    return [" to ".join(each) for each in ends], codes
 
 
 def _number(value: float) -> str:

@@ -52,12 +52,7 @@ RECALL_AT = (1, 3, 5, 10, 25, 100)
 
 
 def summarize_predictions(
-    predictions: pa.Table,
-    *,
-    split: str = "test",
-    num_resamples: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
+    predictions: pa.Table, *, split: str = "test", num_resamples: int = 1000
 ) -> dict[str, float]:
     """Every metric of the baseline and the decoder, with bootstrap intervals and a paired test.
 
@@ -65,8 +60,6 @@ def summarize_predictions(
         predictions: See ``evaluation.predictions``; not changed.
         split: First part of every name.
         num_resamples: Bootstrap resamples.
-        level: Of the intervals.
-        seed: Of the bootstrap.
 
     Returns:
         ``{split}/baseline/{metric}`` and ``{split}/decoder/{metric}``, with ``…/low`` and
@@ -84,7 +77,7 @@ def summarize_predictions(
     if not in_bank.any():
         raise InputDataError("no query has a right phrase in the bank", where="predictions")
     inside = predictions.filter(pa.array(in_bank))
-    bootstrap = Bootstrap(num_resamples=num_resamples, level=level, seed=seed)
+    bootstrap = Bootstrap(num_resamples=num_resamples)
     values = {system: query_values(inside, system) for system in systems(predictions)}
     figures: dict[str, dict[str, float]] = {
         system: _with_intervals(bootstrap, each, best_rank(inside, system))
@@ -94,7 +87,9 @@ def summarize_predictions(
     if IN_TRAINING in inside.column_names:
         figures["decoder"]["num_in_training"] = float(pc.sum(inside[IN_TRAINING]).as_py() or 0)
     if "baseline" in values:
-        figures["baseline"] |= _baseline_figures(inside)
+        if inside["baseline_value"].null_count == 0:
+            own = inside["baseline_value"].to_numpy()
+            figures["baseline"] |= _sureness(own, best_rank(inside, "baseline") == 1)
         figures["difference"] = _differences(bootstrap, values["baseline"], values["decoder"])
     return {
         f"{split}/{system}/{name}": figure
@@ -169,13 +164,6 @@ def _differences(
         for name, result in bootstrap.compare(before, after).items()
         for part, figure in result._asdict().items()
     }
-
-
-def _baseline_figures(inside: pa.Table) -> dict[str, float]:
-    """How far the baseline's own best value tells right from wrong, where it is known."""
-    if inside["baseline_value"].null_count > 0:
-        return {}
-    return _sureness(inside["baseline_value"].to_numpy(), best_rank(inside, "baseline") == 1)
 
 
 def _decoder_figures(inside: pa.Table) -> dict[str, float]:

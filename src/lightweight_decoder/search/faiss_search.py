@@ -135,7 +135,8 @@ def _make(
             setting=setting,
             file=describe_file(path),
         )
-    write_record(path, record)
+    with writing(record_path(path)) as partial:
+        partial.write_bytes(_RECORDS.dump_json(record, indent=2) + b"\n")
     return record
 
 
@@ -226,12 +227,6 @@ def read_record(index: Path, *, bank_fingerprint: str) -> IndexRecord | None:
             advice=ADVICE,
         )
     return record
-
-
-def write_record(index: Path, record: IndexRecord) -> None:
-    """Put a record beside an index file, or raise a ``BankBuildError``."""
-    with writing(record_path(index)) as partial:
-        partial.write_bytes(_RECORDS.dump_json(record, indent=2) + b"\n")
 
 
 def record_path(index: Path) -> Path:

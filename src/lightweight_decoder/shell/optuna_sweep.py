@@ -223,9 +223,7 @@ def _overrides(fixed: tuple[str, ...], params: dict[str, Any]) -> list[str]:
     return [*fixed, *(f"{key}={value}" for key, value in params.items())]
 
 
-def search_space(
-    overrides: Sequence[str],
-) -> tuple[dict[str, BaseDistribution], tuple[str, ...]]:
+def search_space(overrides: Sequence[str]) -> tuple[dict[str, BaseDistribution], tuple[str, ...]]:
     """Return the parameters to draw, and the overrides that all jobs share.
 
     The last override of a key counts, so the command line comes after a file's search space.

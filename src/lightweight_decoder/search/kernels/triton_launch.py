@@ -11,9 +11,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.tools.tensor_descriptor import (
-    TensorDescriptor,
-)
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from lightweight_decoder.search.kernels import triton_kernels as kernels
 
@@ -43,21 +41,18 @@ _CUTS = (_Cut(16, 256, 4, 3, 2), _Cut(64, 256, 4, 2, 1), _Cut(128, 128, 8, 3, 1)
 _CUTS_IN_FULL = (_Cut(16, 128, 4, 3, 2), _Cut(64, 256, 4, 2, 1), _Cut(128, 128, 8, 2, 1))
 
 
-def maxima_of_groups(
-    queries: Tensor, vectors: Tensor, *, in_full: bool, cut: _Cut | None = None
-) -> tuple[Tensor, Tensor]:
+def maxima_of_groups(queries: Tensor, vectors: Tensor, *, in_full: bool) -> tuple[Tensor, Tensor]:
     """Multiply, and keep each group's and each tile's largest product.
 
     Args:
         queries: (q, d), rows of a multiple of 16 bytes.
         vectors: (n, d) of the same type.
         in_full: Whether float32 is multiplied as three products of tf32 and not as one.
-        cut: How the product is cut, by default what was fastest on an H100.
 
     Returns:
         (q, t * GROUPS_PER_TILE) and (q, t) float32 for t tiles.
     """
-    cut = cut or _best_cut(queries.shape[0], queries.device, in_full=in_full)
+    cut = _best_cut(queries.shape[0], queries.device, in_full=in_full)
     num_tiles = math.ceil(vectors.shape[0] / TILE)
     tile_maxima = queries.new_empty((queries.shape[0], num_tiles), dtype=torch.float32)
     group_maxima = tile_maxima.new_empty((queries.shape[0], num_tiles * GROUPS_PER_TILE))

@@ -60,12 +60,7 @@ def draw_rows(count: int, wanted: int | None, *, seed: int) -> IntArray:
 
 
 def unseen_split(
-    entries: Sequence[frozenset[str]],
-    *,
-    num_test: int,
-    num_val: int,
-    num_calib: int,
-    seed: int,
+    entries: Sequence[frozenset[str]], *, num_test: int, num_val: int, num_calib: int, seed: int
 ) -> dict[SplitName, list[int]]:
     """Divide entries so that val, calib and test share no phrase with train.
 
