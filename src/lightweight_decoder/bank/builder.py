@@ -230,10 +230,7 @@ def write_files(
 
 def _read_only_once() -> BankBuildError:
     """Build the error for rows that are gone once the sample is drawn."""
-    return BankBuildError.unexpected(
-        None,
-        "rows that can be iterated again, or sample=",
-        "an iterator",
-        summary="preprocessing needs the rows twice: to draw a sample, and to build",
-        advice="Give a list of blocks or an object with __iter__, or vectors to fit on in sample=",
-    )
+    expected = "rows that can be iterated again, or sample="
+    problem = "preprocessing needs the rows twice: to draw a sample, and to build"
+    advice = "Give a list of blocks or an object with __iter__, or vectors to fit on in sample="
+    return BankBuildError.unexpected(None, expected, "an iterator", summary=problem, advice=advice)

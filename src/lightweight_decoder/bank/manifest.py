@@ -235,12 +235,9 @@ def read_manifest(folder: Path) -> Manifest:
         advice = "Build a bank with lightweight-decoder build-bank, or check the path"
         if old_place(folder).exists() and not folder.exists():
             advice = f"A killed build left the bank as {old_place(folder)}; rename it"
+        expected = f"a folder with a file {MANIFEST_NAME}"
         raise BankError.unexpected(
-            folder,
-            f"a folder with a file {MANIFEST_NAME}",
-            error.strerror,
-            summary="there is no phrase bank here",
-            advice=advice,
+            folder, expected, error.strerror, summary="there is no phrase bank here", advice=advice
         ) from error
     manifest = _parse(content, path)
     _check_agreement(manifest, path)
@@ -274,13 +271,11 @@ def _error_for(detail: ErrorDetails, path: Path) -> BankError:
     if not key:
         return _damaged("the manifest cannot be read", path, None, "JSON", detail["msg"])
     if key == "manifest.format_version" and detail["type"] != "missing":
+        expected = f"{FORMAT_VERSION} or {PREPROCESSED_VERSION}"
+        problem = "the bank has another format version"
+        advice = "Build the bank again with this version of lightweight-decoder"
         return BankError.unexpected(
-            path,
-            f"{FORMAT_VERSION} or {PREPROCESSED_VERSION}",
-            found,
-            at=f"key {key!r}",
-            summary="the bank has another format version",
-            advice="Build the bank again with this version of lightweight-decoder",
+            path, expected, found, at=f"key {key!r}", summary=problem, advice=advice
         )
     if detail["type"] == "missing":
         return _damaged("a key is missing", path, key, "a value", "none")

@@ -400,12 +400,9 @@ class PhraseBank:
 
     def _no_such(self, what: str, count: int, place: int, found: int) -> BankError:
         """Build the error for an id that is not in the bank."""
+        expected, problem = f"a {what} id from 0 to {count - 1}", f"there is no such {what}"
         return BankError.unexpected(
-            self.path or IN_MEMORY,
-            f"a {what} id from 0 to {count - 1}",
-            found,
-            at=f"entry {place}",
-            summary=f"there is no such {what}",
+            self.path or IN_MEMORY, expected, found, at=f"entry {place}", summary=problem
         )
 
 
@@ -422,12 +419,10 @@ def _reopened(path: str, fingerprint: str) -> PhraseBank:
     """Open a bank that was pickled, if no other one is there now."""
     bank = PhraseBank.open(path)
     if bank.fingerprint != fingerprint:
+        expected = f"fingerprint {fingerprint[:12]}"
+        problem = "the bank was replaced since it was pickled"
         raise BankError.unexpected(
-            path,
-            f"fingerprint {fingerprint[:12]}",
-            bank.fingerprint[:12],
-            summary="the bank was replaced since it was pickled",
-            advice="Open it again",
+            path, expected, bank.fingerprint[:12], summary=problem, advice="Open it again"
         )
     return bank
 

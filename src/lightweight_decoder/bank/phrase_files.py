@@ -190,10 +190,7 @@ def _different_lengths(
     texts: TextStream, vectors: EmbeddingReader, found: object
 ) -> InputDataError:
     """Return the error for texts and vectors that do not belong together."""
-    return InputDataError.unexpected(
-        vectors.path,
-        f"{texts.num_rows} rows, as many as {texts.path} has",
-        found,
-        summary="texts and vectors differ in number",
-        advice="Row i of one file belongs to row i of the other; see whether both begin alike",
-    )
+    expected = f"{texts.num_rows} rows, as many as {texts.path} has"
+    problem = "texts and vectors differ in number"
+    advice = "Row i of one file belongs to row i of the other; see whether both begin alike"
+    return InputDataError.unexpected(vectors.path, expected, found, summary=problem, advice=advice)

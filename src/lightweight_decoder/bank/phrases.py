@@ -79,12 +79,9 @@ class PhraseTable:
     def column(self, name: str, phrase_ids: IntArray | None = None) -> npt.NDArray[Any]:
         """Read one column, (p,), or its values of (m,) phrases."""
         if name not in self.column_names:
-            raise BankError.unexpected(
-                self._path,
-                f"one of {', '.join(self.column_names) or '(the bank has none)'}",
-                name,
-                summary=f"the bank has no column {name!r}",
-            )
+            expected = f"one of {', '.join(self.column_names) or '(the bank has none)'}"
+            problem = f"the bank has no column {name!r}"
+            raise BankError.unexpected(self._path, expected, name, summary=problem)
         index = self._names.index(name)
         if phrase_ids is None:
             chunks = [self._batch(number).column(index) for number in range(len(self._batches))]
@@ -97,12 +94,9 @@ class PhraseTable:
     def _taken(self, column: int, phrase_ids: IntArray) -> list[Any]:
         """Return a column's values of phrases, ascending, in one array for each record batch."""
         for wrong in phrase_ids[(phrase_ids < 0) | (phrase_ids >= self._starts[-1])][:1]:
-            raise BankError.unexpected(
-                self._path,
-                f"a phrase id from 0 to {self._starts[-1] - 1}",
-                wrong,
-                summary="there is no such phrase",
-            )
+            expected = f"a phrase id from 0 to {self._starts[-1] - 1}"
+            problem = "there is no such phrase"
+            raise BankError.unexpected(self._path, expected, wrong, summary=problem)
         # Without pa.array and to_numpy, which import pandas where it is installed: half a second.
         batches = np.searchsorted(self._starts, phrase_ids, side="right") - 1
         taken = []

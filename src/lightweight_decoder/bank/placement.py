@@ -91,12 +91,9 @@ def refuse_output_over(output: Path, inputs: Iterable[Path]) -> None:
     real = Path(os.path.realpath(output))
     for source in inputs:
         if real == Path(os.path.realpath(source)) or _is_same(real, source):
+            problem = "the output would replace its input"
             raise InputDataError.unexpected(
-                output,
-                "a path of its own",
-                f"the input {source}",
-                summary="the output would replace its input",
-                advice=advice,
+                output, "a path of its own", f"the input {source}", summary=problem, advice=advice
             )
     for folder in real.parents:
         if (folder / MANIFEST_NAME).is_file() and (folder / VECTORS_NAME).is_file():
@@ -169,13 +166,10 @@ def _check_replaceable(output: Path, *, overwrite: bool) -> None:
     if not os.path.lexists(output):
         return
     if not overwrite:
-        raise BankBuildError.unexpected(
-            output,
-            "a path where nothing is",
-            None,
-            summary="the output exists already",
-            advice="Choose another path, or allow it to be replaced with overwrite=true",
-        )
+        expected = "a path where nothing is"
+        problem = "the output exists already"
+        advice = "Choose another path, or allow it to be replaced with overwrite=true"
+        raise BankBuildError.unexpected(output, expected, None, summary=problem, advice=advice)
     if not _is_bank_or_empty(output):
         raise BankBuildError.unexpected(
             output,

@@ -65,12 +65,10 @@ def read_preprocessing(file: StoredFile, info: PreprocessingInfo) -> Preprocessi
     try:
         return Preprocessing.from_arrays(info.steps, info.input_dim, load(bytes(file.content)))
     except (SafetensorError, ValueError, TypeError, KeyError) as error:
+        expected = f"the arrays of {', '.join(step.step for step in info.steps)}"
+        problem = "what the preprocessing learned does not match the manifest"
         raise BankError.unexpected(
-            file.path,
-            f"the arrays of {', '.join(step.step for step in info.steps)}",
-            error,
-            summary="what the preprocessing learned does not match the manifest",
-            advice=REBUILD,
+            file.path, expected, error, summary=problem, advice=REBUILD
         ) from error
 
 
@@ -108,12 +106,9 @@ def draw_sample(
             num_rows += len(vectors)
             advance(len(vectors))
     if sample is None or not len(sample):
-        raise BankBuildError.unexpected(
-            None,
-            "at least one row that can be used",
-            "none",
-            summary="there is nothing to fit the preprocessing on",
-        )
+        expected = "at least one row that can be used"
+        problem = "there is nothing to fit the preprocessing on"
+        raise BankBuildError.unexpected(None, expected, "none", summary=problem)
     return sample.in_order()
 
 

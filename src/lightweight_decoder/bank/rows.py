@@ -166,11 +166,9 @@ class RowCheck:
         """Refuse columns that differ from the first block's, or have the name of the texts."""
         at = f"rows from {self.num_rows}"
         if TEXT_COLUMN in block.metadata:
-            raise BankBuildError(
-                f"a metadata column may not be called {TEXT_COLUMN!r}",
-                at=at,
-                advice="Give the column another name; this one holds the phrases",
-            )
+            problem = f"a metadata column may not be called {TEXT_COLUMN!r}"
+            advice = "Give the column another name; this one holds the phrases"
+            raise BankBuildError(problem, at=at, advice=advice)
         if self._columns is None:
             self._columns = set(block.metadata)
         if self._columns != set(block.metadata):

@@ -104,12 +104,9 @@ def build_bank(
     """
     steps = read_steps(preprocessing)
     if vectors is None and input is None:
-        raise ConfigError.unexpected(
-            "input",
-            "a file of texts, or null with vectors=FILE that has texts of its own",
-            "null",
-            summary="there is nothing to build from",
-        )
+        expected = "a file of texts, or null with vectors=FILE that has texts of its own"
+        problem = "there is nothing to build from"
+        raise ConfigError.unexpected("input", expected, "null", summary=problem)
     names = {"key": key, "vector_column": vector_column}
     for name, value in names.items():
         if vectors is None and value is not None:

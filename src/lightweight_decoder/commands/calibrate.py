@@ -112,12 +112,9 @@ def calibrate(
 def _check_width(path: Path | None, vectors: FloatArray | None, decoder: PhraseBankDecoder) -> None:
     """Refuse embeddings that the decoder cannot read, with the name of their file."""
     if vectors is not None and vectors.shape[1] != decoder.input_dim:
-        raise EmbeddingError.unexpected(
-            path,
-            f"(q, {decoder.input_dim})",
-            vectors.shape,
-            summary="the embeddings have another width than the decoder's queries",
-        )
+        expected = f"(q, {decoder.input_dim})"
+        problem = "the embeddings have another width than the decoder's queries"
+        raise EmbeddingError.unexpected(path, expected, vectors.shape, summary=problem)
 
 
 def _threshold_table(points: OperatingPoints) -> Table:

@@ -167,11 +167,9 @@ def _check_one_given(things: dict[str, object]) -> None:
     """Refuse several things to decode, and none."""
     given = [name for name, value in things.items() if value is not None]
     if len(given) != 1:
+        expected, problem = 'text="…", texts=FILE or input=FILE', "one thing to decode is needed"
         raise ConfigError.unexpected(
-            ", ".join(things),
-            'text="…", texts=FILE or input=FILE',
-            " and ".join(given) or "none of them",
-            summary="one thing to decode is needed",
+            ", ".join(things), expected, " and ".join(given) or "none of them", summary=problem
         )
 
 

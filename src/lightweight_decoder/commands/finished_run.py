@@ -87,13 +87,10 @@ def find_run(path: Path, *, bank: Path | None = None) -> FinishedRun:
     """
     settings_path, checkpoint = path / SETTINGS_NAME, path / "checkpoints" / "best.ckpt"
     if not settings_path.is_file():
-        raise ConfigError.unexpected(
-            path,
-            f"{SETTINGS_NAME}, as training writes it",
-            "no such file",
-            summary="this is not the folder of a run",
-            advice="Name the run's folder with run_dir=outputs/train/…",
-        )
+        expected = f"{SETTINGS_NAME}, as training writes it"
+        problem = "this is not the folder of a run"
+        advice = "Name the run's folder with run_dir=outputs/train/…"
+        raise ConfigError.unexpected(path, expected, "no such file", summary=problem, advice=advice)
     if not checkpoint.is_file():
         raise CheckpointError.unexpected(
             path,

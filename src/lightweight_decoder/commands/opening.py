@@ -121,12 +121,8 @@ def open_decoder(
     if checkpoint is not None:
         return PhraseBankDecoder.from_checkpoint(checkpoint, bank=bank, search=made, **options)
     if bank is None:
-        raise ConfigError.unexpected(
-            "bank, checkpoint",
-            "bank=DIR or checkpoint=CKPT",
-            "neither",
-            summary="there is nothing to decode with",
-        )
+        expected, problem = "bank=DIR or checkpoint=CKPT", "there is nothing to decode with"
+        raise ConfigError.unexpected("bank, checkpoint", expected, "neither", summary=problem)
     opened = PhraseBank.open(bank)
     return PhraseBankDecoder(opened, search=made(opened), **options)
 
@@ -190,11 +186,8 @@ def threshold(
         raise ConfigError("only one of these can be given", where=", ".join(given))
     points = None if decoder.calibration is None else decoder.calibration.operating_points
     if given and points is None:
-        raise ConfigError(
-            "needs a calibrated decoder",
-            where=next(iter(given)),
-            advice="Train one, or calibrate it: lightweight-decoder calibrate.",
-        )
+        advice = "Train one, or calibrate it: lightweight-decoder calibrate."
+        raise ConfigError("needs a calibrated decoder", where=next(iter(given)), advice=advice)
     if points is not None and target_precision is not None:
         return points.for_precision(target_precision)
     if points is not None and target_coverage is not None:

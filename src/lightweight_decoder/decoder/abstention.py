@@ -85,11 +85,9 @@ def measure_operating_points(
         InputDataError: Lengths differ, or there are no queries.
     """
     if confidence.shape != right.shape or confidence.size == 0:
-        raise InputDataError(
-            "confidence and right do not go together",
-            expected="(q,) and (q,), at least one",
-            found=f"{confidence.shape} and {right.shape}",
-        )
+        problem = "confidence and right do not go together"
+        found = f"{confidence.shape} and {right.shape}"
+        raise InputDataError.unexpected(None, "(q,) and (q,), at least one", found, summary=problem)
     order = np.argsort(-confidence, kind="stable")
     ordered = confidence[order]
     counts = np.arange(1, len(order) + 1)

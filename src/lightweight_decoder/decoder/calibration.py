@@ -114,12 +114,9 @@ class Calibration:
                 or only wrong examples.
         """
         if method not in get_args(CalibrationMethod):
-            raise ConfigError(
-                "unknown calibration method",
-                where="method",
-                expected=" or ".join(get_args(CalibrationMethod)),
-                found=method,
-            )
+            expected = " or ".join(get_args(CalibrationMethod))
+            problem = "unknown calibration method"
+            raise ConfigError.unexpected("method", expected, method, summary=problem)
         _check_values(values, similarity)
         _check_right(right, len(values))
         inside = np.ones(len(values), dtype=bool) if in_bank is None else in_bank
@@ -330,11 +327,8 @@ def _check_finite(what: str, numbers: FloatArray) -> None:
 def _check_right(right: BoolArray, num_queries: int) -> None:
     """Refuse answers that do not go with the queries, and splits that teach nothing."""
     if right.shape != (num_queries,) or right.dtype != np.bool_:
-        raise InputDataError(
-            "right has the wrong form",
-            expected=f"({num_queries},) bool",
-            found=f"{right.shape} {right.dtype}",
-        )
+        expected, found = f"({num_queries},) bool", f"{right.shape} {right.dtype}"
+        raise InputDataError.unexpected(None, expected, found, summary="right has the wrong form")
     if len(np.unique(right)) < 2:  # noqa: PLR2004 - right and wrong
         raise InputDataError(
             "the calibration split has one class",
@@ -365,9 +359,7 @@ def _check_together(saved: Calibration) -> None:
 
 def _damaged(field: str, expected: object, found: object) -> CheckpointError:
     """Build the error for a saved calibration that cannot be used."""
+    advice = "Calibrate again: lightweight-decoder calibrate."
     return CheckpointError.unexpected(
-        f"calibration.{field}".rstrip("."),
-        expected,
-        found,
-        advice="Calibrate again: lightweight-decoder calibrate.",
+        f"calibration.{field}".rstrip("."), expected, found, advice=advice
     )

@@ -271,11 +271,7 @@ def _checked(path: Path, name: str, weight: object) -> Tensor:
 
 def _misfit(path: Path, key: str, expected: object, found: object) -> CheckpointError:
     """Build the error for a checkpoint with missing or altered parts."""
-    return CheckpointError(
-        "its parts do not fit together",
-        where=path,
-        at=f"key '{key}'",
-        expected=expected,
-        found=found,
-        advice="Copy the checkpoint again, or train again.",
+    problem, advice = "its parts do not fit together", "Copy the checkpoint again, or train again."
+    return CheckpointError.unexpected(
+        path, expected, found, at=f"key '{key}'", summary=problem, advice=advice
     )

@@ -73,11 +73,9 @@ def read_job(folder: Path) -> SweepJob | None:
     try:
         return _RECORD.validate_json(path.read_bytes())
     except ValidationError as error:
+        advice = "Delete the job's folder to run the job again."
         raise InputDataError.unexpected(
-            path,
-            "the record of a job",
-            error.errors()[0]["msg"],
-            advice="Delete the job's folder to run the job again.",
+            path, "the record of a job", error.errors()[0]["msg"], advice=advice
         ) from error
 
 

@@ -83,13 +83,10 @@ def check_queries(queries: Tensor, dim: int, exclude_vectors: Tensor | None) -> 
         EmbeddingError: If they are not.
     """
     if queries.ndim != 2 or queries.shape[1] != dim:  # noqa: PLR2004
-        raise EmbeddingError.unexpected(
-            None,
-            f"(q, {dim})",
-            tuple(queries.shape),
-            summary="the queries have another width than the bank",
-            advice="Use the encoder that the bank was built with",
-        )
+        problem = "the queries have another width than the bank"
+        advice = "Use the encoder that the bank was built with"
+        found = tuple(queries.shape)
+        raise EmbeddingError.unexpected(None, f"(q, {dim})", found, summary=problem, advice=advice)
     if exclude_vectors is not None and exclude_vectors.shape[:-1] != queries.shape[:1]:
         raise EmbeddingError.unexpected(
             None,
@@ -125,13 +122,11 @@ def check_unit_rows(vectors: Tensor) -> None:
             the first such row.
     """
     for row, length in rows_of_other_length(vectors):
+        expected = "a vector of length 1"
+        problem = "a vector cannot be searched"
+        advice = "Scale the rows with lightweight_decoder.vectors.directions.unit_rows"
         raise EmbeddingError.unexpected(
-            None,
-            "a vector of length 1",
-            f"length {length:.6g}",
-            at=f"row {row}",
-            summary="a vector cannot be searched",
-            advice="Scale the rows with lightweight_decoder.vectors.directions.unit_rows",
+            None, expected, f"length {length:.6g}", at=f"row {row}", summary=problem, advice=advice
         )
 
 

@@ -245,12 +245,9 @@ def reporting_unwritable(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        problem = "the folder of an index cannot be written"
         raise BankBuildError.unexpected(
-            folder,
-            None,
-            error.strerror or error,
-            summary="the folder of an index cannot be written",
-            advice=_ELSEWHERE,
+            folder, None, error.strerror or error, summary=problem, advice=_ELSEWHERE
         ) from error
 
 

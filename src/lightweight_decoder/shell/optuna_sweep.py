@@ -177,11 +177,9 @@ def _alone_in(sweep_dir: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise ConfigError(
-            "another sweep is running there",
-            where=sweep_dir,
-            advice="Wait until it ends, or name another hydra.sweep.dir",
-        ) from None
+        problem = "another sweep is running there"
+        advice = "Wait until it ends, or name another hydra.sweep.dir"
+        raise ConfigError(problem, where=sweep_dir, advice=advice) from None
     try:
         yield
     finally:
@@ -290,9 +288,5 @@ def _one_of(override: Override) -> BaseDistribution:
 
 def _unusable(override: Override, expected: str) -> ConfigError:
     """Return the error of a search space that says nothing."""
-    return ConfigError.unexpected(
-        override.get_key_element(),
-        expected,
-        override.get_value_string(),
-        summary="cannot be searched through",
-    )
+    problem, found = "cannot be searched through", override.get_value_string()
+    return ConfigError.unexpected(override.get_key_element(), expected, found, summary=problem)

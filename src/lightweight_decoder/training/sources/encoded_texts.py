@@ -126,11 +126,9 @@ class EncodedTexts:
                 advice="Name the bank that was made from the same data",
             )
         if bank.preprocessing is not None:
-            raise BankError(
-                "the bank has preprocessing, the data makes one without",
-                where=bank.path,
-                advice="Train on it with data=pairs or data=denoise",
-            )
+            problem = "the bank has preprocessing, the data makes one without"
+            advice = "Train on it with data=pairs or data=denoise"
+            raise BankError(problem, where=bank.path, advice=advice)
         return bank
 
     def _open_or_build(self) -> PhraseBank:

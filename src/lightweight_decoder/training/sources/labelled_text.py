@@ -213,11 +213,8 @@ class LabelledText:
     def _hold_out(self, labels: Sequence[str]) -> frozenset[str]:
         """Draw the labels that leave the bank."""
         if not 0 <= self._num_out_of_bank <= len(labels) - 2:
-            raise ConfigError.unexpected(
-                "data.num_out_of_bank",
-                f"0 to {len(labels) - 2}, as there are {len(labels)} labels",
-                self._num_out_of_bank,
-            )
+            expected = f"0 to {len(labels) - 2}, as there are {len(labels)} labels"
+            raise ConfigError.unexpected("data.num_out_of_bank", expected, self._num_out_of_bank)
         order = np.random.default_rng(self._seed).permutation(len(labels))
         return frozenset(labels[place] for place in order[: self._num_out_of_bank])
 

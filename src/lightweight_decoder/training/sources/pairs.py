@@ -163,12 +163,10 @@ def read_targets(path: Path, bank: PhraseBank, *, column: str = "text") -> IntAr
     texts = read_texts(path, column)
     phrase_ids = bank.find(texts)
     for row in np.flatnonzero(phrase_ids == NO_ID)[:1]:
+        expected = f"a phrase of the bank {bank.path}"
+        problem = "a target is not in the bank"
+        advice = "Correct the target, or add the phrase to the bank"
         raise InputDataError.unexpected(
-            path,
-            f"a phrase of the bank {bank.path}",
-            repr(texts[row]),
-            at=f"row {row}",
-            summary="a target is not in the bank",
-            advice="Correct the target, or add the phrase to the bank",
+            path, expected, repr(texts[row]), at=f"row {row}", summary=problem, advice=advice
         )
     return phrase_ids
