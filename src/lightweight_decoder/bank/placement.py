@@ -97,12 +97,9 @@ def refuse_output_over(output: Path, inputs: Iterable[Path]) -> None:
             )
     for folder in real.parents:
         if (folder / MANIFEST_NAME).is_file() and (folder / VECTORS_NAME).is_file():
+            problem, found = "the output lies inside a phrase bank", f"the bank {folder}"
             raise InputDataError.unexpected(
-                output,
-                "a place outside of every bank",
-                f"the bank {folder}",
-                summary="the output lies inside a phrase bank",
-                advice=advice,
+                output, "a place outside of every bank", found, summary=problem, advice=advice
             )
 
 
@@ -171,13 +168,10 @@ def _check_replaceable(output: Path, *, overwrite: bool) -> None:
         advice = "Choose another path, or allow it to be replaced with overwrite=true"
         raise BankBuildError.unexpected(output, expected, None, summary=problem, advice=advice)
     if not _is_bank_or_empty(output):
-        raise BankBuildError.unexpected(
-            output,
-            "a phrase bank and nothing else, an empty folder, or nothing",
-            None,
-            summary="the output exists and is not a phrase bank, so it is not replaced",
-            advice="Choose another path",
-        )
+        expected = "a phrase bank and nothing else, an empty folder, or nothing"
+        problem = "the output exists and is not a phrase bank, so it is not replaced"
+        advice = "Choose another path"
+        raise BankBuildError.unexpected(output, expected, None, summary=problem, advice=advice)
 
 
 def _is_bank_or_empty(folder: Path) -> bool:

@@ -75,10 +75,8 @@ def _refuse(problems: list[str]) -> None:
     """Raise all problems in one message, if there are any."""
     if problems:
         listed = "the configuration cannot be used:" if len(problems) > 1 else ""
-        raise ConfigError(
-            "\n  ".join(filter(None, [listed, *problems])),
-            advice="Give values as key=value; --help lists all keys",
-        )
+        problem = "\n  ".join(filter(None, [listed, *problems]))
+        raise ConfigError(problem, advice="Give values as key=value; --help lists all keys")
 
 
 def configured_arguments(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:

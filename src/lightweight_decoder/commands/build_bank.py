@@ -177,12 +177,8 @@ def _read_step(item: str | dict[str, Any], where: str) -> Step:
     named = item if isinstance(item, dict) else {item: {}}
     name, options = next(iter(named.items()), (None, {}))
     if len(named) != 1 or name not in STEPS:
-        raise ConfigError.unexpected(
-            where,
-            f"{', '.join(STEPS)}, or one of them with options: {{pca: {{dim: 128}}}}",
-            item,
-            summary="there is no such step",
-        )
+        expected = f"{', '.join(STEPS)}, or one of them with options: {{pca: {{dim: 128}}}}"
+        raise ConfigError.unexpected(where, expected, item, summary="there is no such step")
     try:
         # as JSON, of which pydantic makes records even where it is strict about types
         step: Step = TypeAdapter(STEPS[name]).validate_json(json.dumps(options or {}))

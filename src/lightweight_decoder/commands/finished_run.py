@@ -92,12 +92,10 @@ def find_run(path: Path, *, bank: Path | None = None) -> FinishedRun:
         advice = "Name the run's folder with run_dir=outputs/train/…"
         raise ConfigError.unexpected(path, expected, "no such file", summary=problem, advice=advice)
     if not checkpoint.is_file():
+        expected = "checkpoints/best.ckpt"
+        advice = "Let it finish: lightweight-decoder train ckpt_path=RUN/checkpoints/last.ckpt"
         raise CheckpointError.unexpected(
-            path,
-            "checkpoints/best.ckpt",
-            "no such file",
-            summary="the run has no checkpoint",
-            advice="Let it finish: lightweight-decoder train ckpt_path=RUN/checkpoints/last.ckpt",
+            path, expected, "no such file", summary="the run has no checkpoint", advice=advice
         )
     saved = read_checkpoint(checkpoint)
     place = bank if bank is not None else saved.find_bank()

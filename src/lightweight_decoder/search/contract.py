@@ -88,11 +88,9 @@ def check_queries(queries: Tensor, dim: int, exclude_vectors: Tensor | None) -> 
         found = tuple(queries.shape)
         raise EmbeddingError.unexpected(None, f"(q, {dim})", found, summary=problem, advice=advice)
     if exclude_vectors is not None and exclude_vectors.shape[:-1] != queries.shape[:1]:
+        problem = "the excluded vectors do not go with the queries"
         raise EmbeddingError.unexpected(
-            None,
-            f"({len(queries)}, w)",
-            tuple(exclude_vectors.shape),
-            summary="the excluded vectors do not go with the queries",
+            None, f"({len(queries)}, w)", tuple(exclude_vectors.shape), summary=problem
         )
 
 

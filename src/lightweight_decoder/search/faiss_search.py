@@ -207,25 +207,20 @@ def read_record(index: Path, *, bank_fingerprint: str) -> IndexRecord | None:
             path, detail["msg"], at=at, expected=expected, advice=ADVICE
         ) from error
     if record.bank_fingerprint != bank_fingerprint:
+        expected = f"fingerprint {bank_fingerprint[:12]}"
+        problem = "the index was made for another bank"
         raise BankError.unexpected(
-            index,
-            f"fingerprint {bank_fingerprint[:12]}",
-            record.bank_fingerprint[:12],
-            summary="the index was made for another bank",
-            advice=ADVICE,
+            index, expected, record.bank_fingerprint[:12], summary=problem, advice=ADVICE
         )
     size = index.stat().st_size if index.exists() else None
     intact = size == record.file.bytes
     if intact and record.file.bytes <= _CHECKSUM_LIMIT_BYTES:
         intact = describe_file(index) == record.file
     if not intact:
-        raise BankError.unexpected(
-            index,
-            f"{record.file.bytes} bytes, sha256 {record.file.sha256[:12]}",
-            "no file" if size is None else f"{size} bytes of other content or length",
-            summary="the index is not what was written",
-            advice=ADVICE,
-        )
+        expected = f"{record.file.bytes} bytes, sha256 {record.file.sha256[:12]}"
+        problem = "the index is not what was written"
+        found = "no file" if size is None else f"{size} bytes of other content or length"
+        raise BankError.unexpected(index, expected, found, summary=problem, advice=ADVICE)
     return record
 
 
