@@ -44,11 +44,7 @@ def user_cache_dir() -> Path:
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a file for reading, if it is a regular one.
-
-    Raises:
-        OSError: Also where it is a pipe, which would be waited for, or a device, which may not end.
-    """
+    """Open a file for reading; an ``OSError`` where it is a pipe or a device, which may not end."""
     kind = stat.S_IFMT(path.stat().st_mode)
     if kind != stat.S_IFREG:
         raise OSError(errno.EINVAL, f"{_KINDS.get(kind, 'something else')}, no file", str(path))
@@ -68,13 +64,8 @@ def whole_file(
     as the user may give it, its owner. ``/dev/null``, ``/dev/stdout`` and ``/dev/stderr`` are
     written through; everything else that is no regular file is refused.
 
-    Args:
-        path: The file to make or to replace.
-        error: What to raise where that is refused.
-        advice: What to do then.
-
     Raises:
-        LightweightDecoderError: ``error``; what was at ``path`` before is still there.
+        LightweightDecoderError: ``error``, with this advice; what was at ``path`` is still there.
     """
     target, temporary = Path(os.path.realpath(path)), None
     through = bool({os.path.abspath(path), str(target)} & _WRITTEN_THROUGH)  # noqa: PTH100, links stay
@@ -107,11 +98,7 @@ def whole_file(
 
 
 def _replaceable(target: Path) -> os.stat_result | None:
-    """Return the status of the file that is there, None where nothing is.
-
-    Raises:
-        OSError: If it is no regular file, or may not be written to.
-    """
+    """Return the status of the regular file that may be replaced, None where nothing is."""
     try:
         status = target.stat()
     except FileNotFoundError:

@@ -149,11 +149,7 @@ _QUOTE_CHARACTERS = 200
 
 
 def identify(message: dict[str, Any], machine: Machine, backend: Backend) -> DeviceReport:
-    """Return a report with a device's identity and no verdict yet.
-
-    Raises:
-        KeyError, TypeError, ValueError: If the record is not what a probe writes.
-    """
+    """Return a report with a device's identity and no verdict yet."""
     capability = message.get("capability")
     report = DeviceReport(
         verdict="unknown",

@@ -77,11 +77,7 @@ class DeviceReport:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> DeviceReport:
-        """Return the report that :meth:`to_dict` described.
-
-        Raises:
-            KeyError, TypeError, ValueError: If a field is missing, unknown or of another kind.
-        """
+        """Return what :meth:`to_dict` described, or raise KeyError, TypeError, ValueError."""
         if (
             values["verdict"] not in get_args(DeviceVerdict)
             or not isinstance(values["precision_support"], dict)

@@ -45,15 +45,8 @@ Dtype = Literal["auto", "float32", "float16"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildReport:
-    """Counts of a finished build.
-
-    Attributes:
-        num_rows: Rows that came in, dropped ones included.
-        num_phrases: p, distinct texts.
-        num_vectors: n, rows that were kept.
-        dim: d, width of a vector.
-        dtype: How vectors are stored.
-        dropped: How many rows were left out for each reason.
+    """Counts of a finished build: rows that came in, dropped ones (by reason) included; p distinct
+    texts; n rows that were kept, of width d, and how their vectors are stored.
     """
 
     num_rows: int

@@ -89,13 +89,10 @@ class RowsInMemory:
 
 @dataclass(frozen=True, slots=True)
 class UsableRows:
-    """The rows of a block that go into the bank.
+    """The b rows of a block that go into the bank.
 
-    Attributes:
-        texts: b normalized texts.
-        vectors: (b, d) float32, finite, none all zero.
-        metadata: Columns of b values each.
-        rows: (b,) their numbers in the input.
+    Texts are normalized, vectors (b, d) float32, finite, none all zero; metadata are columns of b
+    values, ``rows`` (b,) the numbers in the input.
     """
 
     texts: list[str]

@@ -187,8 +187,7 @@ def array_in(file: StoredFile, shape: tuple[int, ...], dtype: npt.DTypeLike) -> 
     """Return the array that a ``.npy`` file holds, without reading or copying it.
 
     Raises:
-        BankError: If it is not a plain array of that shape and dtype, such as one of objects, which
-            are never loaded.
+        BankError: If it is no array of that shape and dtype; those of objects are never loaded.
     """
     header = io.BytesIO(file.content[:_HEADER_BYTES])
     try:

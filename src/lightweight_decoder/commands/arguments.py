@@ -60,11 +60,7 @@ def converted(function: Callable[..., Any], given: Mapping[str, object]) -> dict
 
 
 def converted_part(part: Callable[..., Any], name: str) -> Callable[..., Any]:
-    """Return a part of ours with its bound arguments converted.
-
-    Raises:
-        ConfigError: Something is wrong; the message lists everything that is, below ``name``.
-    """
+    """Return a part of ours with its bound arguments converted; ``name`` is for messages."""
     problems: list[str] = []
     made = _converted_part(part, name, problems)
     _refuse(problems)

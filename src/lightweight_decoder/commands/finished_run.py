@@ -105,11 +105,7 @@ def find_run(path: Path, *, bank: Path | None = None) -> FinishedRun:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """Read a run's settings: plain values, and parts of ours; nothing in them is resolved or run.
-
-    Raises:
-        ConfigError: The file is damaged, too large, or asks for anything else.
-    """
+    """Read a run's settings: plain values and parts of ours; nothing is resolved or run."""
     try:
         with path.open("rb") as file:
             content = file.read(_MOST_BYTES + 1)

@@ -101,13 +101,9 @@ def open_decoder(
 ) -> PhraseBankDecoder:
     """Return the decoder of a checkpoint, or plain search in a bank.
 
-    Args:
-        bank: Folder of the bank; None: where it was when the checkpoint was written.
-        checkpoint: Written by training or calibrating; None: plain search.
-        search: Makes the search, out of the bank and perhaps ``device``.
-        device: Torch's name of what to compute on.
-        max_memory_gb: GiB that the search has to get along with half of.
-        cached_queries: As of ``PhraseBankDecoder``.
+    The bank is where it was when the checkpoint was written, if it is None. ``search`` makes the
+    search, out of the bank and perhaps the device, and has to get along with half of
+    ``max_memory_gb``.
 
     Raises:
         ConfigError: Neither bank nor checkpoint is given.

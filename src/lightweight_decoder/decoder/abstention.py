@@ -80,9 +80,6 @@ def measure_operating_points(
     """Return each threshold that makes a difference, evenly thinned out where they are many.
 
     Confidence is (q,) float32 in [0, 1], ``right`` (q,) bool, whether the first phrase is right.
-
-    Raises:
-        InputDataError: Lengths differ, or there are no queries.
     """
     if confidence.shape != right.shape or confidence.size == 0:
         problem = "confidence and right do not go together"

@@ -142,15 +142,12 @@ class Calibration:
         return replace(calibration, operating_points=points)
 
     def confidence(self, values: FloatArray, similarity: FloatArray | None = None) -> FloatArray:
-        """Return the probability that each query's first phrase is right.
+        """Return the probability that each query's first phrase is right, (q,) float32 in [0, 1].
 
         Args:
             values: (q, k) float32 ranking values, best first, of the kind this was fitted on. Of
                 more than ``num_candidates`` columns the first are read.
             similarity: (q, s) float32 of the kind this was fitted with, where it was.
-
-        Returns:
-            (q,) float32 in [0, 1].
 
         Raises:
             ConfigError: Too few columns, or other similarities than the fit had.

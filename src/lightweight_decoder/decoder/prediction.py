@@ -38,8 +38,7 @@ class Answers:
     """What one decoder says to q queries.
 
     Attributes:
-        ranks: (q, m) int64 rank of every right phrase over the whole bank, from 1; 0 at the end of
-            rows of queries with fewer of them.
+        ranks: (q, m) int64 rank of every right phrase over the whole bank, from 1; 0 at the end.
         phrase_ids: (q, k) int64, best first.
         values: (q, k) float32.
         confidence: (q,) float32 in [0, 1]; None where the decoder is not calibrated.

@@ -103,9 +103,7 @@ class Bootstrap:
     ) -> dict[str, PairedDifference]:
         """Return how much better the second system is, in each metric that both have.
 
-        Args:
-            first: Metric name to its (q,) value for each query, such as the baseline's.
-            second: The same of the other system on the same queries, in the same order.
+        Both are metric names to (q,) values of the same queries, in the same order.
 
         Raises:
             InputDataError: No metric is in both, they have another number of queries, there are

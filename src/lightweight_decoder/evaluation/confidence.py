@@ -26,11 +26,8 @@ NUM_BINS = 15
 class ReliabilityBins:
     """What a reliability diagram shows, one entry for each of b bins of equal width over [0, 1].
 
-    Attributes:
-        edges: (b + 1,) float64. A bin holds its lower edge; the last holds 1 too.
-        counts: (b,) int64 queries in the bin.
-        confidence: (b,) float64 mean confidence, NaN in an empty bin.
-        accuracy: (b,) float64 share of right first phrases, NaN in an empty bin.
+    The ``edges`` are (b + 1,) float64: a bin holds its lower one, the last holds 1 too. Each has
+    ``counts`` int64 queries; mean ``confidence`` and ``accuracy`` are NaN in an empty one.
     """
 
     edges: Float64Array
@@ -103,10 +100,8 @@ def auroc(values: AnyFloatArray, positive: BoolArray) -> float:
 def fpr_at_tpr(values: AnyFloatArray, positive: BoolArray, *, tpr: float = 0.95) -> float:
     """Return the least share of negatives, in [0, 1], that a threshold lets through.
 
-    Args:
-        values: (q,) floats, higher for positive.
-        positive: (q,) bool, both cases.
-        tpr: Share of the positives that the threshold keeps at least, in (0, 1].
+    Values are (q,) floats, higher for positive; ``tpr`` in (0, 1] is the share of the positives,
+    (q,) bool, that the threshold keeps at least.
 
     Raises:
         ConfigError: ``tpr`` is outside (0, 1].

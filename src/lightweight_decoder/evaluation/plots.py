@@ -146,11 +146,7 @@ def plot_reliability(
 
 
 def plot_risk_coverage(systems: Mapping[str, tuple[AnyFloatArray, BoolArray]]) -> Figure:
-    """Return selective risk over coverage, a line for each system.
-
-    Args:
-        systems: Name to (q,) values, higher is surer, and (q,) bool of what was right.
-    """
+    """Return selective risk over coverage, a line for each system's (q,) values and hits."""
     figure, axes = _figure("Queries answered, surest first", "Wrong answers among them")
     for (name, (values, right)), color in zip(systems.items(), _colors(len(systems)), strict=True):
         coverage, risk = risk_coverage_curve(values, right)
@@ -168,9 +164,6 @@ def plot_latency(latencies_ms: npt.NDArray[np.floating]) -> Figure:
     """Return a histogram of (calls,) times of single queries, with p50, p95 and p99.
 
     The slowest 0.5% are cut off.
-
-    Raises:
-        InputDataError: There are no latencies, or they are not all finite and above 0.
     """
     percentiles = latency_metrics(latencies_ms)
     figure, axes = _figure("Time of one query (ms)", "Queries")
@@ -234,12 +227,9 @@ def _plot_parameter(
 
 
 def svg_text(figure: Figure, title: str, colors: Mapping[str, str]) -> str:
-    """Return a figure as an SVG element, each of its colors replaced by another.
+    """Return a figure of this module as an SVG element, each of its colors replaced by another.
 
-    Args:
-        figure: Any of this module's.
-        title: What tells it from the others of a page.
-        colors: What to put in the place of each color.
+    ``title`` tells it from the others of a page.
     """
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
         file = StringIO()

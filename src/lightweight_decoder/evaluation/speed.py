@@ -25,13 +25,10 @@ def time_queries(
     max_calls: int = 200,
     max_seconds: float = 2.0,
 ) -> npt.NDArray[np.float64]:
-    """Answer queries one by one, after three to warm up; return the time of each, (calls,) ms.
+    """Answer queries (q, d) one by one, after three to warm up; return (calls,) milliseconds.
 
-    Args:
-        answer: Answers (1, d) queries, and returns when it is done.
-        queries: (q, d), at least one; they come round again where there are few.
-        max_calls: How many to time.
-        max_seconds: Stop after so long, though not before one was timed.
+    They come round again where there are few, up to ``max_calls``; after ``max_seconds`` it stops,
+    though not before one was timed.
     """
     for row in range(_WARM_UP):
         answer(_query(queries, row))
@@ -48,12 +45,9 @@ def time_queries(
 def queries_per_s(
     answer: Callable[[FloatArray], object], queries: FloatArray, *, batch_size: int = 512
 ) -> float:
-    """Answer a batch of queries, after a small one to warm up; return how many a second.
+    """Answer a batch of queries (q, d), after a small one to warm up; return how many a second.
 
-    Args:
-        answer: Answers (q, d) queries, and returns when it is done.
-        queries: (q, d), at least one; a smaller set is repeated to fill the batch.
-        batch_size: Queries in the batch.
+    A smaller set is repeated to fill the batch.
     """
     answer(queries[:8])
     batch = np.resize(queries, (batch_size, queries.shape[1]))

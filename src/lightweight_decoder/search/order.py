@@ -52,10 +52,8 @@ def values_of_block(queries: Tensor, vectors: Tensor) -> Tensor:
 def values_of_lists(queries: Tensor, vectors: Tensor, ids: Tensor) -> Tensor:
     """Return the values of each query's own vectors, (q, m) float32; takes 16 q m d bytes.
 
-    Args:
-        queries: (q, d) from :func:`unit_queries`.
-        vectors: (n, d) of length one, on the same device.
-        ids: (q, m) int64 rows of ``vectors``; the value of ``NO_ID`` is -inf.
+    Queries (q, d) are from :func:`unit_queries`; ``ids`` (q, m) int64 are rows of the vectors on
+    the same device, the value of ``NO_ID`` is -inf.
     """
     products = vectors[ids.clamp(min=0)].double().mul_(queries[:, None])
     return rounded_cosines(products.sum(dim=2)).masked_fill_(ids == NO_ID, -torch.inf)
@@ -86,10 +84,8 @@ def float32_error(dim: int) -> float:
 def hide_excluded(scores: Tensor, excluded: Tensor | None, first_vector: int) -> None:
     """Set the values (q, m) of excluded vectors to -inf, in place.
 
-    Args:
-        scores: Values of m consecutive vectors, from ``first_vector`` on.
-        excluded: (q, w) int64 vectors that do not count, filled up with ``NO_ID``, or None.
-        first_vector: The first of the m.
+    They are of m consecutive vectors, from ``first_vector`` on; ``excluded`` is (q, w) int64
+    vectors that do not count, filled up with ``NO_ID``, or None.
     """
     if excluded is None or not excluded.numel():
         return

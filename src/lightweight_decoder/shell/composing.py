@@ -211,14 +211,10 @@ def call(
     filled: Mapping[str, object] | None = None,
     overrides: Sequence[str] = (),
 ) -> Any:  # noqa: ANN401 - what the command returns
-    """Call a command with a composed configuration.
+    """Call a command with a composed configuration and what is ``filled`` beside it.
 
-    Args:
-        name: The command's.
-        config: Its configuration.
-        filled: Arguments that are not configured.
-        overrides: What was typed: ``01`` and ``[a]`` are text where text is wanted, though Hydra
-            reads a number and a list.
+    What was typed (``overrides``) tells that ``01`` and ``[a]`` are text where text is wanted,
+    though Hydra reads a number and a list.
 
     Raises:
         LightweightDecoderError: Anything that the configuration or the files it names have wrong.

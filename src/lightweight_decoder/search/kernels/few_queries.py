@@ -185,18 +185,12 @@ class FewQueriesSearch:
     def search(
         self, queries: Tensor, k: int, list_length: int, excluded: Tensor | None
     ) -> tuple[Tensor, ...]:
-        """Find the k best phrases for each query, and say for which they are certain.
+        """Find the k best phrases for each query (q, d) of any length, and say if they are certain.
 
-        Args:
-            queries: (q, d) floating point of any length, on the GPU.
-            k: How many phrases to return, at most ``list_length``.
-            list_length: How many vectors are compared, at most 128.
-            excluded: (q, w) int64 vectors that do not count, filled up with ``NO_ID``, or None.
-
-        Returns:
-            Values, vectors and phrases (q, k) as ``ExactSearch`` gives them, and (q,) bool: whether
-            they are right. They may not be where a cut falls among values that are too close to
-            call, or where a query is zero or not finite.
+        At most 128 vectors are compared (``list_length``, k or more); ``excluded`` as of
+        :class:`.FirstPass`. Returns values, vectors and phrases (q, k) as ``ExactSearch`` gives
+        them, and (q,) bool: whether they are right. They may not be where a cut falls among values
+        that are too close to call, or where a query is zero or not finite.
         """
         precision = fastest_precision(self._vectors.dtype, len(queries))
         return self._graphed(

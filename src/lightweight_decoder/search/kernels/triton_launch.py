@@ -42,15 +42,10 @@ _CUTS_IN_FULL = (_Cut(16, 128, 4, 3, 2), _Cut(64, 256, 4, 2, 1), _Cut(128, 128, 
 
 
 def maxima_of_groups(queries: Tensor, vectors: Tensor, *, in_full: bool) -> tuple[Tensor, Tensor]:
-    """Multiply, and keep each group's and each tile's largest product.
+    """Multiply queries (q, d) and vectors (n, d) of one type, in rows of a multiple of 16 bytes.
 
-    Args:
-        queries: (q, d), rows of a multiple of 16 bytes.
-        vectors: (n, d) of the same type.
-        in_full: Whether float32 is multiplied as three products of tf32 and not as one.
-
-    Returns:
-        (q, t * GROUPS_PER_TILE) and (q, t) float32 for t tiles.
+    Keeps each group's and each tile's largest product: (q, t * GROUPS_PER_TILE) and (q, t) float32
+    for t tiles. ``in_full`` multiplies float32 as three products of tf32 and not as one.
     """
     cut = _best_cut(queries.shape[0], queries.device, in_full=in_full)
     num_tiles = math.ceil(vectors.shape[0] / TILE)
