@@ -45,8 +45,10 @@ Dtype = Literal["auto", "float32", "float16"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildReport:
-    """Counts of a finished build: rows that came in, dropped ones (by reason) included; p distinct
-    texts; n rows that were kept, of width d, and how their vectors are stored.
+    """Counts of a finished build.
+
+    Rows that came in, dropped ones (by reason) included; p distinct texts; n rows that were kept,
+    of width d, and how their vectors are stored.
     """
 
     num_rows: int
