@@ -44,13 +44,6 @@ class _Choice:
     needs_attention: bool = False
 
 
-@dataclass(frozen=True)
-class _Refusal:
-    """Why a backend cannot give what was asked."""
-
-    problem: str
-
-
 def resolve_accelerator(
     accelerator: str = "auto",
     devices: Devices = "auto",
@@ -144,7 +137,7 @@ def _first_choice(
         choice = _choose_gpu(request, surveys[-1])
         if isinstance(choice, _Choice):
             return choice
-        problems.append(choice.problem)
+        problems.append(choice)
     if request.mode == "fallback":
         return _choose_cpu(request, surveys)
     raise AcceleratorError(
@@ -209,7 +202,7 @@ def _choose_cpu(request: Request, surveys: Sequence[Survey]) -> _Choice:
     wanted = request.accelerator == "cpu"
     precision, changed = choose_precision(request.precision, "cpu")
     refusals = [_choose_gpu(request, survey) for survey in surveys]
-    reasons = [refusal.problem for refusal in refusals if isinstance(refusal, _Refusal)]
+    reasons = [refusal for refusal in refusals if isinstance(refusal, str)]
     if changed:
         reasons.append(changed)
     if not wanted and request.strategy != "auto":
@@ -227,16 +220,16 @@ def _choose_cpu(request: Request, surveys: Sequence[Survey]) -> _Choice:
     )
 
 
-def _choose_gpu(request: Request, survey: Survey) -> _Choice | _Refusal:
+def _choose_gpu(request: Request, survey: Survey) -> _Choice | str:
     """Return the devices of one backend that give what was asked, or why there are none."""
     if not survey.reports:
-        return _Refusal(survey.absent)
+        return survey.absent
     reports = _indexed(survey.reports) if request.mode == "force" else survey.reports
     chosen, missing = _choose_devices(request, reports)
     if not chosen or (missing and request.mode == "raise"):
-        return _Refusal("; ".join(missing))
+        return "; ".join(missing)
     if survey.backend == "mps" and request.precision == "64-true" and request.mode != "force":
-        return _Refusal("Apple GPUs have no 64-bit floats")
+        return "Apple GPUs have no 64-bit floats"
     precision, changed = choose_precision(request.precision, survey.backend, chosen)
     unusable = [
         report

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
@@ -22,19 +22,11 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from lightweight_decoder.bank import PhraseBank
-    from lightweight_decoder.datatypes import FloatArray, IntArray
+    from lightweight_decoder.datatypes import IntArray
     from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
 
 _NUM_CANDIDATES = 32  # more added nothing on the reverse dictionary
 _QUERIES_AT_ONCE = 512
-
-
-class _Examples(NamedTuple):
-    """What a calibration is fitted on: (q, k), (q, 2) and (q,)."""
-
-    values: FloatArray
-    similarity: FloatArray
-    is_first: npt.NDArray[np.bool_]
 
 
 def fit_calibration(
@@ -143,8 +135,8 @@ def _phrase_ids(
 
 def _examples(
     decoder: PhraseBankDecoder, queries: Tensor, targets: IntArray, hidden_vectors: IntArray
-) -> _Examples:
-    """Return what the decoder says to queries, some vectors hidden from each."""
+) -> list[npt.NDArray[Any]]:
+    """Return values (q, k), similarities (q, s) and hits (q,), some vectors hidden from each."""
     parts = []
     for rows in torch.split(torch.arange(len(queries)), _QUERIES_AT_ONCE):
         asked = queries[rows.to(queries.device)]
@@ -156,4 +148,4 @@ def _examples(
         similarity = decoder.similarities(asked, found, exclude_vectors=hidden)
         is_first = is_right(found.phrase_ids[:, :1], right)[:, 0]
         parts.append([column.cpu().numpy() for column in (found.values, similarity, is_first)])
-    return _Examples(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    return [np.concatenate(column) for column in zip(*parts, strict=True)]

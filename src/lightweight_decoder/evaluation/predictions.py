@@ -20,7 +20,7 @@ from lightweight_decoder.errors import InputDataError
 from lightweight_decoder.files import whole_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from lightweight_decoder.datatypes import FloatArray, IntArray
@@ -139,33 +139,33 @@ def check_predictions(predictions: pa.Table, *, where: object = "predictions") -
         _check_column(predictions, field, where)
     if len(predictions) == 0:
         raise InputDataError("there are no predictions", where=where)
-    in_bank = predictions["in_bank"]
-    _refuse(
-        pc.and_(in_bank, pc.less(pc.list_value_length(predictions["targets"]), 1)),
-        "a query has no target",
-        where=where,
-        expected="at least one text in targets, or in_bank false",
+    for is_bad, summary, expected in _rules(predictions):
+        _refuse(is_bad, summary, where=where, expected=expected)
+    _check_finite(predictions["values"].combine_chunks(), where)
+
+
+def _rules(predictions: pa.Table) -> Iterator[tuple[pa.ChunkedArray, str, str | None]]:
+    """Yield the rows that break a rule, what is wrong with them, and what would be right."""
+    in_bank, confidence = predictions["in_bank"], predictions["confidence"]
+    targets, phrases, values = (
+        pc.list_value_length(predictions[name]) for name in ("targets", "phrases", "values")
     )
+    is_bad = pc.and_(in_bank, pc.less(targets, 1))
+    yield is_bad, "a query has no target", "at least one text in targets, or in_bank false"
     for name in ("rank", "baseline_rank") if has_baseline(predictions) else ("rank",):
         ranks = predictions[name]
-        _refuse(pc.is_null(ranks), f"column {name} has no value", where=where)
+        yield pc.is_null(ranks), f"column {name} has no value", None
         agree = pc.equal(pc.greater(ranks, 0), in_bank)
-        _refuse(
-            pc.or_(pc.less(ranks, 0), pc.invert(agree)),
-            f"{name} and in_bank disagree",
-            where=where,
-            expected="ranks from 1 for queries in the bank, 0 for the others",
-        )
-    lengths = pc.list_value_length(predictions["phrases"])
-    pair = pc.equal(lengths, pc.list_value_length(predictions["values"]))
-    _refuse(
-        pc.or_(pc.less(lengths, 1), pc.invert(pair)),
-        "phrases and values do not pair",
-        where=where,
-        expected="one or more phrases, and a value for each",
-    )
-    _check_confidence(predictions["confidence"], where)
-    _check_finite(predictions["values"].combine_chunks(), where)
+        expected = "ranks from 1 for queries in the bank, 0 for the others"
+        is_bad = pc.or_(pc.less(ranks, 0), pc.invert(agree))
+        yield is_bad, f"{name} and in_bank disagree", expected
+    is_bad = pc.or_(pc.less(phrases, 1), pc.not_equal(phrases, values))
+    yield is_bad, "phrases and values do not pair", "one or more phrases, and a value for each"
+    if confidence.null_count < len(confidence):
+        is_bad = pc.is_null(confidence, nan_is_null=True)
+        yield is_bad, "some queries have confidence and this one has none", None
+        is_bad = pc.or_(pc.less(confidence, 0), pc.greater(confidence, 1))
+        yield is_bad, "confidence is not a probability", "0 to 1"
 
 
 def evenly_drawn(predictions: pa.Table, count: int) -> pa.Table:
@@ -245,23 +245,6 @@ def _check_column(predictions: pa.Table, field: pa.Field, where: object) -> None
         raise InputDataError.unexpected(where, field.type, column.type, summary=problem)
     if not field.nullable:
         _refuse(pc.is_null(column), f"column {field.name} has no value", where=where)
-
-
-def _check_confidence(confidence: pa.ChunkedArray, where: object) -> None:
-    """Refuse confidence that some queries lack, or that is not a probability."""
-    if confidence.null_count == len(confidence):
-        return
-    _refuse(
-        pc.is_null(confidence, nan_is_null=True),
-        "some queries have confidence and this one has none",
-        where=where,
-    )
-    _refuse(
-        pc.or_(pc.less(confidence, 0), pc.greater(confidence, 1)),
-        "confidence is not a probability",
-        where=where,
-        expected="0 to 1",
-    )
 
 
 def _check_finite(values: pa.ListArray, where: object) -> None:

@@ -11,7 +11,7 @@ import logging
 import math
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -21,12 +21,10 @@ from lightweight_decoder.search.order import unit_queries
 from lightweight_decoder.vectors.directions import unit_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from torch import Tensor
 
-    from lightweight_decoder.datatypes import FloatArray, IntArray
     from lightweight_decoder.search.exact import ExactSearch
+    from lightweight_decoder.search.faiss_index import FaissIndex
 
 
 logger = logging.getLogger(__name__)
@@ -38,20 +36,6 @@ NUM_SAMPLES = 1_000
 KS = (10, 100)
 _MULTIPLES = (1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 _SAME_VALUE = 1e-6
-
-
-class Index(Protocol):
-    """What a library made of a bank's vectors."""
-
-    @property
-    def efforts(self) -> Sequence[int]:
-        """How hard it can look (lists to visit, nodes to keep), least first; at least one."""
-
-    def set_effort(self, effort: int) -> None:
-        """Choose how hard to look from now on."""
-
-    def list_vectors(self, queries: FloatArray, length: int) -> IntArray:
-        """List (q, length) int64 rows of the bank near unit queries (q, d), or ``NO_ID``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +72,7 @@ class ApproximateSearch:
     every query when k is so large that this is no slower.
     """
 
-    def __init__(self, exact: ExactSearch, index: Index, setting: Setting) -> None:
+    def __init__(self, exact: ExactSearch, index: FaissIndex, setting: Setting) -> None:
         self.setting = setting
         self._exact = exact
         self._index = index
@@ -153,7 +137,7 @@ def sample_queries(vectors: Tensor, *, num: int = NUM_SAMPLES) -> Tensor:
     return unit_rows(picked + added + 1e-6 * noise)  # opposite vectors must not leave nothing
 
 
-def tune(exact: ExactSearch, index: Index, queries: Tensor, target_recall: float) -> Setting:
+def tune(exact: ExactSearch, index: FaissIndex, queries: Tensor, target_recall: float) -> Setting:
     """Choose the least effort, and with it the shortest lists, that reach a recall.
 
     Recall is the share of the exact answer that the index finds for the sample (q, d), measured
@@ -190,7 +174,7 @@ def tune(exact: ExactSearch, index: Index, queries: Tensor, target_recall: float
 
 
 def _shortest_list(
-    exact: ExactSearch, index: Index, effort: int, sample: _Sample, target_recall: float
+    exact: ExactSearch, index: FaissIndex, effort: int, sample: _Sample, target_recall: float
 ) -> _Choice:
     """Find the shortest of some lengths that reaches the target; the longest where none does."""
     queries, k, cut = sample
