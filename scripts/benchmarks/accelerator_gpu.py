@@ -89,7 +89,7 @@ def measure_cpu() -> dict[str, Any]:
 
 def measure_nvml() -> dict[str, Any]:
     """NVML's share of a cached start."""
-    from lightweight_decoder.accelerator.nvml import list_gpus
+    from lightweight_decoder.accelerator.machine import list_gpus
 
     began = time.perf_counter()
     count = len(list_gpus())

@@ -28,7 +28,7 @@ from sentence_transformers import SentenceTransformer
 
 from lightweight_decoder.encoder import TextEncoder, model_runtime
 from lightweight_decoder.files import user_cache_dir
-from lightweight_decoder.training.sources.wordnet import read_wordnet
+from lightweight_decoder.training.sources.reverse_dictionary import read_wordnet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -23,7 +23,7 @@ import torch
 from lightweight_decoder import PhraseBankDecoder
 from lightweight_decoder.encoder import TextEncoder
 from lightweight_decoder.files import user_cache_dir
-from lightweight_decoder.training.sources.wordnet import read_wordnet
+from lightweight_decoder.training.sources.reverse_dictionary import read_wordnet
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -48,7 +48,7 @@ from lightweight_decoder.encoder import TextEncoder
 from lightweight_decoder.files import user_cache_dir
 from lightweight_decoder.search import AutoSearch, ExactSearch, FaissSearch
 from lightweight_decoder.search.faiss_index import GRAPH_FACTORY
-from lightweight_decoder.training.sources.wordnet import read_wordnet
+from lightweight_decoder.training.sources.reverse_dictionary import read_wordnet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from lightweight_decoder.search import ExactSearch
-from lightweight_decoder.search.kernels.cuda_graphs import GraphedFunction
+from lightweight_decoder.search.kernels.few_queries import GraphedFunction
 from lightweight_decoder.search.kernels.group_maxima import top_k_products
 
 if TYPE_CHECKING:

@@ -44,11 +44,7 @@ def user_cache_dir() -> Path:
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a file for reading, if it is a regular one.
-
-    Raises:
-        OSError: Also where it is a pipe, which would be waited for, or a device, which may not end.
-    """
+    """Open a file for reading; an ``OSError`` where it is a pipe or a device, which may not end."""
     kind = stat.S_IFMT(path.stat().st_mode)
     if kind != stat.S_IFREG:
         raise OSError(errno.EINVAL, f"{_KINDS.get(kind, 'something else')}, no file", str(path))
@@ -68,13 +64,8 @@ def whole_file(
     as the user may give it, its owner. ``/dev/null``, ``/dev/stdout`` and ``/dev/stderr`` are
     written through; everything else that is no regular file is refused.
 
-    Args:
-        path: The file to make or to replace.
-        error: What to raise where that is refused.
-        advice: What to do then.
-
     Raises:
-        LightweightDecoderError: ``error``; what was at ``path`` before is still there.
+        LightweightDecoderError: ``error``, with this advice; what was at ``path`` is still there.
     """
     target, temporary = Path(os.path.realpath(path)), None
     through = bool({os.path.abspath(path), str(target)} & _WRITTEN_THROUGH)  # noqa: PTH100, links stay
@@ -107,11 +98,7 @@ def whole_file(
 
 
 def _replaceable(target: Path) -> os.stat_result | None:
-    """Return the status of the file that is there, None where nothing is.
-
-    Raises:
-        OSError: If it is no regular file, or may not be written to.
-    """
+    """Return the status of the regular file that may be replaced, None where nothing is."""
     try:
         status = target.stat()
     except FileNotFoundError:
@@ -127,7 +114,9 @@ def _replaceable(target: Path) -> os.stat_result | None:
 def _give_mode(temporary: Path, before: os.stat_result | None) -> None:
     """Give a new file the mode of the one that it replaces, or that of any new file."""
     if before is None:
-        temporary.chmod(0o666 & ~_umask())
+        mask = os.umask(0)  # which temporary files do not follow
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
         return
     with contextlib.suppress(OSError, AttributeError):  # not everybody may, or can
         os.chown(temporary, before.st_uid, before.st_gid)
@@ -143,10 +132,3 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _umask() -> int:
-    """Return the process's mask for new files, which temporary files do not follow."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

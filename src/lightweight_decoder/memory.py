@@ -37,18 +37,15 @@ _in_force = Event()
 def memory_budget(
     gib: float | None, *, work: str, advice: str, device: str = "cpu"
 ) -> Iterator[None]:
-    """Lets the block hold so much memory more than the process holds now, and no more.
+    """Let the block hold so many GiB more than the process holds now, and no more; None: no limit.
 
     Linux refuses what is beyond (``RLIMIT_DATA``): memory that can be written to and belongs to
     this process alone. Mapped files do not count, nor the stacks of threads, for which 8 MiB each
     are added. Elsewhere, and where a GPU is used, whose driver reserves far more than it takes,
     only ``require_memory`` keeps to the budget. Worker processes have the same budget each.
 
-    Args:
-        gib: The budget in GiB, above 0; None: no limit.
-        work: What the block does, for the message: "decoding".
-        advice: How to do with less, to follow "Raise max_memory_gb, or".
-        device: Torch's name of the device that is used.
+    The message says what the block does (``work``: "decoding") and how to do with less (``advice``,
+    to follow "Raise max_memory_gb, or").
 
     Raises:
         MemoryBudgetError: The memory was not enough.
@@ -67,13 +64,10 @@ def memory_budget(
 
 
 def require_memory(gib: float | None, needed: Mapping[str, int], *, work: str, advice: str) -> None:
-    """Refuses work that would hold more than a budget for sure, before it starts.
+    """Refuse work that would hold more than a budget in GiB for sure, before it starts.
 
-    Args:
-        gib: The budget in GiB; None: no limit.
-        needed: Bytes that the work holds at once, by what they are for.
-        work: What would be done.
-        advice: As of ``memory_budget``.
+    ``needed`` are bytes that the work holds at once, by what they are for; the others are as of
+    ``memory_budget``.
 
     Raises:
         MemoryBudgetError: The sum is above the budget; the message has all parts.
@@ -106,7 +100,7 @@ def peak_memory_bytes() -> int:
 
 @contextlib.contextmanager
 def _limited(num_bytes: int) -> Iterator[None]:
-    """Has the system refuse more than so much more."""
+    """Have the system refuse more than so much more."""
     torch.zeros(2**18).add_(1)  # now torch's threads, and their stacks, are there
     num_threads = 2 * pa.cpu_count() + pa.io_thread_count() + _OTHER_THREADS
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
@@ -126,7 +120,7 @@ def _set_limit(num_bytes: int, hard: int) -> None:
 
 
 def _can_be_limited(device: str) -> bool:
-    """Says whether the system can hold this work to a limit."""
+    """Say whether the system can hold this work to a limit."""
     return sys.platform == "linux" and hasattr(resource, "RLIMIT_DATA") and device == "cpu"
 
 

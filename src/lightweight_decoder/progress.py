@@ -26,16 +26,9 @@ if TYPE_CHECKING:
 def report_progress(
     description: str, *, unit: str, total: int | None, enabled: bool
 ) -> Iterator[Callable[[int], None]]:
-    """Show a bar, and give a function that moves it on.
+    """Show a bar, and give a function that moves it on by how many more are done.
 
-    Args:
-        description: What is being done.
-        unit: What is counted, in the plural.
-        total: How many there are; None: unknown.
-        enabled: Whether to show anything.
-
-    Yields:
-        A function that takes how many more are done.
+    ``unit`` is what is counted, in the plural; ``total`` how many there are, None: unknown.
     """
     columns = (
         TextColumn("{task.description}", markup=False),

@@ -53,11 +53,8 @@ def run_child(
 ) -> ChildOutcome:
     """Run a program in its own process group until it ends, floods, or its time is up.
 
-    Args:
-        command: Program and arguments.
-        environment: Its whole environment.
-        time_limit_s: Seconds until it and everything it started is killed.
-        on_message: Called with each record as it arrives; may return a new time limit.
+    It has ``environment`` and no other. ``on_message`` is called with each record as it arrives and
+    may return a new time limit in seconds, after which it and everything it started is killed.
 
     Raises:
         OSError: If the program cannot be started.

@@ -200,16 +200,13 @@ ERROR_KINDS: tuple[ErrorKind, ...] = (
 )
 
 
-def classify(text: str, *, code: int | None = None) -> ErrorKind | None:
-    """Return the kind of error a text or a number stands for; None if neither is known.
+def classify(text: str) -> ErrorKind | None:
+    """Return the kind of error that a text or the number in it stands for; None if not known.
 
-    Args:
-        text: Type name and message of an exception, or what a dying process printed.
-        code: CUDA's number for it, where it is known without the text.
+    The text is type name and message of an exception, or what a dying process printed.
     """
     for kind in ERROR_KINDS:
         if re.search(kind.pattern, text, re.IGNORECASE):
             return kind
-    numbered = re.search(r"\berror (\d+)\b", text, re.IGNORECASE)
-    number = int(numbered[1]) if numbered else code
-    return next((kind for kind in ERROR_KINDS if kind.code == number and number is not None), None)
+    number = re.search(r"\berror (\d+)\b", text, re.IGNORECASE)
+    return next((kind for kind in ERROR_KINDS if number and kind.code == int(number[1])), None)

@@ -103,11 +103,7 @@ def examine(
     look: Callable[[], Machine] = look_at_machine,
     probe: Probe = probe_devices,
 ) -> Examination:
-    """Look at every device, and find the plans for ``auto`` and for what was asked.
-
-    Raises:
-        ConfigError: If a value is none of those that exist.
-    """
+    """Look at every device, and find the plans for ``auto`` and for what was asked."""
     request = parse_request(accelerator, devices, precision, "auto", "auto")
     machine = look()
     probed: dict[str, tuple[DeviceReport, ...]] = {}

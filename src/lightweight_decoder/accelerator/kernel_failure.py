@@ -66,14 +66,7 @@ class KernelFailure:
 
 
 def recognize_kernel_failure(error: BaseException) -> KernelFailure | None:
-    """Return what failed, if an exception (or one behind it) says that a device lacks a kernel.
-
-    Args:
-        error: Any exception, as caught.
-
-    Returns:
-        The failure, or None if the exception is about something else.
-    """
+    """Return what failed, if an exception (or one behind it) says that a device lacks a kernel."""
     for one in _chain(error):
         text = f"{type(one).__name__}: {one}"
         kind = classify(text)
@@ -99,10 +92,6 @@ def recognize_kernel_failure(error: BaseException) -> KernelFailure | None:
 
 def plan_after(failure: KernelFailure, plan: AcceleratorPlan) -> AcceleratorPlan:
     """Return the plan to go on with after a kernel failure: the CPU, if the plan may fall back.
-
-    Args:
-        failure: From :func:`recognize_kernel_failure`.
-        plan: The plan that the run was started with.
 
     Raises:
         AcceleratorError: If the request rules a fallback out.

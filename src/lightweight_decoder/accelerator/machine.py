@@ -1,4 +1,4 @@
-"""Facts about the torch build and the machine that can be read without waking a device."""
+"""Facts about the torch build and the machine: all but ``list_gpus`` without waking a device."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import platform
 import re
 import sys
+import threading
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
 
 VISIBILITY_VARIABLES = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
 # Variables that change which kernels run, or on what.
@@ -34,6 +36,7 @@ _KFD_NODES = Path("/sys/class/kfd/kfd/topology/nodes")
 # The last ones are Jetson's and WSL's.
 _NVIDIA_DEVICE_FILES = ("nvidia[0-9]*", "nvidiactl", "nvgpu", "nvhost-gpu", "nvmap", "dxg")
 _LIBCUDA = {"win32": "nvcuda.dll"}.get(sys.platform, "libcuda.so.1")
+_NVML_PATIENCE_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ def look_at_machine() -> Machine:
     """Read the facts: milliseconds, no CUDA initialization, no NVML."""
     import torch  # noqa: PLC0415 - importing this package must stay cheap
 
-    hip = torch.version.hip
+    hip, libraries = torch.version.hip, Path(torch.__file__).parent.glob("lib/*torch*")
     driver_version = None if hip else _driver_cuda_version()
     return Machine(
         torch_version=str(torch.__version__),
@@ -101,7 +104,7 @@ def look_at_machine() -> Machine:
         hip_version=hip,
         mps_built=torch.backends.mps.is_built(),
         xpu_built=getattr(torch.version, "xpu", None) is not None,
-        installed_ns=_newest_ns(Path(torch.__file__).parent / "lib"),
+        installed_ns=max((file.stat().st_mtime_ns for file in libraries), default=0),
         driver_loads=driver_version is not None,
         driver_cuda_version=driver_version,
         device_files=_KFD.exists() if hip else _has_nvidia_files(),
@@ -115,11 +118,6 @@ def look_at_machine() -> Machine:
         },
         system=f"{platform.system()} {platform.machine()}",
     )
-
-
-def _newest_ns(folder: Path) -> int:
-    """Return when the newest of torch's own libraries was written; 0 where there is none."""
-    return max((file.stat().st_mtime_ns for file in folder.glob("*torch*")), default=0)
 
 
 def _driver_cuda_version() -> str | None:
@@ -182,12 +180,9 @@ class Visibility:
 def read_visibility(variables: Mapping[str, str], *, hip: bool = False) -> Visibility:
     """Read the variable that counts for this build, as CUDA and torch read it.
 
-    Source of the grammar: ``_parse_visible_devices`` in torch 2.13's ``torch/cuda/__init__.py``.
-
-    Args:
-        variables: Environment variables.
-        hip: Whether torch is a ROCm build, where HIP_VISIBLE_DEVICES wins over
-            ROCR_VISIBLE_DEVICES, and that over CUDA_VISIBLE_DEVICES.
+    In a ROCm build (``hip``) HIP_VISIBLE_DEVICES wins over ROCR_VISIBLE_DEVICES, and that over
+    CUDA_VISIBLE_DEVICES. Source of the grammar: ``_parse_visible_devices`` in torch 2.13's
+    ``torch/cuda/__init__.py``.
     """
     names = ["CUDA_VISIBLE_DEVICES"]
     if hip:
@@ -219,3 +214,39 @@ def _ordinals(elements: Sequence[str]) -> list[int]:
     """Return the numbers up to the first element that is none; text after a number is ignored."""
     matches = (re.match(r"\+?\d+|-0+(?!\d)", element) for element in elements)
     return [int(match[0]) for match in takewhile(bool, matches) if match]
+
+
+def list_gpus() -> tuple[Gpu, ...]:
+    """Return NVIDIA's GPUs in PCI order, however ``CUDA_VISIBLE_DEVICES`` is set.
+
+    NVML does not initialize CUDA, so this process stays free to fork. It is asked only after a
+    probe found the driver healthy, and in a thread of its own, since a wedged driver may never
+    answer; empty if it is missing, fails or does not answer.
+    """
+    found: list[Gpu] = []
+    thread = threading.Thread(target=_collect, args=(found,), daemon=True)
+    thread.start()
+    thread.join(_NVML_PATIENCE_S)
+    return () if thread.is_alive() else tuple(found)
+
+
+def _collect(found: list[Gpu]) -> None:
+    """Append every GPU, or nothing."""
+    try:
+        import pynvml  # noqa: PLC0415 - a machine without a GPU must not wait for it
+    except ImportError:
+        return
+
+    def describe(handle: object) -> Gpu:
+        free = None
+        with contextlib.suppress(pynvml.NVMLError):  # the GPU shares the CPU's memory
+            free = int(pynvml.nvmlDeviceGetMemoryInfo(handle).free)
+        return Gpu(pynvml.nvmlDeviceGetUUID(handle), pynvml.nvmlDeviceGetName(handle), free)
+
+    with contextlib.suppress(pynvml.NVMLError):
+        pynvml.nvmlInit()
+        try:
+            handles = map(pynvml.nvmlDeviceGetHandleByIndex, range(pynvml.nvmlDeviceGetCount()))
+            found.extend([describe(handle) for handle in handles])
+        finally:
+            pynvml.nvmlShutdown()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
@@ -72,15 +73,11 @@ class DeviceReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return _plain(asdict(self))
+        return _json_values(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> DeviceReport:
-        """Return the report that :meth:`to_dict` described.
-
-        Raises:
-            KeyError, TypeError, ValueError: If a field is missing, unknown or of another kind.
-        """
+        """Return what :meth:`to_dict` described, or raise KeyError, TypeError, ValueError."""
         if (
             values["verdict"] not in get_args(DeviceVerdict)
             or not isinstance(values["precision_support"], dict)
@@ -153,15 +150,10 @@ class AcceleratorPlan:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, for ``accelerator.json``, checkpoints and experiment trackers."""
-        return _plain(asdict(self))
+        return _json_values(self)
 
 
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the same values with tuples turned into lists, all the way down."""
-
-    def plain(value: object) -> object:
-        if isinstance(value, dict):
-            return _plain(value)
-        return [plain(item) for item in value] if isinstance(value, list | tuple) else value
-
-    return {key: plain(value) for key, value in values.items()}
+def _json_values(record: DeviceReport | AcceleratorPlan) -> dict[str, Any]:
+    """Return a record as JSON would give it back: tuples are lists, all the way down."""
+    values: dict[str, Any] = json.loads(json.dumps(asdict(record)))
+    return values

@@ -48,10 +48,7 @@ def choose_precision(
 ) -> tuple[str, str]:
     """Return the precision to run with, and why it is not the one asked for (empty if it is).
 
-    Args:
-        asked: One of :data:`PRECISIONS`.
-        backend: Where the plan runs.
-        reports: The chosen devices. A device whose support is not known keeps what was asked.
+    Reports are of the chosen devices; one whose support is not known keeps what was asked.
     """
     need = _NEEDS.get(asked)
     if backend == "mps" and asked == "64-true":

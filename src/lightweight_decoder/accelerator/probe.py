@@ -14,11 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightweight_decoder.accelerator import nvml
 from lightweight_decoder.accelerator.child_process import ChildOutcome, run_child
 from lightweight_decoder.accelerator.cuda_errors import NO_DEVICE
 from lightweight_decoder.accelerator.diagnosis import diagnose, explain, identify, judge_report
-from lightweight_decoder.accelerator.machine import Gpu, read_visibility
+from lightweight_decoder.accelerator.machine import Gpu, list_gpus, read_visibility
 from lightweight_decoder.accelerator.plan import DeviceReport
 
 if TYPE_CHECKING:
@@ -42,17 +41,10 @@ def probe_devices(
 ) -> tuple[DeviceReport, ...]:
     """Run real kernels on every device of a backend and report on each.
 
-    Args:
-        machine: Facts about the build and the driver.
-        backend: ``"cuda"`` (also for ROCm builds) or ``"mps"``.
-        time_limit_s: Seconds for each device; builds whose code the driver must compile first get
-            15 minutes.
-        program: The child program.
-
-    Returns:
-        Reports in torch's own order, then hidden devices. Never empty. If the backend fails as a
-        whole, one report for each GPU that the operating system lists, without index. If it fails
-        because of some GPUs, the others are indexed as if ``CUDA_VISIBLE_DEVICES`` named them.
+    Each device has ``time_limit_s``; builds whose code the driver must compile first get 15
+    minutes. Reports are in torch's own order, then hidden devices, and never empty. If the backend
+    fails as a whole, there is one for each GPU that the operating system lists, without index. If
+    it fails because of some GPUs, the others are indexed as if ``CUDA_VISIBLE_DEVICES`` named them.
     """
     prober = _Prober(machine, backend, time_limit_s, program)
     reports = prober.probe(_environment())
@@ -244,6 +236,6 @@ def _hidden(
             name=gpu.name,
             driver_cuda_version=machine.driver_cuda_version,
         )
-        for gpu in nvml.list_gpus()
+        for gpu in list_gpus()
         if gpu.uuid not in shown
     )

@@ -54,11 +54,9 @@ def parse_request(
     """
     name = accelerator.strip().lower()
     if name in _NO_LIGHTNING_ACCELERATOR:
-        raise AcceleratorError(
-            _NO_LIGHTNING_ACCELERATOR[name],
-            where="accelerator",
-            found=repr(accelerator),
-            advice="Use accelerator=cpu.",
+        advice, found = "Use accelerator=cpu.", repr(accelerator)
+        raise AcceleratorError.unexpected(
+            "accelerator", None, found, summary=_NO_LIGHTNING_ACCELERATOR[name], advice=advice
         )
     _require_one_of("accelerator", name, _ACCELERATORS)
     _require_one_of("accelerator.on_unusable", on_unusable, ("auto", "fallback", "raise", "force"))

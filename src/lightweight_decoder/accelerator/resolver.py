@@ -44,13 +44,6 @@ class _Choice:
     needs_attention: bool = False
 
 
-@dataclass(frozen=True)
-class _Refusal:
-    """Why a backend cannot give what was asked."""
-
-    problem: str
-
-
 def resolve_accelerator(
     accelerator: str = "auto",
     devices: Devices = "auto",
@@ -59,8 +52,6 @@ def resolve_accelerator(
     *,
     on_unusable: OnUnusable = "auto",
     cache: bool = True,
-    look: Callable[[], Machine] = look_at_machine,
-    probe: Probe = probe_devices,
 ) -> AcceleratorPlan:
     """Decide where to run, by running kernels on each device in a process of its own.
 
@@ -79,8 +70,6 @@ def resolve_accelerator(
             ``"force"`` takes the devices whatever their verdict; ``"auto"`` falls back, unless an
             accelerator, particular devices or several devices were asked for.
         cache: Whether a verdict of an earlier run may be used and this one kept.
-        look: Reads the facts about build and machine.
-        probe: Proves the devices of a backend.
 
     Returns:
         The plan. Its reasons are also logged, as one warning, if they need attention.
@@ -90,7 +79,7 @@ def resolve_accelerator(
         AcceleratorError: If what was asked for cannot be used and may not be replaced.
     """
     request = parse_request(accelerator, devices, precision, strategy, on_unusable)
-    plan, needs_attention = decide(request, use_cache=cache, look=look, probe=probe)
+    plan, needs_attention = decide(request, use_cache=cache)
     os.environ.update(plan.environment)
     _tell(plan, needs_attention=needs_attention)
     return plan
@@ -103,11 +92,7 @@ def decide(
     look: Callable[[], Machine] = look_at_machine,
     probe: Probe = probe_devices,
 ) -> tuple[AcceleratorPlan, bool]:
-    """Return the plan for a request, and whether a person should be warned of what it says.
-
-    Raises:
-        AcceleratorError: If what was asked for cannot be used and may not be replaced.
-    """
+    """Return the plan for a request, and whether a person should be warned of what it says."""
     began = time.monotonic()
     surveys: list[Survey] = []
     if request.accelerator == "cpu":
@@ -123,9 +108,9 @@ def decide(
     return _plan(request, choice, surveys, began), choice.needs_attention
 
 
-def forget_verdicts(*, look: Callable[[], Machine] = look_at_machine) -> None:
+def forget_verdicts() -> None:
     """Drop what is stored about this machine: a kernel failed in spite of its verdict."""
-    machine = look()
+    machine = look_at_machine()
     for backend in _GPU_BACKENDS:
         drop(machine_key(machine, backend))
 
@@ -145,18 +130,14 @@ def _first_choice(
     look_into: Callable[[GpuBackend], Survey],
     surveys: list[Survey],
 ) -> _Choice:
-    """Return the first backend that gives what was asked, at last the CPU; list its surveys.
-
-    Raises:
-        AcceleratorError: If no backend does and the CPU will not do.
-    """
+    """Return the first backend that gives what was asked, at last the CPU; list its surveys."""
     problems = []
     for backend in backends:
         surveys.append(look_into(backend))
         choice = _choose_gpu(request, surveys[-1])
         if isinstance(choice, _Choice):
             return choice
-        problems.append(choice.problem)
+        problems.append(choice)
     if request.mode == "fallback":
         return _choose_cpu(request, surveys)
     raise AcceleratorError(
@@ -221,7 +202,7 @@ def _choose_cpu(request: Request, surveys: Sequence[Survey]) -> _Choice:
     wanted = request.accelerator == "cpu"
     precision, changed = choose_precision(request.precision, "cpu")
     refusals = [_choose_gpu(request, survey) for survey in surveys]
-    reasons = [refusal.problem for refusal in refusals if isinstance(refusal, _Refusal)]
+    reasons = [refusal for refusal in refusals if isinstance(refusal, str)]
     if changed:
         reasons.append(changed)
     if not wanted and request.strategy != "auto":
@@ -239,16 +220,16 @@ def _choose_cpu(request: Request, surveys: Sequence[Survey]) -> _Choice:
     )
 
 
-def _choose_gpu(request: Request, survey: Survey) -> _Choice | _Refusal:
+def _choose_gpu(request: Request, survey: Survey) -> _Choice | str:
     """Return the devices of one backend that give what was asked, or why there are none."""
     if not survey.reports:
-        return _Refusal(survey.absent)
+        return survey.absent
     reports = _indexed(survey.reports) if request.mode == "force" else survey.reports
     chosen, missing = _choose_devices(request, reports)
     if not chosen or (missing and request.mode == "raise"):
-        return _Refusal("; ".join(missing))
+        return "; ".join(missing)
     if survey.backend == "mps" and request.precision == "64-true" and request.mode != "force":
-        return _Refusal("Apple GPUs have no 64-bit floats")
+        return "Apple GPUs have no 64-bit floats"
     precision, changed = choose_precision(request.precision, survey.backend, chosen)
     unusable = [
         report

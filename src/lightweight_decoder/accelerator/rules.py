@@ -99,7 +99,8 @@ def judge(
     if capability is None:
         return Verdict("unknown", "the device does not say which kernels it can run")
     toolkit, driver = _version(cuda_version), _version(driver_cuda_version)
-    if toolkit and driver and driver < _oldest_driver(toolkit):
+    oldest = toolkit and ((toolkit[0], 0) if toolkit >= _MINOR_COMPATIBILITY_SINCE else toolkit)
+    if oldest and driver and driver < oldest:
         return Verdict(
             "no",
             f"the driver supports CUDA {driver_cuda_version}, torch was built with {cuda_version}",
@@ -179,11 +180,6 @@ def _one_thor(capability: Capability) -> Capability:
     return (11, 0) if capability == (10, 1) else capability
 
 
-def _oldest_driver(toolkit: Version) -> Version:
-    """Oldest CUDA version of a driver that still runs binaries of this toolkit."""
-    return (toolkit[0], 0) if toolkit >= _MINOR_COMPATIBILITY_SINCE else toolkit
-
-
 def _version(text: str | None) -> Version | None:
     """Major and minor of a version text, or None where it has none."""
     match = re.match(r"\s*(\d+)(?:\.(\d+))?", text or "")
@@ -208,16 +204,12 @@ def _judge_amd(entries: list[str], gcn_arch: str) -> Verdict:
         wanted = [feature for feature in match["features"].split(":") if feature]
         if all(feature in features for feature in wanted):
             return Verdict("yes", f"{entry} kernels run on {gcn_arch}")
-        if not any(_opposite(feature) in features for feature in wanted):
+        opposites = (feature[:-1] + "+-"[feature.endswith("+")] for feature in wanted)
+        if not any(opposite in features for opposite in opposites):
             doubts.append(f"{gcn_arch} does not say whether it has what {entry} needs")
     if doubts:
         return Verdict("unknown", doubts[0])
     return _no_kernels(entries, gcn_arch)
-
-
-def _opposite(feature: str) -> str:
-    """Return the other setting of a feature: ``xnack+`` for ``xnack-``."""
-    return feature[:-1] + ("-" if feature.endswith("+") else "+")
 
 
 def _no_kernels(entries: list[str], device: str) -> Verdict:

@@ -6,10 +6,9 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from lightweight_decoder.accelerator import nvml, verdict_cache
-from lightweight_decoder.accelerator.advice import wheel_advice
-from lightweight_decoder.accelerator.diagnosis import FREE_MEMORY_FLOOR_BYTES
-from lightweight_decoder.accelerator.machine import Gpu, read_visibility
+from lightweight_decoder.accelerator import verdict_cache
+from lightweight_decoder.accelerator.diagnosis import FREE_MEMORY_FLOOR_BYTES, wheel_advice
+from lightweight_decoder.accelerator.machine import Gpu, list_gpus, read_visibility
 from lightweight_decoder.accelerator.plan import DeviceReport
 from lightweight_decoder.accelerator.probe import TIME_LIMIT_S, probe_devices
 
@@ -96,7 +95,7 @@ def _probed(machine: Machine, backend: GpuBackend, probe: Probe) -> Survey:
 def _still_true(reports: tuple[DeviceReport, ...]) -> bool:
     """Whether the devices that were usable are still there and still have memory to give."""
     usable = [report.uuid for report in reports if report.usable and report.uuid]
-    gpus = {gpu.uuid: gpu.free_memory_bytes for gpu in nvml.list_gpus()} if usable else {}
+    gpus = {gpu.uuid: gpu.free_memory_bytes for gpu in list_gpus()} if usable else {}
     if not gpus:
         return True
     # Memory is not known where the GPU shares the CPU's.

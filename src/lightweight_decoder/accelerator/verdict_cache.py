@@ -74,9 +74,7 @@ def _folder() -> Path:
 def load(key: str, *, not_before: float = 0.0) -> tuple[DeviceReport, ...] | None:
     """Return stored reports, or None if there are none that can be used.
 
-    Args:
-        key: Under which they were stored.
-        not_before: Time (seconds since 1970) before which they must not have been stored.
+    Those stored before ``not_before`` (seconds since 1970) cannot.
     """
     path = _folder() / f"{key}.json"
     try:
@@ -94,13 +92,7 @@ def load(key: str, *, not_before: float = 0.0) -> tuple[DeviceReport, ...] | Non
 
 
 def store(key: str, reports: Sequence[DeviceReport], *, lasting_only: bool = True) -> None:
-    """Keep reports, if all of them will still be true next time.
-
-    Args:
-        key: From :func:`machine_key`, or a launch's own.
-        reports: What a probe found.
-        lasting_only: False to keep passing verdicts too, for the ranks of one launch.
-    """
+    """Keep reports, if all will still be true next time, or for the ranks of one launch."""
     if lasting_only and not all(report.verdict in _LASTING_VERDICTS for report in reports):
         return
     try:
@@ -192,11 +184,7 @@ def _encode(key: str, reports: Sequence[DeviceReport]) -> dict[str, Any]:
 
 
 def _decode(record: dict[str, Any], key: str) -> tuple[DeviceReport, ...]:
-    """Return the reports in a record.
-
-    Raises:
-        KeyError, TypeError, ValueError: If it is damaged, or of another format or machine.
-    """
+    """Return the reports in a record, or raise if it is damaged or of another machine."""
     if record["format"] != _FORMAT or record["key"] != key:
         raise ValueError("another format or another machine")
     return tuple(DeviceReport.from_dict(values) for values in record["reports"])

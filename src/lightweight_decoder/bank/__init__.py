@@ -2,8 +2,8 @@
 
 from lightweight_decoder.bank.builder import BuildReport, write_bank
 from lightweight_decoder.bank.manifest import EncoderInfo, FileInfo, Manifest, PreprocessingInfo
-from lightweight_decoder.bank.normalization import normalize_text
 from lightweight_decoder.bank.phrase_bank import PhraseBank
+from lightweight_decoder.bank.phrases import normalize_text
 from lightweight_decoder.bank.placement import refuse_output_over
 from lightweight_decoder.bank.preprocessing_file import SAMPLE_ROWS
 from lightweight_decoder.bank.rows import BankRows

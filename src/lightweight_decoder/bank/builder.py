@@ -24,13 +24,7 @@ from lightweight_decoder.bank.manifest import (
 from lightweight_decoder.bank.phrase_writer import PhraseWriter
 from lightweight_decoder.bank.placement import placed_when_finished
 from lightweight_decoder.bank.preprocessing_file import draw_sample, fit
-from lightweight_decoder.bank.rows import (
-    BankRows,
-    OnBadRow,
-    RowCheck,
-    choose_dtype,
-    stored_rows,
-)
+from lightweight_decoder.bank.rows import BankRows, OnBadRow, RowCheck, choose_dtype, stored_rows
 from lightweight_decoder.errors import BankBuildError
 from lightweight_decoder.progress import report_progress
 
@@ -53,13 +47,8 @@ Dtype = Literal["auto", "float32", "float16"]
 class BuildReport:
     """Counts of a finished build.
 
-    Attributes:
-        num_rows: Rows that came in, dropped ones included.
-        num_phrases: p, distinct texts.
-        num_vectors: n, rows that were kept.
-        dim: d, width of a vector.
-        dtype: How vectors are stored.
-        dropped: How many rows were left out for each reason.
+    Rows that came in, dropped ones (by reason) included; p distinct texts; n rows that were kept,
+    of width d, and how their vectors are stored.
     """
 
     num_rows: int
@@ -93,10 +82,10 @@ def write_bank(
     Texts are compared in Unicode NFC with white space collapsed; phrases are numbered in the order
     of their first appearance. Vectors go through ``preprocessing``, are scaled to unit length in
     float32, then stored as ``dtype``. Memory: one block of rows, and about 30 bytes for each
-    distinct text; while preprocessing is fitted, two samples. Everything is
-    written to a temporary sibling of ``output`` and renamed at the end, so ``output`` is either
-    complete or as it was before, whatever happens. The same rows give the same files, byte for
-    byte, whatever the blocks they come in.
+    distinct text; while preprocessing is fitted, two samples. Everything is written to a temporary
+    sibling of ``output`` and renamed at the end, so ``output`` is either complete or as it was
+    before, whatever happens. The same rows give the same files, byte for byte, whatever the blocks
+    they come in.
 
     Args:
         output: Folder to make; its parents are made too.
@@ -112,9 +101,6 @@ def write_bank(
             error or is dropped and counted.
         total: How many rows will come, where known.
         show_progress: Show rows, rows/s and the time left.
-
-    Returns:
-        What came in and what was written.
 
     Raises:
         BankBuildError: If a row cannot be used (NaN, infinite or all-zero vector, another width,
@@ -239,10 +225,7 @@ def write_files(
 
 def _read_only_once() -> BankBuildError:
     """Build the error for rows that are gone once the sample is drawn."""
-    return BankBuildError.unexpected(
-        None,
-        "rows that can be iterated again, or sample=",
-        "an iterator",
-        summary="preprocessing needs the rows twice: to draw a sample, and to build",
-        advice="Give a list of blocks or an object with __iter__, or vectors to fit on in sample=",
-    )
+    expected = "rows that can be iterated again, or sample="
+    problem = "preprocessing needs the rows twice: to draw a sample, and to build"
+    advice = "Give a list of blocks or an object with __iter__, or vectors to fit on in sample="
+    return BankBuildError.unexpected(None, expected, "an iterator", summary=problem, advice=advice)

@@ -66,11 +66,7 @@ class HashedFile(io.RawIOBase):
         return self._num_taken
 
     def write(self, data: Buffer, /) -> int:
-        """Take the next bytes, which the caller must leave as they are.
-
-        Raises:
-            BankBuildError: If the disk took an earlier write badly.
-        """
+        """Take the next bytes, which must stay as they are; errors of earlier ones come up."""
         chunk = memoryview(data).cast("B")
         self._num_taken += len(chunk)
         self._num_waiting += len(chunk)
@@ -84,8 +80,7 @@ class HashedFile(io.RawIOBase):
     def finish(self, start: bytes = b"") -> FileInfo:
         """Write what is left, and the first bytes anew where they are not ``start``.
 
-        Returns:
-            The file's size and checksum; by then it is on the disk.
+        Returns the file's size and checksum; by then it is on the disk.
         """
         self._hand_over()
         while self._jobs:
@@ -183,13 +178,7 @@ class NpyWriter:
         return (self._num_rows, *self._row_shape)
 
     def append(self, rows: npt.NDArray[Any]) -> None:
-        """Write ``rows``, (b, ...), behind those already there.
-
-        They are written in the background and must stay as they are.
-
-        Raises:
-            BankBuildError: If the file cannot be written.
-        """
+        """Write ``rows``, (b, ...), behind the others: in the background, so they must stay."""
         if self._dtype is None:
             self._dtype, self._row_shape = rows.dtype, rows.shape[1:]
             self._file.write(_header((self._expected_rows, *self._row_shape), self._dtype))

@@ -154,10 +154,7 @@ class Manifest:
     preprocessing: PreprocessingInfo | None = None
 
     def to_dict(self, *, with_blocks: bool) -> dict[str, Any]:
-        """Return plain values, as JSON has them; what is None of later keys is left out.
-
-        So the fingerprints of banks and of what was trained on them stay what they were.
-        """
+        """Return plain values, as JSON has them; what is None of later keys is left out."""
         content = asdict(self)
         if self.preprocessing is None:
             del content["preprocessing"]
@@ -208,11 +205,7 @@ def _sha256(content: dict[str, Any]) -> str:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write ``manifest.json`` into ``folder``.
-
-    Raises:
-        OSError: If the file cannot be written.
-    """
+    """Write ``manifest.json`` into ``folder``; an ``OSError`` is raised as it is."""
     content = manifest.to_dict(with_blocks=True)
     sealed = {"fingerprint": manifest.fingerprint, "manifest": content, "seal": _sha256(content)}
     text = json.dumps(sealed, indent=2, ensure_ascii=False) + "\n"
@@ -239,15 +232,12 @@ def read_manifest(folder: Path) -> Manifest:
         with open_regular(path) as file:
             content = file.read()
     except OSError as error:
-        advice = "Build a bank with scripts/build_bank.py, or check the path"
+        advice = "Build a bank with lightweight-decoder build-bank, or check the path"
         if old_place(folder).exists() and not folder.exists():
             advice = f"A killed build left the bank as {old_place(folder)}; rename it"
+        expected = f"a folder with a file {MANIFEST_NAME}"
         raise BankError.unexpected(
-            folder,
-            f"a folder with a file {MANIFEST_NAME}",
-            error.strerror,
-            summary="there is no phrase bank here",
-            advice=advice,
+            folder, expected, error.strerror, summary="there is no phrase bank here", advice=advice
         ) from error
     manifest = _parse(content, path)
     _check_agreement(manifest, path)
@@ -281,13 +271,11 @@ def _error_for(detail: ErrorDetails, path: Path) -> BankError:
     if not key:
         return _damaged("the manifest cannot be read", path, None, "JSON", detail["msg"])
     if key == "manifest.format_version" and detail["type"] != "missing":
+        expected = f"{FORMAT_VERSION} or {PREPROCESSED_VERSION}"
+        problem = "the bank has another format version"
+        advice = "Build the bank again with this version of lightweight-decoder"
         return BankError.unexpected(
-            path,
-            f"{FORMAT_VERSION} or {PREPROCESSED_VERSION}",
-            found,
-            at=f"key {key!r}",
-            summary="the bank has another format version",
-            advice="Build the bank again with this version of lightweight-decoder",
+            path, expected, found, at=f"key {key!r}", summary=problem, advice=advice
         )
     if detail["type"] == "missing":
         return _damaged("a key is missing", path, key, "a value", "none")

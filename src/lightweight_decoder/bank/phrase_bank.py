@@ -34,9 +34,7 @@ from lightweight_decoder.bank.stored_file import StoredFile, array_in
 from lightweight_decoder.datatypes import NO_ID
 from lightweight_decoder.encoder import TextEncoder, as_encoder, report_cut_texts
 from lightweight_decoder.errors import BankError
-from lightweight_decoder.vectors.directions import (
-    refuse_directionless,
-)
+from lightweight_decoder.vectors.directions import refuse_directionless
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -278,14 +276,10 @@ class PhraseBank:
         return self.dim if self.preprocessing is None else self.preprocessing.input_dim
 
     def preprocess(self, vectors: FloatArray) -> FloatArray:
-        """Bring vectors into the space of those that the bank stores.
+        """Bring vectors (q, input_dim) float32 into the space of those in the bank, (q, d).
 
-        Args:
-            vectors: (q, input_dim) float32 of any length above zero.
-
-        Returns:
-            (q, d) float32 of any length above zero; ``vectors`` itself where there is no
-            preprocessing.
+        They may have any length above zero, before and after; without preprocessing they come back
+        themselves.
 
         Raises:
             EmbeddingError: If the width is another one, or a row is not finite or all zero, before
@@ -304,15 +298,9 @@ class PhraseBank:
         return self._phrases.column_names
 
     def column(self, name: str, phrase_ids: IntArray | None = None) -> npt.NDArray[Any]:
-        """Read a metadata column, of all phrases or of some.
+        """Read a metadata column, (p,) of all phrases or (m,) of some, ids int64.
 
-        Args:
-            name: One of ``column_names``.
-            phrase_ids: (m,) int64; None: all.
-
-        Returns:
-            (p,) or (m,) numbers, or objects where the column holds texts. A missing number is a
-            NaN.
+        Numbers, a missing one NaN; or objects where the column holds texts.
 
         Raises:
             BankError: If there is no such column (the message lists those there are), or if an id
@@ -327,11 +315,8 @@ class PhraseBank:
     def texts(self, phrase_ids: Sequence[int] | IntArray) -> list[Any]:
         """Look up texts by phrase id; only the parts of the file that hold them are read.
 
-        Args:
-            phrase_ids: int64 of any shape, (m,) or (q, k); ``NO_ID`` gives an empty text.
-
-        Returns:
-            Lists nested like ``phrase_ids``: m texts, or q lists of k texts.
+        Ids are int64 of any shape, (m,) or (q, k), and the lists that come back are nested like
+        them; ``NO_ID`` gives an empty text.
 
         Raises:
             BankError: If an id is below ``NO_ID`` or not below p.
@@ -341,18 +326,11 @@ class PhraseBank:
         return nested
 
     def find(self, texts: Sequence[str]) -> IntArray:
-        """Find phrases by their text, normalized as it was when the bank was built.
-
-        Returns:
-            (len(texts),) int64 phrase ids, ``NO_ID`` where the bank has no such phrase.
-        """
+        """Find phrases by text, normalized as in the build: int64 ids, ``NO_ID`` where absent."""
         return self._phrases.find(texts)
 
     def vector_ids_of(self, phrase_ids: Sequence[int] | IntArray) -> IntArray:
-        """List the vectors that phrases own.
-
-        Args:
-            phrase_ids: (m,) int64; ``NO_ID`` owns nothing.
+        """List the vectors that phrases (m,) int64 own; ``NO_ID`` owns nothing.
 
         Returns:
             (m, w) int64 vector rows in ascending order, w the most that one of these phrases owns,
@@ -374,13 +352,9 @@ class PhraseBank:
         return np.where(owned, rows, NO_ID)
 
     def gather(self, vector_ids: Tensor) -> Tensor:
-        """Read some vectors, and nothing else of the bank.
+        """Read some vectors (q, k) of any shape and device, and nothing else of the bank.
 
-        Args:
-            vector_ids: (q, k) int64 of any shape and device; ``NO_ID`` gives a row of zeros.
-
-        Returns:
-            (q, k, d) float32 on the device of ``vector_ids``.
+        Returns (q, k, d) float32 on the same device; ``NO_ID`` gives a row of zeros.
 
         Raises:
             BankError: If an id is below ``NO_ID`` or not below n.
@@ -395,13 +369,10 @@ class PhraseBank:
         return rows.reshape(*vector_ids.shape, self.dim).to(vector_ids.device)
 
     def require_whole(self) -> None:
-        """Make sure that all files are still there in full, in a few microseconds.
+        """Make sure that all files are still there in full, in a few microseconds, or raise.
 
         Who keeps :attr:`vectors` asks before reading them: of a file that was cut meanwhile, the
         system ends the process.
-
-        Raises:
-            BankError: If a file was cut while the bank was open.
         """
         for file in self._files.values():
             file.require_size()
@@ -429,12 +400,9 @@ class PhraseBank:
 
     def _no_such(self, what: str, count: int, place: int, found: int) -> BankError:
         """Build the error for an id that is not in the bank."""
+        expected, problem = f"a {what} id from 0 to {count - 1}", f"there is no such {what}"
         return BankError.unexpected(
-            self.path or IN_MEMORY,
-            f"a {what} id from 0 to {count - 1}",
-            found,
-            at=f"entry {place}",
-            summary=f"there is no such {what}",
+            self.path or IN_MEMORY, expected, found, at=f"entry {place}", summary=problem
         )
 
 
@@ -448,19 +416,13 @@ def _identity(folder: Path) -> tuple[int, ...] | None:
 
 
 def _reopened(path: str, fingerprint: str) -> PhraseBank:
-    """Open a bank that was pickled.
-
-    Raises:
-        BankError: If another one is there now.
-    """
+    """Open a bank that was pickled, if no other one is there now."""
     bank = PhraseBank.open(path)
     if bank.fingerprint != fingerprint:
+        expected = f"fingerprint {fingerprint[:12]}"
+        problem = "the bank was replaced since it was pickled"
         raise BankError.unexpected(
-            path,
-            f"fingerprint {fingerprint[:12]}",
-            bank.fingerprint[:12],
-            summary="the bank was replaced since it was pickled",
-            advice="Open it again",
+            path, expected, bank.fingerprint[:12], summary=problem, advice="Open it again"
         )
     return bank
 

@@ -33,12 +33,7 @@ class Texts(NamedTuple):
 
 
 class TextStream:
-    """The rows of a file of texts, as many at a time as are asked for.
-
-    Attributes:
-        path: The file.
-        num_rows: How many there are.
-    """
+    """The ``num_rows`` rows of a file of texts, as many at a time as are asked for."""
 
     def __init__(self, path: Path, blocks: Iterable[Texts], *, num_rows: int) -> None:
         self.path = path
@@ -47,11 +42,7 @@ class TextStream:
         self._block, self._start = Texts([], {}), 0
 
     def take(self, count: int) -> Texts:
-        """Return the next ``count`` rows, fewer at the end.
-
-        Raises:
-            InputDataError: The file is damaged.
-        """
+        """Return the next ``count`` rows, fewer at the end."""
         taken = self._take_from_block(count)
         while len(taken.texts) < count:
             block = next(self._blocks, None)
@@ -152,10 +143,7 @@ def rows_with_vectors(
 
 
 def rows_of_embeddings(
-    vectors: EmbeddingReader,
-    *,
-    metadata_columns: Sequence[str] = (),
-    keep_unusable: bool = False,
+    vectors: EmbeddingReader, *, metadata_columns: Sequence[str] = (), keep_unusable: bool = False
 ) -> Iterator[BankRows]:
     """Yield blocks of vectors with the texts, and metadata, that stand beside them in their file.
 
@@ -189,11 +177,7 @@ def rows_of_embeddings(
 def vectors_of_embeddings(
     vectors: EmbeddingReader, *, keep_unusable: bool = False
 ) -> Iterator[FloatArray]:
-    """Yield blocks of vectors alone, for a sample of them.
-
-    Raises:
-        InputDataError: The file is damaged.
-    """
+    """Yield blocks of vectors alone, for a sample of them."""
     return (block.vectors for block in _blocks(vectors, keep_unusable=keep_unusable))
 
 
@@ -206,10 +190,7 @@ def _different_lengths(
     texts: TextStream, vectors: EmbeddingReader, found: object
 ) -> InputDataError:
     """Return the error for texts and vectors that do not belong together."""
-    return InputDataError.unexpected(
-        vectors.path,
-        f"{texts.num_rows} rows, as many as {texts.path} has",
-        found,
-        summary="texts and vectors differ in number",
-        advice="Row i of one file belongs to row i of the other; see whether both begin alike",
-    )
+    expected = f"{texts.num_rows} rows, as many as {texts.path} has"
+    problem = "texts and vectors differ in number"
+    advice = "Row i of one file belongs to row i of the other; see whether both begin alike"
+    return InputDataError.unexpected(vectors.path, expected, found, summary=problem, advice=advice)

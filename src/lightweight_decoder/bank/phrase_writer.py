@@ -31,9 +31,6 @@ class PhraseWriter:
 
     Holds a hash of every distinct text in memory (to recognize it again), and one batch of texts
     and metadata. The type of a metadata column is that of its values in the first batch.
-
-    Args:
-        file: Where they go.
     """
 
     def __init__(self, file: HashedFile) -> None:
@@ -52,15 +49,13 @@ class PhraseWriter:
     def add(
         self, texts: Sequence[str], metadata: Mapping[str, Sequence[object]], rows: IntArray
     ) -> IntArray:
-        """Return the phrase id of each text; texts not seen before are written.
+        """Return the phrase id of each of b normalized texts; texts not seen before are written.
 
-        Args:
-            texts: b texts, normalized.
-            metadata: Columns of b values each.
-            rows: (b,) the input row of each text, for messages.
+        Metadata are columns of b values each; ``rows`` (b,) are the texts' input rows, for
+        messages.
 
         Raises:
-            BankBuildError: If metadata columns do not fit their type, or if the file cannot be
+            BankBuildError: If metadata columns do not fit their type, or the file cannot be
                 written.
         """
         if not self._pending:

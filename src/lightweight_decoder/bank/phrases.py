@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,7 +10,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lightweight_decoder.bank.manifest import REBUILD
-from lightweight_decoder.bank.normalization import is_storable, normalize_text
 from lightweight_decoder.datatypes import NO_ID
 from lightweight_decoder.errors import BankError
 
@@ -22,16 +22,13 @@ if TYPE_CHECKING:
     from lightweight_decoder.bank.stored_file import StoredFile
     from lightweight_decoder.datatypes import IntArray
 
+
 TEXT_COLUMN = "text"
 TEXT_TYPE = pa.large_string()  # 64-bit offsets: no limit on the bytes in one record batch
 
 
 class PhraseTable:
-    """Read access to ``phrases.arrow``; only what is asked for is read.
-
-    Args:
-        file: The Arrow IPC file.
-        num_phrases: p, the number of rows it must have.
+    """Read access to ``phrases.arrow``, p rows of it; only what is asked for is read.
 
     Raises:
         BankError: If the file is damaged, has another number of rows or no column of texts.
@@ -72,13 +69,7 @@ class PhraseTable:
         return tuple(name for name in self._names if name != TEXT_COLUMN)
 
     def texts(self, phrase_ids: IntArray) -> npt.NDArray[np.object_]:
-        """Look up the texts of phrases, an array of str in the shape of ``phrase_ids``.
-
-        ``NO_ID`` gives an empty text.
-
-        Raises:
-            BankError: If an id is not a row of the table, or if the file is damaged there.
-        """
+        """Look up the texts of phrases, shaped like the ids; ``NO_ID`` gives an empty text."""
         unique, inverse = np.unique(phrase_ids, return_inverse=True)
         texts = np.full(len(unique), "", dtype=object)
         taken = self._taken(self._names.index(TEXT_COLUMN), unique[unique != NO_ID])
@@ -86,19 +77,11 @@ class PhraseTable:
         return texts[inverse].reshape(np.shape(phrase_ids))
 
     def column(self, name: str, phrase_ids: IntArray | None = None) -> npt.NDArray[Any]:
-        """Read one column, (p,), or its values of (m,) phrases.
-
-        Raises:
-            BankError: If there is no such column, if an id is not a row of the table, or if the
-                file is damaged there.
-        """
+        """Read one column, (p,), or its values of (m,) phrases."""
         if name not in self.column_names:
-            raise BankError.unexpected(
-                self._path,
-                f"one of {', '.join(self.column_names) or '(the bank has none)'}",
-                name,
-                summary=f"the bank has no column {name!r}",
-            )
+            expected = f"one of {', '.join(self.column_names) or '(the bank has none)'}"
+            problem = f"the bank has no column {name!r}"
+            raise BankError.unexpected(self._path, expected, name, summary=problem)
         index = self._names.index(name)
         if phrase_ids is None:
             chunks = [self._batch(number).column(index) for number in range(len(self._batches))]
@@ -109,18 +92,12 @@ class PhraseTable:
         return found[inverse]  # type: ignore[no-any-return]
 
     def _taken(self, column: int, phrase_ids: IntArray) -> list[Any]:
-        """Return a column's values of phrases, ascending, in one array for each record batch.
-
-        Without ``pa.array`` and ``to_numpy``, which import pandas where it is installed: half a
-        second.
-        """
+        """Return a column's values of phrases, ascending, in one array for each record batch."""
         for wrong in phrase_ids[(phrase_ids < 0) | (phrase_ids >= self._starts[-1])][:1]:
-            raise BankError.unexpected(
-                self._path,
-                f"a phrase id from 0 to {self._starts[-1] - 1}",
-                wrong,
-                summary="there is no such phrase",
-            )
+            expected = f"a phrase id from 0 to {self._starts[-1] - 1}"
+            problem = "there is no such phrase"
+            raise BankError.unexpected(self._path, expected, wrong, summary=problem)
+        # Without pa.array and to_numpy, which import pandas where it is installed: half a second.
         batches = np.searchsorted(self._starts, phrase_ids, side="right") - 1
         taken = []
         for number in np.unique(batches):
@@ -170,3 +147,53 @@ def _damaged(path: Path, expected: str, found: str, row: int | None = None) -> B
     at = None if row is None else f"row {row}"
     summary = "a phrase is damaged" if at else "the phrase table does not match the manifest"
     return BankError.unexpected(path, expected, found, at=at, summary=summary, advice=REBUILD)
+
+
+_ODD_SPACE = ("  ", "\n ", " \n", "\n\n", *"\t\v\f\r\x1c\x1d\x1e\x1f")
+"""What lines of ASCII have only where a text is blank or its white space is not normalized."""
+
+
+def normalize_text(text: str) -> str:
+    r"""Bring a text into the form in which texts of a bank are compared.
+
+    Unicode NFC; every run of white space becomes one space; none at the ends.
+
+    >>> normalize_text("  cafe\u0301\n au  lait ")
+    'café au lait'
+    """
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def is_storable(text: str) -> bool:
+    """Say whether a text can be written as UTF-8; a lone surrogate cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def normalize_texts(texts: Sequence[object]) -> list[str | None]:
+    """Normalize many texts; None where one is no text, is blank or is not valid Unicode."""
+    normalized: list[str | None] = list(texts)  # type: ignore[arg-type]
+    if not _are_plain(normalized):
+        for row, text in enumerate(texts):
+            key = normalize_text(text) if isinstance(text, str) else ""
+            normalized[row] = key if key and is_storable(key) else None
+    return normalized
+
+
+def _are_plain(texts: list[str | None]) -> bool:
+    """Say whether all texts are ASCII with nothing but single spaces between words.
+
+    Eight times as fast as looking at them one by one, as each question is one search in C.
+    """
+    try:
+        lines = "\n".join(["", *texts, ""])  # type: ignore[list-item]
+    except TypeError:
+        return False
+    return (
+        lines.isascii()
+        and lines.count("\n") == len(texts) + 1
+        and not any(odd in lines for odd in _ODD_SPACE)
+    )

@@ -81,11 +81,7 @@ def placed_when_finished(output: Path, *, overwrite: bool) -> Iterator[Path]:
 
 
 def refuse_output_over(output: Path, inputs: Iterable[Path]) -> None:
-    """Refuse an output that would replace what it is made from, or part of a bank.
-
-    Args:
-        output: File that will be written.
-        inputs: Files and folders that are read.
+    """Refuse an output file that would replace what it is made from, or part of a bank.
 
     Raises:
         InputDataError: If ``output`` is one of the inputs, by whatever name, or lies inside a
@@ -95,21 +91,15 @@ def refuse_output_over(output: Path, inputs: Iterable[Path]) -> None:
     real = Path(os.path.realpath(output))
     for source in inputs:
         if real == Path(os.path.realpath(source)) or _is_same(real, source):
+            problem = "the output would replace its input"
             raise InputDataError.unexpected(
-                output,
-                "a path of its own",
-                f"the input {source}",
-                summary="the output would replace its input",
-                advice=advice,
+                output, "a path of its own", f"the input {source}", summary=problem, advice=advice
             )
     for folder in real.parents:
         if (folder / MANIFEST_NAME).is_file() and (folder / VECTORS_NAME).is_file():
+            problem, found = "the output lies inside a phrase bank", f"the bank {folder}"
             raise InputDataError.unexpected(
-                output,
-                "a place outside of every bank",
-                f"the bank {folder}",
-                summary="the output lies inside a phrase bank",
-                advice=advice,
+                output, "a place outside of every bank", found, summary=problem, advice=advice
             )
 
 
@@ -173,21 +163,15 @@ def _check_replaceable(output: Path, *, overwrite: bool) -> None:
     if not os.path.lexists(output):
         return
     if not overwrite:
-        raise BankBuildError.unexpected(
-            output,
-            "a path where nothing is",
-            None,
-            summary="the output exists already",
-            advice="Choose another path, or allow it to be replaced with overwrite=true",
-        )
+        expected = "a path where nothing is"
+        problem = "the output exists already"
+        advice = "Choose another path, or allow it to be replaced with overwrite=true"
+        raise BankBuildError.unexpected(output, expected, None, summary=problem, advice=advice)
     if not _is_bank_or_empty(output):
-        raise BankBuildError.unexpected(
-            output,
-            "a phrase bank and nothing else, an empty folder, or nothing",
-            None,
-            summary="the output exists and is not a phrase bank, so it is not replaced",
-            advice="Choose another path",
-        )
+        expected = "a phrase bank and nothing else, an empty folder, or nothing"
+        problem = "the output exists and is not a phrase bank, so it is not replaced"
+        advice = "Choose another path"
+        raise BankBuildError.unexpected(output, expected, None, summary=problem, advice=advice)
 
 
 def _is_bank_or_empty(folder: Path) -> bool:

@@ -37,11 +37,9 @@ _SEED = 0
 
 
 def fit(steps: Sequence[Step], sample: FloatArray) -> tuple[Preprocessing, bytes]:
-    """Fit steps on a sample (m, d).
+    """Fit steps on a sample (m, d); return them, and the file that keeps what they learned.
 
-    Returns:
-        The fitted steps, and the file that keeps what they learned: the same bytes for the same
-        content.
+    The same content gives the same bytes.
 
     Raises:
         ConfigError: If a step does not go with the sample.
@@ -67,12 +65,10 @@ def read_preprocessing(file: StoredFile, info: PreprocessingInfo) -> Preprocessi
     try:
         return Preprocessing.from_arrays(info.steps, info.input_dim, load(bytes(file.content)))
     except (SafetensorError, ValueError, TypeError, KeyError) as error:
+        expected = f"the arrays of {', '.join(step.step for step in info.steps)}"
+        problem = "what the preprocessing learned does not match the manifest"
         raise BankError.unexpected(
-            file.path,
-            f"the arrays of {', '.join(step.step for step in info.steps)}",
-            error,
-            summary="what the preprocessing learned does not match the manifest",
-            advice=REBUILD,
+            file.path, expected, error, summary=problem, advice=REBUILD
         ) from error
 
 
@@ -85,20 +81,13 @@ def draw_sample(
 ) -> FloatArray:
     """Draw rows at random, all with the same probability, without knowing how many will come.
 
-    Every row gets a random number, and those with the lowest ones are kept. The same rows give the
-    same sample, whatever the blocks they come in. Memory: the sample, and a block.
-
-    Args:
-        blocks: (b, d) floating point each.
-        on_bad_row: Whether a row without direction is an error or left out.
-        total: How many rows will come, for the progress bar.
-        show_progress: Whether to show one.
-
-    Returns:
-        (m, d) float32 in the order of the stream, all rows where they are few.
+    Every row of the blocks (b, d) gets a random number, and those with the lowest ones are kept, as
+    (m, d) float32 in the order of the stream. The same rows give the same sample, whatever the
+    blocks they come in. Memory: the sample, and a block.
 
     Raises:
-        BankBuildError: If a block has another shape, a row cannot be used, or nothing comes.
+        BankBuildError: If a block has another shape, a row cannot be used (unless ``on_bad_row``
+            says that it is left out), or nothing comes.
     """
     random = np.random.default_rng(_SEED)
     sample: _LowestKeys | None = None
@@ -117,12 +106,9 @@ def draw_sample(
             num_rows += len(vectors)
             advance(len(vectors))
     if sample is None or not len(sample):
-        raise BankBuildError.unexpected(
-            None,
-            "at least one row that can be used",
-            "none",
-            summary="there is nothing to fit the preprocessing on",
-        )
+        expected = "at least one row that can be used"
+        problem = "there is nothing to fit the preprocessing on"
+        raise BankBuildError.unexpected(None, expected, "none", summary=problem)
     return sample.in_order()
 
 

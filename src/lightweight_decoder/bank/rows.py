@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
-from lightweight_decoder.bank.normalization import normalize_texts
-from lightweight_decoder.bank.phrases import TEXT_COLUMN
+from lightweight_decoder.bank.phrases import TEXT_COLUMN, normalize_texts
 from lightweight_decoder.errors import BankBuildError
 from lightweight_decoder.vectors.directions import (
     has_direction,
@@ -58,8 +57,7 @@ class BankRows:
 class RowsInMemory:
     """Rows that are all there, given out in blocks as often as they are asked for.
 
-    Args:
-        rows: All of them; vectors may be torch's too, on any device.
+    Vectors may be torch's too, on any device.
 
     Raises:
         BankBuildError: If the vectors are no (rows, width) numbers, or texts, vectors and metadata
@@ -91,13 +89,10 @@ class RowsInMemory:
 
 @dataclass(frozen=True, slots=True)
 class UsableRows:
-    """The rows of a block that go into the bank.
+    """The b rows of a block that go into the bank.
 
-    Attributes:
-        texts: b normalized texts.
-        vectors: (b, d) float32, finite, none all zero.
-        metadata: Columns of b values each.
-        rows: (b,) their numbers in the input.
+    Texts are normalized, vectors (b, d) float32, finite, none all zero; metadata are columns of b
+    values, ``rows`` (b,) the numbers in the input.
     """
 
     texts: list[str]
@@ -107,11 +102,7 @@ class UsableRows:
 
 
 class RowCheck:
-    """Checks block after block.
-
-    Args:
-        on_bad_row: Whether a row that cannot be used is an error, or left out and counted.
-        preprocessing: What vectors go through; None: nothing.
+    """Checks block after block: a row that cannot be used is an error, or left out and counted.
 
     Attributes:
         num_rows: Rows that came so far.
@@ -172,11 +163,9 @@ class RowCheck:
         """Refuse columns that differ from the first block's, or have the name of the texts."""
         at = f"rows from {self.num_rows}"
         if TEXT_COLUMN in block.metadata:
-            raise BankBuildError(
-                f"a metadata column may not be called {TEXT_COLUMN!r}",
-                at=at,
-                advice="Give the column another name; this one holds the phrases",
-            )
+            problem = f"a metadata column may not be called {TEXT_COLUMN!r}"
+            advice = "Give the column another name; this one holds the phrases"
+            raise BankBuildError(problem, at=at, advice=advice)
         if self._columns is None:
             self._columns = set(block.metadata)
         if self._columns != set(block.metadata):
@@ -216,16 +205,9 @@ class RowCheck:
 
 
 def refuse_unusable_texts(
-    texts: Sequence[object],
-    normalized: Sequence[str | None] | None = None,
-    *,
-    first_row: int = 0,
+    texts: Sequence[object], normalized: Sequence[str | None] | None = None, *, first_row: int = 0
 ) -> None:
-    """Refuse texts that cannot be phrases, those that normalizing makes None of.
-
-    Raises:
-        BankBuildError: If there is one; the message names the first, with its row.
-    """
+    """Refuse texts that cannot be phrases, those that normalizing makes None of."""
     normalized = normalize_texts(texts) if normalized is None else normalized
     if None in normalized:
         place = normalized.index(None)
@@ -240,15 +222,10 @@ def refuse_unusable_texts(
 
 
 def rows_as_float32(vectors: npt.ArrayLike, *, dim: int | None, at: str) -> FloatArray:
-    """Return vectors as (b, d) float32, with a copy only where needed.
-
-    Args:
-        vectors: Anything numpy takes for an array.
-        dim: d; None where it is not known yet.
-        at: Place of the rows, for messages.
+    """Return vectors as (b, d) float32, with a copy only where needed; d None: not known yet.
 
     Raises:
-        BankBuildError: If they are no numbers or have another shape.
+        BankBuildError: If they are no numbers or have another shape; ``at`` says where.
     """
     try:
         return to_float32(_array(vectors, dim=dim, at=at))
@@ -303,18 +280,14 @@ def choose_dtype(
 def stored_rows(
     vectors: FloatArray, dtype: StorageDtype, *, rows: IntArray
 ) -> npt.NDArray[np.float32] | npt.NDArray[np.float16]:
-    """Scale vectors to unit length and round them to how they are stored; always a new array.
+    """Scale (b, d) vectors to unit length and round them to how they are stored, in a new array.
 
     Rows that float16 holds as they are and that have unit length up to its rounding stay the same,
     bit by bit, where they are stored so.
 
-    Args:
-        vectors: (b, d).
-        dtype: How they are stored.
-        rows: (b,) their numbers in the input, for messages.
-
     Raises:
-        BankBuildError: If a row has a NaN or an infinite entry, or is all zero.
+        BankBuildError: If a row has a NaN or an infinite entry, or is all zero; the message has its
+            number in ``rows``.
     """
     tensor = torch.from_numpy(vectors)
     if dtype == "float16":
@@ -337,11 +310,8 @@ def _are_stored_already(vectors: FloatArray) -> npt.NDArray[np.bool_]:
 
 
 def _to_float16(vectors: torch.Tensor) -> npt.NDArray[np.float16]:
-    """Round to float16.
-
-    In pieces below 32,768 numbers, where torch stays in the calling thread: its own threads wait
-    for processors that are busy with hashing and writing (measured: five times as slow).
-    """
+    """Round to float16, in pieces of which torch stays in the calling thread."""
+    # Its own threads wait for processors that hash and write: five times as slow.
     rounded = torch.empty(vectors.shape, dtype=torch.float16)
     rows = max(1, _PIECE // vectors.shape[1])
     for start in range(0, len(vectors), rows):

@@ -67,11 +67,7 @@ class StoredFile:
 
     @classmethod
     def map(cls, path: Path, info: FileInfo) -> StoredFile:
-        """Map a file, if it has the size that it must have.
-
-        Raises:
-            BankError: If it is missing, no regular file, or of another size.
-        """
+        """Map a file, if it is a regular one of the size that it must have."""
         expected = f"{info.bytes} bytes"
         try:
             with open_regular(path) as file:
@@ -83,11 +79,7 @@ class StoredFile:
         raise mismatch(path, expected, f"{status.st_size} bytes")
 
     def check_whole(self) -> None:
-        """Compare the checksum of the whole file.
-
-        Raises:
-            BankError: If it is another one.
-        """
+        """Compare the checksum of the whole file."""
         found = hashlib.sha256(self.content).hexdigest()
         if found != self.info.sha256:
             raise mismatch(self.path, f"sha256 {self.info.sha256}", f"sha256 {found}")
@@ -100,11 +92,7 @@ class StoredFile:
             self._remember()
 
     def require(self, start: int = 0, stop: int | None = None) -> None:
-        """Make sure that the file is there in full, and that what is read now is right.
-
-        Args:
-            start: First byte that is read.
-            stop: Byte behind the last one; None: the file's end.
+        """Make sure that the file is there in full, and that bytes ``start`` to ``stop`` are right.
 
         Raises:
             BankError: If the file was cut while it was open, or a block that was not read before
@@ -123,11 +111,7 @@ class StoredFile:
                 self._remember()
 
     def require_size(self) -> None:
-        """Make sure that the file is still there in full: reading what is not ends the process.
-
-        Raises:
-            BankError: If the file was cut while it was open.
-        """
+        """Make sure that the file is still there in full: reading what is not ends the process."""
         if isinstance(self.content, mmap.mmap) and self.content.size() < self.info.bytes:
             found = f"{self.content.size()} bytes: it was cut while it was open"
             raise mismatch(self.path, f"{self.info.bytes} bytes", found)
@@ -203,8 +187,7 @@ def array_in(file: StoredFile, shape: tuple[int, ...], dtype: npt.DTypeLike) -> 
     """Return the array that a ``.npy`` file holds, without reading or copying it.
 
     Raises:
-        BankError: If it is not a plain array of that shape and dtype, such as one of objects, which
-            are never loaded.
+        BankError: If it is no array of that shape and dtype; those of objects are never loaded.
     """
     header = io.BytesIO(file.content[:_HEADER_BYTES])
     try:

@@ -17,9 +17,9 @@ from lightweight_decoder.bank.manifest import (
     VECTORS_NAME,
     read_manifest,
 )
-from lightweight_decoder.bank.normalization import normalize_text
 from lightweight_decoder.bank.phrase_bank import IN_MEMORY, PhraseBank
 from lightweight_decoder.bank.phrase_writer import TextIndex
+from lightweight_decoder.bank.phrases import normalize_text
 from lightweight_decoder.bank.stored_file import StoredFile, mismatch
 from lightweight_decoder.errors import BankError
 from lightweight_decoder.progress import report_progress
@@ -74,9 +74,7 @@ def wrong_files(
 ) -> Iterator[BankError]:
     """Yield an error for each block that has another sum, or each file that has.
 
-    Args:
-        files: The files, which are read.
-        advance: Takes how many KiB more were read.
+    ``advance`` takes how many KiB more were read.
     """
     for file in files:
         checksum, wrong = hashlib.sha256(), list[BankError]()

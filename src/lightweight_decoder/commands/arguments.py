@@ -60,11 +60,7 @@ def converted(function: Callable[..., Any], given: Mapping[str, object]) -> dict
 
 
 def converted_part(part: Callable[..., Any], name: str) -> Callable[..., Any]:
-    """Return a part of ours with its bound arguments converted.
-
-    Raises:
-        ConfigError: Something is wrong; the message lists everything that is, below ``name``.
-    """
+    """Return a part of ours with its bound arguments converted; ``name`` is for messages."""
     problems: list[str] = []
     made = _converted_part(part, name, problems)
     _refuse(problems)
@@ -75,10 +71,8 @@ def _refuse(problems: list[str]) -> None:
     """Raise all problems in one message, if there are any."""
     if problems:
         listed = "the configuration cannot be used:" if len(problems) > 1 else ""
-        raise ConfigError(
-            "\n  ".join(filter(None, [listed, *problems])),
-            advice="Give values as key=value; --help lists all keys",
-        )
+        problem = "\n  ".join(filter(None, [listed, *problems]))
+        raise ConfigError(problem, advice="Give values as key=value; --help lists all keys")
 
 
 def configured_arguments(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:

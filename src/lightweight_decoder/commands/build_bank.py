@@ -26,9 +26,7 @@ from lightweight_decoder.bank.phrase_files import (
 )
 from lightweight_decoder.bank.phrases import TEXT_COLUMN
 from lightweight_decoder.commands.arguments import Gib, command
-from lightweight_decoder.commands.budget import within_budget
-from lightweight_decoder.commands.devices import device_of, one_device
-from lightweight_decoder.commands.opening import open_encoder
+from lightweight_decoder.commands.opening import device_of, one_device, open_encoder, within_budget
 from lightweight_decoder.display import cell
 from lightweight_decoder.encoder import Encoder, TextEncoder
 from lightweight_decoder.errors import ConfigError
@@ -106,12 +104,9 @@ def build_bank(
     """
     steps = read_steps(preprocessing)
     if vectors is None and input is None:
-        raise ConfigError.unexpected(
-            "input",
-            "a file of texts, or null with vectors=FILE that has texts of its own",
-            "null",
-            summary="there is nothing to build from",
-        )
+        expected = "a file of texts, or null with vectors=FILE that has texts of its own"
+        problem = "there is nothing to build from"
+        raise ConfigError.unexpected("input", expected, "null", summary=problem)
     names = {"key": key, "vector_column": vector_column}
     for name, value in names.items():
         if vectors is None and value is not None:
@@ -182,12 +177,8 @@ def _read_step(item: str | dict[str, Any], where: str) -> Step:
     named = item if isinstance(item, dict) else {item: {}}
     name, options = next(iter(named.items()), (None, {}))
     if len(named) != 1 or name not in STEPS:
-        raise ConfigError.unexpected(
-            where,
-            f"{', '.join(STEPS)}, or one of them with options: {{pca: {{dim: 128}}}}",
-            item,
-            summary="there is no such step",
-        )
+        expected = f"{', '.join(STEPS)}, or one of them with options: {{pca: {{dim: 128}}}}"
+        raise ConfigError.unexpected(where, expected, item, summary="there is no such step")
     try:
         # as JSON, of which pydantic makes records even where it is strict about types
         step: Step = TypeAdapter(STEPS[name]).validate_json(json.dumps(options or {}))

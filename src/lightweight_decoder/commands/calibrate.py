@@ -14,9 +14,7 @@ from rich.table import Table
 from lightweight_decoder.accelerator import AcceleratorPlan
 from lightweight_decoder.bank.placement import refuse_output_over
 from lightweight_decoder.commands.arguments import Gib, command
-from lightweight_decoder.commands.budget import within_budget
-from lightweight_decoder.commands.devices import device_of, one_device
-from lightweight_decoder.commands.opening import open_decoder
+from lightweight_decoder.commands.opening import device_of, one_device, open_decoder, within_budget
 from lightweight_decoder.commands.parts import options_of
 from lightweight_decoder.decoder.calibration_fit import fit_calibration
 from lightweight_decoder.decoder.checkpoints import read_checkpoint, write_checkpoint
@@ -114,12 +112,9 @@ def calibrate(
 def _check_width(path: Path | None, vectors: FloatArray | None, decoder: PhraseBankDecoder) -> None:
     """Refuse embeddings that the decoder cannot read, with the name of their file."""
     if vectors is not None and vectors.shape[1] != decoder.input_dim:
-        raise EmbeddingError.unexpected(
-            path,
-            f"(q, {decoder.input_dim})",
-            vectors.shape,
-            summary="the embeddings have another width than the decoder's queries",
-        )
+        expected = f"(q, {decoder.input_dim})"
+        problem = "the embeddings have another width than the decoder's queries"
+        raise EmbeddingError.unexpected(path, expected, vectors.shape, summary=problem)
 
 
 def _threshold_table(points: OperatingPoints) -> Table:

@@ -16,10 +16,15 @@ from rich.console import Console
 
 from lightweight_decoder.accelerator import AcceleratorPlan
 from lightweight_decoder.commands.arguments import Count, Gib, Share, command
-from lightweight_decoder.commands.budget import within_budget
-from lightweight_decoder.commands.devices import device_of, one_device
 from lightweight_decoder.commands.finished_run import FinishedRun, find_run
-from lightweight_decoder.commands.opening import completed_search, open_encoder, threshold
+from lightweight_decoder.commands.opening import (
+    completed_search,
+    device_of,
+    one_device,
+    open_encoder,
+    threshold,
+    within_budget,
+)
 from lightweight_decoder.commands.parts import as_configuration, described
 from lightweight_decoder.datatypes import NO_ID
 from lightweight_decoder.decoder.bank_encoder import encoder_of
@@ -152,9 +157,7 @@ def evaluate_run(
             files = _write(evaluation, folder, run, device)
         if tracker is not None:
             # half a second that only its users should pay
-            from lightweight_decoder.training.wandb_records import (  # noqa: PLC0415
-                log_evaluation,
-            )
+            from lightweight_decoder.training.tracking import log_evaluation  # noqa: PLC0415
 
             log_evaluation(
                 tracker.experiment,
@@ -250,12 +253,7 @@ def _hold_against(
     where: Path | None,
     tolerance: float,
 ) -> None:
-    """Fail where an evaluation is worse than an earlier one.
-
-    Raises:
-        RegressionError: A metric fell by more than the tolerance.
-        InputDataError: The earlier evaluation has other metrics, or is of other queries.
-    """
+    """Fail with a ``RegressionError`` where an evaluation is worse than an earlier one."""
     before, table = earlier
     changes = compare_metrics(
         evaluation.metrics,

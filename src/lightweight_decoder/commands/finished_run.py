@@ -79,11 +79,7 @@ def write_settings(arguments: Mapping[str, Any], run_dir: Path) -> dict[str, Any
 
 
 def find_run(path: Path, *, bank: Path | None = None) -> FinishedRun:
-    """Return what a training run left in its folder.
-
-    Args:
-        path: The folder.
-        bank: Where the bank is now; None: where it was.
+    """Return what a training run left in its folder; ``bank`` is where its bank has moved.
 
     Raises:
         ConfigError: It is not the folder of a run, or its settings cannot be used any more.
@@ -91,20 +87,15 @@ def find_run(path: Path, *, bank: Path | None = None) -> FinishedRun:
     """
     settings_path, checkpoint = path / SETTINGS_NAME, path / "checkpoints" / "best.ckpt"
     if not settings_path.is_file():
-        raise ConfigError.unexpected(
-            path,
-            f"{SETTINGS_NAME}, as train.py writes it",
-            "no such file",
-            summary="this is not the folder of a run",
-            advice="Name the run's folder with run_dir=outputs/train/…",
-        )
+        expected = f"{SETTINGS_NAME}, as training writes it"
+        problem = "this is not the folder of a run"
+        advice = "Name the run's folder with run_dir=outputs/train/…"
+        raise ConfigError.unexpected(path, expected, "no such file", summary=problem, advice=advice)
     if not checkpoint.is_file():
+        expected = "checkpoints/best.ckpt"
+        advice = "Let it finish: lightweight-decoder train ckpt_path=RUN/checkpoints/last.ckpt"
         raise CheckpointError.unexpected(
-            path,
-            "checkpoints/best.ckpt",
-            "no such file",
-            summary="the run has no checkpoint",
-            advice="Let the training finish: python train.py ckpt_path=RUN/checkpoints/last.ckpt",
+            path, expected, "no such file", summary="the run has no checkpoint", advice=advice
         )
     saved = read_checkpoint(checkpoint)
     place = bank if bank is not None else saved.find_bank()
@@ -114,11 +105,7 @@ def find_run(path: Path, *, bank: Path | None = None) -> FinishedRun:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """Read a run's settings: plain values, and parts of ours; nothing in them is resolved or run.
-
-    Raises:
-        ConfigError: The file is damaged, too large, or asks for anything else.
-    """
+    """Read a run's settings: plain values and parts of ours; nothing is resolved or run."""
     try:
         with path.open("rb") as file:
             content = file.read(_MOST_BYTES + 1)
@@ -127,9 +114,9 @@ def read_settings(path: Path) -> dict[str, Any]:
         settings = yaml.load(content, Loader=_PlainLoader)  # noqa: S506 - a kind of SafeLoader
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         found = " ".join(str(error).split())
-        raise ConfigError.unreadable(path, found, expected="what train.py writes") from error
+        raise ConfigError.unreadable(path, found, expected="what training writes") from error
     if not isinstance(settings, dict) or not isinstance(settings.get("data"), dict):
-        raise _no_settings(path, "what train.py writes", "no part 'data'")
+        raise _no_settings(path, "what training writes", "no part 'data'")
     _check_plain(settings, path, "")
     return settings
 
@@ -161,7 +148,7 @@ def _source(settings: dict[str, Any]) -> Callable[..., Source]:
 
 
 def _no_settings(path: Path, expected: str, found: str, *, at: str | None = None) -> ConfigError:
-    """Build the error for a file that train.py did not write."""
+    """Build the error for a file that training did not write."""
     return ConfigError.unexpected(
         path, expected, found, at=at, summary="is not the configuration of a run"
     )

@@ -77,10 +77,8 @@ PARTS = {
         frozenset({"accelerator", "devices", "precision", "strategy"})
         | {"callbacks", "default_root_dir", "logger"},
     ),
-    "accelerator": Part(
-        f"{_PACKAGE}.accelerator.resolver.resolve_accelerator", frozenset({"look", "probe"})
-    ),
-    "one_device": Part(f"{_PACKAGE}.commands.devices.one_device"),
+    "accelerator": Part(f"{_PACKAGE}.accelerator.resolver.resolve_accelerator"),
+    "one_device": Part(f"{_PACKAGE}.commands.opening.one_device"),
     "wandb": Part(f"{_PACKAGE}.training.tracking.open_wandb", frozenset({"run_dir"})),
 }
 """Everything that a configuration can name; no other code ever runs because a file names it."""

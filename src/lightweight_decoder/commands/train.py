@@ -23,10 +23,14 @@ from lightweight_decoder.accelerator import (
     resolve_accelerator,
 )
 from lightweight_decoder.commands.arguments import Count, Gib, command
-from lightweight_decoder.commands.budget import require_for_training, within_budget
-from lightweight_decoder.commands.devices import device_of
 from lightweight_decoder.commands.finished_run import write_settings
-from lightweight_decoder.commands.opening import completed_search, open_encoder
+from lightweight_decoder.commands.opening import (
+    completed_search,
+    device_of,
+    open_encoder,
+    require_for_training,
+    within_budget,
+)
 from lightweight_decoder.commands.parts import complete, options_of
 from lightweight_decoder.decoder.calibration_fit import fit_calibration
 from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
@@ -38,8 +42,7 @@ from lightweight_decoder.search import ExactSearch, SearchBackend
 from lightweight_decoder.training.module import DecoderModule
 from lightweight_decoder.training.run import build_trainer, fit_and_test
 from lightweight_decoder.training.sources.datamodule import DecoderDataModule, Source
-from lightweight_decoder.training.tracking import open_trackers
-from lightweight_decoder.training.wandb_records import log_training
+from lightweight_decoder.training.tracking import log_training, open_trackers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -197,9 +200,7 @@ def _report(
 def _plan_after(error: Exception, plan: AcceleratorPlan) -> AcceleratorPlan:
     """Return the plan to go on with after a kernel failed in spite of the probe.
 
-    Raises:
-        AcceleratorError: The plan does not allow a fallback.
-        Exception: ``error`` itself, where it is no such failure.
+    Raises what it got where that is no such failure.
     """
     failure = recognize_kernel_failure(error)
     if failure is None:

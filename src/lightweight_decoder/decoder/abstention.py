@@ -75,32 +75,24 @@ class OperatingPoints:
 
 
 def measure_operating_points(
-    confidence: FloatArray, right: npt.NDArray[np.bool_], *, max_points: int = _MAX_POINTS
+    confidence: FloatArray, right: npt.NDArray[np.bool_]
 ) -> OperatingPoints:
-    """Every threshold that can make a difference, evenly thinned out where they are many.
+    """Return each threshold that makes a difference, evenly thinned out where they are many.
 
-    Args:
-        confidence: (q,) float32 in [0, 1].
-        right: (q,) bool, whether the first phrase is right.
-        max_points: The most thresholds to keep, at least 2.
-
-    Raises:
-        InputDataError: Lengths differ, or there are no queries.
+    Confidence is (q,) float32 in [0, 1], ``right`` (q,) bool, whether the first phrase is right.
     """
     if confidence.shape != right.shape or confidence.size == 0:
-        raise InputDataError(
-            "confidence and right do not go together",
-            expected="(q,) and (q,), at least one",
-            found=f"{confidence.shape} and {right.shape}",
-        )
+        problem = "confidence and right do not go together"
+        found = f"{confidence.shape} and {right.shape}"
+        raise InputDataError.unexpected(None, "(q,) and (q,), at least one", found, summary=problem)
     order = np.argsort(-confidence, kind="stable")
     ordered = confidence[order]
     counts = np.arange(1, len(order) + 1)
     precisions = np.cumsum(right[order]) / counts
     is_last_of_ties = np.append(ordered[1:] != ordered[:-1], True)
     places = np.flatnonzero(is_last_of_ties)[::-1]
-    if len(places) > max_points:
-        places = places[np.linspace(0, len(places) - 1, max_points).astype(np.int64)]
+    if len(places) > _MAX_POINTS:
+        places = places[np.linspace(0, len(places) - 1, _MAX_POINTS).astype(np.int64)]
     return OperatingPoints(
         thresholds=tuple(ordered[places].tolist()),
         precisions=tuple(precisions[places].tolist()),

@@ -48,11 +48,9 @@ def encoder_of(
     """
     info = bank.manifest.encoder
     if info is None:
-        raise EncoderError(
-            "the bank does not say which encoder made its vectors",
-            where=bank.path,
-            advice="Encode the text yourself and decode its vector",
-        )
+        problem = "the bank does not say which encoder made its vectors"
+        advice = "Encode the text yourself and decode its vector"
+        raise EncoderError(problem, where=bank.path, advice=advice)
     if model is None and re.fullmatch(_OWN_CODE, info.name):
         raise EncoderError(
             "the bank's vectors are of an encoder of one's own, which no bank can load",
@@ -84,15 +82,13 @@ def encoder_of(
         if encoder.fingerprint == info.fingerprint:
             return encoder
         found.append(f"{encoder.fingerprint[:12]} in {done.precision}")
-    raise EncoderError(
-        "the encoder is not the one that made the bank's vectors",
-        where=name,
-        expected=f"fingerprint {info.fingerprint[:12]}",
-        found=", ".join(found),
-        advice=(
-            "Install the encoder that the bank was built with, say where it is with "
-            "embeddings.model=MODEL, or build the bank again"
-        ),
+    raise EncoderError.unexpected(
+        name,
+        f"fingerprint {info.fingerprint[:12]}",
+        ", ".join(found),
+        summary="the encoder is not the one that made the bank's vectors",
+        advice="Install the encoder that the bank was built with, say where it is with "
+        "embeddings.model=MODEL, or build the bank again",
     )
 
 

@@ -114,12 +114,9 @@ class Calibration:
                 or only wrong examples.
         """
         if method not in get_args(CalibrationMethod):
-            raise ConfigError(
-                "unknown calibration method",
-                where="method",
-                expected=" or ".join(get_args(CalibrationMethod)),
-                found=method,
-            )
+            expected = " or ".join(get_args(CalibrationMethod))
+            problem = "unknown calibration method"
+            raise ConfigError.unexpected("method", expected, method, summary=problem)
         _check_values(values, similarity)
         _check_right(right, len(values))
         inside = np.ones(len(values), dtype=bool) if in_bank is None else in_bank
@@ -145,15 +142,12 @@ class Calibration:
         return replace(calibration, operating_points=points)
 
     def confidence(self, values: FloatArray, similarity: FloatArray | None = None) -> FloatArray:
-        """Return the probability that each query's first phrase is right.
+        """Return the probability that each query's first phrase is right, (q,) float32 in [0, 1].
 
         Args:
             values: (q, k) float32 ranking values, best first, of the kind this was fitted on. Of
                 more than ``num_candidates`` columns the first are read.
             similarity: (q, s) float32 of the kind this was fitted with, where it was.
-
-        Returns:
-            (q,) float32 in [0, 1].
 
         Raises:
             ConfigError: Too few columns, or other similarities than the fit had.
@@ -224,10 +218,7 @@ def _importance(in_bank: BoolArray, share: float | None) -> Float64Array:
         return np.ones(len(in_bank))
     if not 0 <= share < 1:
         raise ConfigError(
-            "is not a share",
-            where="out_of_bank_share",
-            expected="from 0 to below 1",
-            found=share,
+            "is not a share", where="out_of_bank_share", expected="from 0 to below 1", found=share
         )
     each = share / (1 - share) * num_inside / num_outside
     importance = np.where(in_bank, 1.0, each)
@@ -250,7 +241,7 @@ def _fit_log_odds(
     values: Float64Array, similarity: Float64Array, right: BoolArray, importance: Float64Array
 ) -> tuple[float, tuple[float, ...], float]:
     """Temperature, weights (none negative) and bias of least log loss."""
-    spread = max(_spread(values), 1e-6)
+    spread = max(float((values[:, :1] - values).mean()), 1e-6)  # the unit to start from
     guess = float(np.log(spread))
     centers = similarity.mean(axis=0)
     scales = np.array([1.0, spread, *np.maximum(similarity.std(axis=0), 1e-6)])
@@ -285,11 +276,6 @@ def _log_temperature_slope(values: Float64Array, temperature: float) -> Float64A
     scaled = (values[:, 1:] - values[:, :1]) / temperature
     slope: Float64Array = (softmax(scaled, axis=1) * scaled).sum(axis=1)
     return slope
-
-
-def _spread(values: Float64Array) -> float:
-    """Mean distance of the first value from the others: the unit to start from."""
-    return float((values[:, :1] - values).mean())
 
 
 def _isotonic_knots(
@@ -338,11 +324,8 @@ def _check_finite(what: str, numbers: FloatArray) -> None:
 def _check_right(right: BoolArray, num_queries: int) -> None:
     """Refuse answers that do not go with the queries, and splits that teach nothing."""
     if right.shape != (num_queries,) or right.dtype != np.bool_:
-        raise InputDataError(
-            "right has the wrong form",
-            expected=f"({num_queries},) bool",
-            found=f"{right.shape} {right.dtype}",
-        )
+        expected, found = f"({num_queries},) bool", f"{right.shape} {right.dtype}"
+        raise InputDataError.unexpected(None, expected, found, summary="right has the wrong form")
     if len(np.unique(right)) < 2:  # noqa: PLR2004 - right and wrong
         raise InputDataError(
             "the calibration split has one class",
@@ -373,9 +356,7 @@ def _check_together(saved: Calibration) -> None:
 
 def _damaged(field: str, expected: object, found: object) -> CheckpointError:
     """Build the error for a saved calibration that cannot be used."""
+    advice = "Calibrate again: lightweight-decoder calibrate."
     return CheckpointError.unexpected(
-        f"calibration.{field}".rstrip("."),
-        expected,
-        found,
-        advice="Calibrate again with scripts/calibrate.py.",
+        f"calibration.{field}".rstrip("."), expected, found, advice=advice
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
@@ -22,19 +22,11 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from lightweight_decoder.bank import PhraseBank
-    from lightweight_decoder.datatypes import FloatArray, IntArray
+    from lightweight_decoder.datatypes import IntArray
     from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
 
 _NUM_CANDIDATES = 32  # more added nothing on the reverse dictionary
 _QUERIES_AT_ONCE = 512
-
-
-class _Examples(NamedTuple):
-    """What a calibration is fitted on: (q, k), (q, 2) and (q,)."""
-
-    values: FloatArray
-    similarity: FloatArray
-    is_first: npt.NDArray[np.bool_]
 
 
 def fit_calibration(
@@ -88,7 +80,8 @@ def fit_calibration(
         nothing = no_own_vectors(len(outside))
         parts.append(_examples(decoder, outside, nothing, nothing))
     elif out_of_bank_share > 0:
-        hidden = np.concatenate([_vectors_of(decoder.bank, right), own], axis=1)
+        theirs = decoder.bank.vector_ids_of(right.reshape(-1)).reshape(len(right), -1)
+        hidden = np.concatenate([theirs[:, (theirs != NO_ID).any(axis=0)], own], axis=1)
         parts.append(_examples(decoder, asked, no_own_vectors(len(asked)), hidden))
     values, similarity, is_first = (np.concatenate(column) for column in zip(*parts, strict=True))
     is_there = np.isfinite(values).all(axis=0)  # where phrases are hidden, a small bank runs out
@@ -142,8 +135,8 @@ def _phrase_ids(
 
 def _examples(
     decoder: PhraseBankDecoder, queries: Tensor, targets: IntArray, hidden_vectors: IntArray
-) -> _Examples:
-    """Return what the decoder says to queries, some vectors hidden from each."""
+) -> list[npt.NDArray[Any]]:
+    """Return values (q, k), similarities (q, s) and hits (q,), some vectors hidden from each."""
     parts = []
     for rows in torch.split(torch.arange(len(queries)), _QUERIES_AT_ONCE):
         asked = queries[rows.to(queries.device)]
@@ -155,10 +148,4 @@ def _examples(
         similarity = decoder.similarities(asked, found, exclude_vectors=hidden)
         is_first = is_right(found.phrase_ids[:, :1], right)[:, 0]
         parts.append([column.cpu().numpy() for column in (found.values, similarity, is_first)])
-    return _Examples(*(np.concatenate(column) for column in zip(*parts, strict=True)))
-
-
-def _vectors_of(bank: PhraseBank, phrase_ids: IntArray) -> IntArray:
-    """(q, w) int64 all vectors of each query's right phrases, filled up with ``NO_ID``."""
-    rows = bank.vector_ids_of(phrase_ids.reshape(-1)).reshape(len(phrase_ids), -1)
-    return rows[:, (rows != NO_ID).any(axis=0)]
+    return [np.concatenate(column) for column in zip(*parts, strict=True)]

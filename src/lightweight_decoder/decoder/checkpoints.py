@@ -26,7 +26,7 @@ CHECKPOINT_VERSION = 2
 
 _Part = TypeVar("_Part", bound=nn.Module)
 
-_WRITTEN_BY = "a checkpoint written by train.py, calibrate or PhraseBankDecoder.save"
+_WRITTEN_BY = "a checkpoint written by training, calibrating or PhraseBankDecoder.save"
 
 Count = Annotated[int, Field(gt=0, lt=2**31)]
 
@@ -127,10 +127,7 @@ class Checkpoint:
         return Path(bank)
 
     def open_bank(self, bank: str | Path | PhraseBank | None = None) -> PhraseBank:
-        """Open the bank that the decoder belongs to.
-
-        Args:
-            bank: The bank, or the folder where it is now; None: where it was.
+        """Open the bank that the decoder belongs to, or its folder; None: where it was.
 
         Raises:
             CheckpointError: It has moved, or another bank is there.
@@ -142,11 +139,7 @@ class Checkpoint:
         return bank
 
     def check_bank(self, bank: PhraseBank) -> None:
-        """Refuse a bank that is not the one that the decoder belongs to.
-
-        Raises:
-            CheckpointError: It is another one, or the decoder's parts have other sizes.
-        """
+        """Refuse a bank that is not the one that the decoder belongs to, or has other sizes."""
         wanted = self.recipe.bank.fingerprint
         if bank.fingerprint != wanted:
             raise CheckpointError(
@@ -175,19 +168,11 @@ class Checkpoint:
         return self._load("adapter", QueryAdapter, self.recipe.adapter)
 
     def reranker(self) -> ListwiseReranker | None:
-        """Return the reranker with its weights; None where there is none.
-
-        Raises:
-            CheckpointError: As of ``adapter``.
-        """
+        """Return the reranker with its weights; see :meth:`adapter`."""
         return self._load("reranker", ListwiseReranker, self.recipe.reranker)
 
     def calibration(self) -> Calibration | None:
-        """Return the calibration; None where there is none.
-
-        Raises:
-            CheckpointError: It is not one that could have been fitted.
-        """
+        """Return the calibration, one that could have been fitted; None where there is none."""
         if self.recipe.calibration is None:
             return None
         # plain search does without SciPy, which takes 0.1 s and 20 MB
@@ -286,11 +271,7 @@ def _checked(path: Path, name: str, weight: object) -> Tensor:
 
 def _misfit(path: Path, key: str, expected: object, found: object) -> CheckpointError:
     """Build the error for a checkpoint with missing or altered parts."""
-    return CheckpointError(
-        "its parts do not fit together",
-        where=path,
-        at=f"key '{key}'",
-        expected=expected,
-        found=found,
-        advice="Copy the checkpoint again, or train again.",
+    problem, advice = "its parts do not fit together", "Copy the checkpoint again, or train again."
+    return CheckpointError.unexpected(
+        path, expected, found, at=f"key '{key}'", summary=problem, advice=advice
     )

@@ -13,11 +13,7 @@ from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
 from lightweight_decoder.errors import InputDataError
 from lightweight_decoder.evaluation.predictions import SCHEMA, build_predictions
 from lightweight_decoder.evaluation.rank_metrics import best_ranks
-from lightweight_decoder.evaluation.speed import (
-    latency_metrics,
-    queries_per_s,
-    time_queries,
-)
+from lightweight_decoder.evaluation.speed import latency_metrics, queries_per_s, time_queries
 from lightweight_decoder.memory import peak_memory_bytes
 from lightweight_decoder.progress import report_progress
 
@@ -34,9 +30,6 @@ if TYPE_CHECKING:
 NUM_VECTORS, SEEN = "number of vectors", "seen in training"
 """Columns that ``phrase_metadata`` adds to those of the bank."""
 
-TEXT_SEEN = "text seen in training"
-"""Column of predictions where some query's text is a training text too."""
-
 _QUERIES_AT_ONCE = 512
 
 
@@ -45,8 +38,7 @@ class Answers:
     """What one decoder says to q queries.
 
     Attributes:
-        ranks: (q, m) int64 rank of every right phrase over the whole bank, from 1; 0 at the end of
-            rows of queries with fewer of them.
+        ranks: (q, m) int64 rank of every right phrase over the whole bank, from 1; 0 at the end.
         phrase_ids: (q, k) int64, best first.
         values: (q, k) float32.
         confidence: (q,) float32 in [0, 1]; None where the decoder is not calibrated.
@@ -71,7 +63,7 @@ def predict(
 
     Args:
         decoder: What is evaluated.
-        split: The queries; see ``data.base``.
+        split: The queries.
         top_k: How many phrases of each query to keep.
         abstain_below: Answer "no phrase" where the confidence is lower.
         seen: Ids of the phrases that training queries asked for; None leaves that column out.
@@ -117,15 +109,11 @@ def plain_search(decoder: PhraseBankDecoder) -> PhraseBankDecoder | None:
 
 
 def answer_queries(decoder: PhraseBankDecoder, split: Split, *, top_k: int) -> Iterator[Answers]:
-    """Yield what a decoder says to the queries of a split, batch by batch, in their order.
+    """Yield what a decoder says to the split's queries in the bank, batch by batch, in order.
 
     Each query is searched for once: the candidates found serve answers, confidence and ranks. Only
-    right phrases that are not among them are looked for in the whole bank.
-
-    Args:
-        decoder: What answers.
-        split: The queries; those out of the bank are left out.
-        top_k: How many phrases of each query to give; a smaller bank gives all it has.
+    right phrases that are not among them are looked for in the whole bank. A smaller bank than
+    ``top_k`` gives all it has.
     """
     for rows in torch.split(torch.arange(len(split)), _QUERIES_AT_ONCE):
         queries, targets, hidden = (
@@ -145,12 +133,7 @@ def answer_queries(decoder: PhraseBankDecoder, split: Split, *, top_k: int) -> I
 def speed_metrics(
     decoder: PhraseBankDecoder, queries: FloatArray, *, top_k: int
 ) -> tuple[dict[str, float], npt.NDArray[np.float64]]:
-    """Measures how fast a decoder answers, text included.
-
-    Args:
-        decoder: What answers.
-        queries: (q, query_dim), after the bank's preprocessing (which is not timed), at least one.
-        top_k: How many phrases of each query to give.
+    """Measure how fast a decoder answers (q, query_dim) preprocessed queries, text included.
 
     Returns:
         ``latency_p50_ms``, ``latency_p95_ms``, ``latency_p99_ms`` of single queries and
@@ -188,14 +171,9 @@ def phrase_metadata(
 ) -> dict[str, list[Any]]:
     """Return what the bank knows of phrases: name to q values, None for ``NO_ID``.
 
-    Args:
-        bank: The bank.
-        phrase_ids: (q,) int64, filled up with ``NO_ID``.
-        seen: Ids of phrases that training queries asked for; None leaves ``SEEN`` out.
-
-    Returns:
-        Each metadata column of the bank (one with the name of a column of predictions as
-        "bank …"), ``NUM_VECTORS`` and ``SEEN``.
+    Each metadata column of the bank (one with the name of a column of predictions as "bank …"),
+    ``NUM_VECTORS``, and ``SEEN`` where there are ids (``seen``) of phrases that training queries
+    asked for.
     """
     columns = {
         f"bank {name}" if name in SCHEMA.names else name: bank.column(name)[phrase_ids]
@@ -212,10 +190,7 @@ def phrase_metadata(
 
 
 def _answer_all(
-    decoder: PhraseBankDecoder,
-    parts: Sequence[Split],
-    top_k: int,
-    advance: Callable[[int], None],
+    decoder: PhraseBankDecoder, parts: Sequence[Split], top_k: int, advance: Callable[[int], None]
 ) -> Answers:
     """Return what a decoder says to all queries of some splits."""
     batches = []
@@ -248,8 +223,6 @@ def _table(
     no_texts: list[str | None] = [None]
     texts = [text for part in parts for text in part.texts or no_texts * len(part)]
     metadata = phrase_metadata(bank, targets[:, 0], seen=seen)
-    if any(part.in_training is not None and part.in_training.any() for part in parts):
-        metadata[TEXT_SEEN] = [known for part in parts for known in _in_training(part)]
     abstained = np.zeros(len(targets), dtype=bool)
     if decoded.confidence is not None:
         abstained = decoded.confidence < abstain_below
@@ -268,14 +241,6 @@ def _table(
         abstained=abstained,
         metadata=metadata,
     )
-
-
-def _in_training(split: Split) -> list[bool | None]:
-    """Return which queries' texts are training texts too, None where nobody looked."""
-    if split.in_training is None:
-        return [None] * len(split)
-    found: list[bool | None] = split.in_training.tolist()
-    return found
 
 
 def _widened(ids: IntArray, width: int, filling: int) -> IntArray:

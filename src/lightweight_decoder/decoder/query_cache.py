@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch.nn import Module
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Sequence
 
     from torch import Tensor
+
+_ARRAYS = ("phrase_ids", "values", "confidence", "abstained")  # of an answer, a row a query
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,9 @@ class QueryCache:
         if not len(queries):
             return search(queries)
         keys = [(row.tobytes(), options) for row in queries.cpu().numpy()]
-        answers = self._kept_of(keys)
+        with self._lock:
+            kept = self._kept
+            answers: dict[Hashable, Decoded] = {key: kept[key] for key in keys if key in kept}
         new = {key: row for row, key in enumerate(keys) if key not in answers}
         if new:
             found = search(queries[list(new.values())])
@@ -120,11 +124,6 @@ class QueryCache:
             if len(state) != len(self._state) or not all(map(_is_same, state, self._state)):
                 self._kept.clear()
                 self._state = state
-
-    def _kept_of(self, keys: Iterable[Hashable]) -> dict[Hashable, Decoded]:
-        """Return the answers that are kept already."""
-        with self._lock:
-            return {key: self._kept[key] for key in keys if key in self._kept}
 
     def _keep(
         self, keys: Sequence[Hashable], answers: dict[Hashable, Decoded], *, num_misses: int
@@ -160,32 +159,23 @@ def _is_same(state: tuple[object, ...], other: tuple[object, ...]) -> bool:
 
 def concatenate(batches: Sequence[Decoded]) -> Decoded:
     """Return one answer out of the answers of several batches, one at least; arrays are copied."""
-    first = batches[0]
-    confidence = None
-    if first.confidence is not None:
-        confidence = np.concatenate([b.confidence for b in batches if b.confidence is not None])
-    return Decoded(
-        texts=[list(texts) for batch in batches for texts in batch.texts],
-        phrase_ids=np.concatenate([batch.phrase_ids for batch in batches]),
-        values=np.concatenate([batch.values for batch in batches]),
-        kind=first.kind,
-        confidence=confidence,
-        abstained=np.concatenate([batch.abstained for batch in batches]),
-    )
+
+    def joined(name: str) -> Any:  # noqa: ANN401 - an array, or None
+        parts = [getattr(batch, name) for batch in batches]
+        return None if parts[0] is None else np.concatenate(parts)
+
+    texts = [list(texts) for batch in batches for texts in batch.texts]
+    return Decoded(texts=texts, kind=batches[0].kind, **{name: joined(name) for name in _ARRAYS})
 
 
 def _rows(decoded: Decoded) -> list[Decoded]:
     """Each query's answer by itself, in memory of its own."""
-    return [
-        Decoded(
-            texts=decoded.texts[row : row + 1],
-            phrase_ids=decoded.phrase_ids[row : row + 1].copy(),
-            values=decoded.values[row : row + 1].copy(),
-            kind=decoded.kind,
-            confidence=(
-                None if decoded.confidence is None else decoded.confidence[row : row + 1].copy()
-            ),
-            abstained=decoded.abstained[row : row + 1].copy(),
-        )
-        for row in range(len(decoded.texts))
-    ]
+
+    def one(row: int) -> Decoded:
+        arrays = {name: getattr(decoded, name) for name in _ARRAYS}
+        own: dict[str, Any] = {
+            name: each if each is None else each[[row]] for name, each in arrays.items()
+        }
+        return replace(decoded, texts=decoded.texts[row : row + 1], **own)
+
+    return list(map(one, range(len(decoded.texts))))

@@ -12,8 +12,6 @@ from lightweight_decoder.datatypes import NO_ID
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy.typing as npt
-
     from lightweight_decoder.datatypes import FloatArray, IntArray
 
 SplitName = Literal["train", "val", "calib", "test"]
@@ -33,8 +31,6 @@ class Split:
             with ``NO_ID``; w may be 0. While a query is trained on or scored they must be hidden,
             or it finds itself.
         texts: The queries' q texts; None where the queries were never texts.
-        in_training: (q,) bool, whose texts are training texts too, white space and Unicode's
-            spellings apart; None where nobody looked.
         out_of_bank: Further queries, which no phrase of the bank answers: their ``targets`` and
             ``own_vectors`` have width 0. None where there are none.
     """
@@ -44,7 +40,6 @@ class Split:
     targets: IntArray
     own_vectors: IntArray
     texts: list[str] | None
-    in_training: npt.NDArray[np.bool_] | None = None
     out_of_bank: Split | None = None
 
     def __len__(self) -> int:
@@ -52,14 +47,7 @@ class Split:
 
 
 def pad_ids(rows: Sequence[Sequence[int]]) -> IntArray:
-    """Stack lists of ids of different lengths.
-
-    Args:
-        rows: q lists of ids.
-
-    Returns:
-        (q, w) int64, w the length of the longest list, each row filled up with ``NO_ID``.
-    """
+    """Stack q lists of ids, (q, w) int64, each row filled up to the longest with ``NO_ID``."""
     width = max(map(len, rows), default=0)
     padded = np.full((len(rows), width), NO_ID, dtype=np.int64)
     for row, ids in enumerate(rows):

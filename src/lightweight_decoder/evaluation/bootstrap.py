@@ -78,23 +78,16 @@ class Bootstrap:
             raise ConfigError.unexpected("level", "a share between 0 and 1", self.level)
 
     def mean_intervals(self, values: Mapping[str, Float64Array]) -> dict[str, Interval]:
-        """Return the interval of the mean of each metric.
-
-        Args:
-            values: Metric name to its (q,) value for each query, all of the same q queries.
+        """Return the interval of each metric's mean, given its (q,) values of the same q queries.
 
         Raises:
-            InputDataError: No metrics, no queries, lengths that differ, or values that are not
-                finite.
+            InputDataError: No metrics, no queries, lengths that differ, or values not finite.
         """
         means = self._means(_table(values))
         return {name: self._interval(each) for name, each in zip(values, means, strict=True)}
 
     def median_interval(self, values: Float64Array) -> Interval:
-        """Return the interval of the median, for ``median_rank``.
-
-        Args:
-            values: (q,) numbers; infinite ones stand for ranks of queries without target.
+        """Return the interval of the median of (q,) numbers, infinite for queries without a target.
 
         Raises:
             InputDataError: No queries.
@@ -108,12 +101,9 @@ class Bootstrap:
     def compare(
         self, first: Mapping[str, Float64Array], second: Mapping[str, Float64Array]
     ) -> dict[str, PairedDifference]:
-        """Is the second system better than the first, or were the queries kind to it?
+        """Return how much better the second system is, in each metric that both have.
 
-        Args:
-            first: Metric name to its (q,) value for each query, such as the baseline's.
-            second: The same of the other system on the same queries, in the same order. What only
-                one of them has is left out.
+        Both are metric names to (q,) values of the same queries, in the same order.
 
         Raises:
             InputDataError: No metric is in both, they have another number of queries, there are

@@ -1,7 +1,8 @@
 """How far confidence can be trusted: calibration, telling right from wrong, and abstention.
 
-Shapes: q queries, b bins. ``right`` says of each query whether its first phrase is right. A query
-without a right phrase in the bank is never right.
+Shapes: q queries, b bins. ``right`` says of each query whether its first phrase is right; a query
+without a right phrase in the bank is never right. No queries, lengths that differ, values that are
+not finite and confidence outside [0, 1] raise ``InputDataError``.
 """
 
 from __future__ import annotations
@@ -25,11 +26,8 @@ NUM_BINS = 15
 class ReliabilityBins:
     """What a reliability diagram shows, one entry for each of b bins of equal width over [0, 1].
 
-    Attributes:
-        edges: (b + 1,) float64. A bin holds its lower edge; the last holds 1 too.
-        counts: (b,) int64 queries in the bin.
-        confidence: (b,) float64 mean confidence, NaN in an empty bin.
-        accuracy: (b,) float64 share of right first phrases, NaN in an empty bin.
+    The ``edges`` are (b + 1,) float64: a bin holds its lower one, the last holds 1 too. Each has
+    ``counts`` int64 queries; mean ``confidence`` and ``accuracy`` are NaN in an empty one.
     """
 
     edges: Float64Array
@@ -41,11 +39,10 @@ class ReliabilityBins:
 def reliability_bins(
     confidence: AnyFloatArray, right: BoolArray, *, num_bins: int = NUM_BINS
 ) -> ReliabilityBins:
-    """Mean confidence and accuracy in bins of equal width.
+    """Return mean confidence and accuracy in bins of equal width.
 
     Raises:
         ConfigError: ``num_bins`` is below 1.
-        InputDataError: No queries, lengths that differ, or confidence outside [0, 1].
     """
     if num_bins < 1:
         raise ConfigError.unexpected("num_bins", "at least 1", num_bins)
@@ -66,16 +63,10 @@ def reliability_bins(
 def expected_calibration_error(
     confidence: AnyFloatArray, right: BoolArray, *, num_bins: int = NUM_BINS
 ) -> float:
-    """ECE, L1 norm: mean over queries of their bin's distance between confidence and accuracy.
+    """Return ECE, L1 norm: mean over queries of their bin's distance of confidence from accuracy.
 
-    Bins are of equal width. Source: Guo et al., "On Calibration of Modern Neural Networks", 2017.
-
-    Returns:
-        A number in [0, 1], lower is better.
-
-    Raises:
-        ConfigError: ``num_bins`` is below 1.
-        InputDataError: No queries, lengths that differ, or confidence outside [0, 1].
+    In [0, 1], lower is better; bins as in :func:`reliability_bins`. Source: Guo et al., "On
+    Calibration of Modern Neural Networks", 2017.
     """
     bins = reliability_bins(confidence, right, num_bins=num_bins)
     filled = bins.counts > 0
@@ -84,12 +75,9 @@ def expected_calibration_error(
 
 
 def brier_values(confidence: AnyFloatArray, right: BoolArray) -> Float64Array:
-    """(q,) float64 squared distance between confidence and what was right (1) or wrong (0).
+    """Return the squared distance of confidence from 1 (right) or 0 (wrong), (q,) float64.
 
     The mean is the Brier score: in [0, 1], lower is better.
-
-    Raises:
-        InputDataError: No queries, lengths that differ, or confidence outside [0, 1].
     """
     _check_confidence(confidence, right)
     values: Float64Array = np.square(confidence.astype(np.float64) - right)
@@ -97,14 +85,11 @@ def brier_values(confidence: AnyFloatArray, right: BoolArray) -> Float64Array:
 
 
 def auroc(values: AnyFloatArray, positive: BoolArray) -> float:
-    """Probability that a positive query has a higher value than a negative one, ties half.
+    """Return how likely a positive query has a higher value than a negative one, ties half.
 
     Args:
-        values: (q,) finite floats, higher for positive; confidence or any ranking value.
-        positive: (q,) bool: right against wrong, or in-bank against out-of-bank.
-
-    Raises:
-        InputDataError: No queries, lengths that differ, values not finite, or one class only.
+        values: (q,) floats, higher for positive; confidence or any ranking value.
+        positive: (q,) bool, both cases: right against wrong, or in-bank against out-of-bank.
     """
     from sklearn.metrics import roc_auc_score  # noqa: PLC0415 - a second, for those who calibrate
 
@@ -113,19 +98,13 @@ def auroc(values: AnyFloatArray, positive: BoolArray) -> float:
 
 
 def fpr_at_tpr(values: AnyFloatArray, positive: BoolArray, *, tpr: float = 0.95) -> float:
-    """Least share of negatives let through by a threshold that keeps ``tpr`` of the positives.
+    """Return the least share of negatives, in [0, 1], that a threshold lets through.
 
-    Args:
-        values: (q,) finite floats, higher for positive.
-        positive: (q,) bool.
-        tpr: Share of positives to keep at least, in (0, 1].
-
-    Returns:
-        A number in [0, 1], lower is better.
+    Values are (q,) floats, higher for positive; ``tpr`` in (0, 1] is the share of the positives,
+    (q,) bool, that the threshold keeps at least.
 
     Raises:
         ConfigError: ``tpr`` is outside (0, 1].
-        InputDataError: No queries, lengths that differ, values not finite, or one class only.
     """
     from sklearn.metrics import roc_curve  # noqa: PLC0415 - as above
 
@@ -144,15 +123,12 @@ def risk_coverage_curve(
     Queries of equal value count with their mean error, so their order carries nothing.
 
     Args:
-        values: (q,) finite floats, higher is surer; confidence or any ranking value.
+        values: (q,) floats, higher is surer; confidence or any ranking value.
         right: (q,) bool.
 
     Returns:
-        coverage: (q,) float64, the share of answered queries: 1/q, 2/q ... 1.
-        risk: (q,) float64, the share of wrong answers among them.
-
-    Raises:
-        InputDataError: No queries, lengths that differ, or values not finite.
+        Coverage (q,) float64, the share of answered queries (1/q, 2/q ... 1), and risk (q,)
+        float64, the share of wrong answers among them.
     """
     _check_values(values, right)
     _, groups = np.unique(-values, return_inverse=True)
@@ -163,33 +139,19 @@ def risk_coverage_curve(
 
 
 def aurc(values: AnyFloatArray, right: BoolArray) -> float:
-    """Area under the risk-coverage curve: mean selective risk over all coverages.
+    """Return the area under the risk-coverage curve, in [0, 1], lower is better.
 
-    Source: Geifman, Uziel and El-Yaniv, "Bias-Reduced Uncertainty Estimation for Deep Neural
-    Classifiers", 2019, arXiv 1805.08206.
-
-    Returns:
-        A number in [0, 1], lower is better.
-
-    Raises:
-        InputDataError: No queries, lengths that differ, or values not finite.
+    Mean selective risk over all coverages. Source: Geifman, Uziel and El-Yaniv, "Bias-Reduced
+    Uncertainty Estimation for Deep Neural Classifiers", 2019, arXiv 1805.08206.
     """
     return float(risk_coverage_curve(values, right)[1].mean())
 
 
 def confidence_metrics(confidence: AnyFloatArray, right: BoolArray) -> dict[str, float]:
-    """Every figure about confidence, by the name it is logged under.
+    """Return every figure about confidence (q,) in [0, 1], by the name it is logged under.
 
-    Args:
-        confidence: (q,) floats in [0, 1].
-        right: (q,) bool.
-
-    Returns:
-        ``ece``, ``brier``, ``aurc``; ``auroc_right`` where some first phrases are right and some
-        wrong.
-
-    Raises:
-        InputDataError: No queries, lengths that differ, or confidence outside [0, 1].
+    ``ece``, ``brier``, ``aurc``; and ``auroc_right`` where some first phrases are right and some
+    wrong.
     """
     metrics = {
         "ece": expected_calibration_error(confidence, right),

@@ -101,11 +101,7 @@ METRICS = {
 
 
 def write_metrics(metrics: Mapping[str, float], run_dir: Path) -> Path:
-    """Write ``metrics.json`` in ``run_dir``, sorted by name, and returns its path.
-
-    Raises:
-        InputDataError: The file cannot be written; what was there before is still there.
-    """
+    """Write ``metrics.json`` in ``run_dir``, sorted by name, and return its path."""
     path = run_dir / METRICS_NAME
     with whole_file(path) as temporary:
         text = json.dumps(metrics, indent=2, sort_keys=True) + "\n"
@@ -114,11 +110,7 @@ def write_metrics(metrics: Mapping[str, float], run_dir: Path) -> Path:
 
 
 def read_metrics(path: Path) -> dict[str, float]:
-    """Read a file that ``write_metrics`` wrote.
-
-    Raises:
-        InputDataError: It is missing, or holds anything but names and finite numbers.
-    """
+    """Read a file that ``write_metrics`` wrote; refuse anything but names and finite numbers."""
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

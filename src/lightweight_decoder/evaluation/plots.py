@@ -61,52 +61,31 @@ class Drawing(NamedTuple):
 def draw_figures(
     predictions: pa.Table, latencies_ms: npt.NDArray[np.floating] | None = None
 ) -> list[Drawing]:
-    """Return the figures that there is something to draw for.
-
-    Args:
-        predictions: See ``evaluation.predictions``; queries out of the bank are left out.
-        latencies_ms: (calls,) milliseconds of single queries.
-    """
+    """Return the figures that there is something to draw for, over the queries in the bank."""
     inside = predictions.filter(predictions["in_bank"])
     ranks = {_NAMES[system]: best_rank(inside, system) for system in systems(inside)}
     right = ranks["decoder"] == 1
+    sureness, note = first_values(inside), "A confidence of 80% should be right 8 times of 10."
     drawings = [
-        ("Recall at k", "How far down the right phrase is found.", plot_recall(ranks)),
-        ("Ranks", "Where the right phrase stands.", plot_rank_histogram(ranks)),
+        Drawing("Recall at k", "How far down the right phrase is found.", plot_recall(ranks)),
+        Drawing("Ranks", "Where the right phrase stands.", plot_rank_histogram(ranks)),
     ]
-    calibrated = is_calibrated(inside)
-    if calibrated:
-        drawings.append(
-            (
-                "Reliability",
-                "A confidence of 80% should be right 8 times of 10.",
-                plot_reliability(inside["confidence"].to_numpy(), right),
-            )
-        )
-    sureness = inside["confidence"].to_numpy() if calibrated else first_values(inside)
+    if is_calibrated(inside):
+        sureness = inside["confidence"].to_numpy()
+        drawings.append(Drawing("Reliability", note, plot_reliability(sureness, right)))
     risks = {"decoder": (sureness, right)}
     if has_baseline(inside) and inside["baseline_value"].null_count == 0:
         own = (inside["baseline_value"].to_numpy(), ranks["plain search"] == 1)
         risks = {"plain search": own, **risks}
-    drawings.append(
-        (
-            "Risk and coverage",
-            "How many answers are wrong when only the surest are given.",
-            plot_risk_coverage(risks),
-        )
-    )
+    note = "How many answers are wrong when only the surest are given."
+    drawings.append(Drawing("Risk and coverage", note, plot_risk_coverage(risks)))
     if latencies_ms is not None:
-        drawings.append(("Latency", "Time of single queries.", plot_latency(latencies_ms)))
-    return [Drawing(*drawing) for drawing in drawings]
+        drawings.append(Drawing("Latency", "Time of single queries.", plot_latency(latencies_ms)))
+    return drawings
 
 
 def plot_recall(ranks: Mapping[str, IntArray], *, max_k: int = 100) -> Figure:
-    """Recall@k over k, one line for each system.
-
-    Args:
-        ranks: System to (q,) int64 ranks from 1, 0 for none; the last is drawn strongest.
-        max_k: Where the lines end.
-    """
+    """Return recall@k over k: a line for each system's ranks (q,), the last one strongest."""
     figure, axes = _figure("First k phrases", "Queries with a right phrase")
     steps = np.arange(1, max_k + 1)
     for (name, each), color in zip(ranks.items(), _colors(len(ranks)), strict=True):
@@ -124,11 +103,7 @@ def plot_recall(ranks: Mapping[str, IntArray], *, max_k: int = 100) -> Figure:
 
 
 def plot_rank_histogram(ranks: Mapping[str, IntArray]) -> Figure:
-    """Share of queries by the rank of their best right phrase; queries without one are left out.
-
-    Args:
-        ranks: System to (q,) int64 ranks from 1, 0 for none.
-    """
+    """Return the share of queries by rank, for each system's ranks (q,); rank 0 is left out."""
     figure, axes = _figure("Rank of the best right phrase", "Queries")
     width = 0.8 / len(ranks)
     places = np.arange(len(_RANK_EDGES))
@@ -151,13 +126,7 @@ def plot_rank_histogram(ranks: Mapping[str, IntArray]) -> Figure:
 def plot_reliability(
     confidence: AnyFloatArray, right: BoolArray, *, num_bins: int = NUM_BINS
 ) -> Figure:
-    """Reliability diagram: accuracy over confidence, and the number of queries in each bin.
-
-    Args:
-        confidence: (q,) in [0, 1].
-        right: (q,) bool.
-        num_bins: Bins of equal width.
-    """
+    """Return a reliability diagram: accuracy over confidence (q,), and the queries in each bin."""
     bins = reliability_bins(confidence, right, num_bins=num_bins)
     figure = Figure(figsize=_SIZE, layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
@@ -177,11 +146,7 @@ def plot_reliability(
 
 
 def plot_risk_coverage(systems: Mapping[str, tuple[AnyFloatArray, BoolArray]]) -> Figure:
-    """Return selective risk over coverage, one line for each system.
-
-    Args:
-        systems: Name to (q,) values, higher is surer, and (q,) bool of what was right.
-    """
+    """Return selective risk over coverage, a line for each system's (q,) values and hits."""
     figure, axes = _figure("Queries answered, surest first", "Wrong answers among them")
     for (name, (values, right)), color in zip(systems.items(), _colors(len(systems)), strict=True):
         coverage, risk = risk_coverage_curve(values, right)
@@ -196,13 +161,9 @@ def plot_risk_coverage(systems: Mapping[str, tuple[AnyFloatArray, BoolArray]]) -
 
 
 def plot_latency(latencies_ms: npt.NDArray[np.floating]) -> Figure:
-    """Histogram of the time of single queries, with p50, p95 and p99; the slowest 0.5% are cut off.
+    """Return a histogram of (calls,) times of single queries, with p50, p95 and p99.
 
-    Args:
-        latencies_ms: (calls,) milliseconds, each above 0.
-
-    Raises:
-        InputDataError: There are no latencies, or they are not all finite and above 0.
+    The slowest 0.5% are cut off.
     """
     percentiles = latency_metrics(latencies_ms)
     figure, axes = _figure("Time of one query (ms)", "Queries")
@@ -266,12 +227,9 @@ def _plot_parameter(
 
 
 def svg_text(figure: Figure, title: str, colors: Mapping[str, str]) -> str:
-    """Return a figure as an SVG element.
+    """Return a figure of this module as an SVG element, each of its colors replaced by another.
 
-    Args:
-        figure: Any of this module's.
-        title: What tells it from the others of a page.
-        colors: What to put in the place of each color.
+    ``title`` tells it from the others of a page.
     """
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
         file = StringIO()

@@ -20,7 +20,7 @@ from lightweight_decoder.errors import InputDataError
 from lightweight_decoder.files import whole_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from lightweight_decoder.datatypes import FloatArray, IntArray
@@ -64,70 +64,40 @@ IN_TRAINING = "text is in training"
 
 def build_predictions(
     *,
-    query: IntArray,
-    targets: Sequence[Sequence[str]],
     rank: IntArray,
-    phrases: Sequence[Sequence[str]],
-    values: FloatArray | Sequence[FloatArray],
-    abstained: npt.NDArray[np.bool_],
-    baseline_rank: IntArray | None = None,
-    text: Sequence[str | None] | None = None,
-    target_ranks: Sequence[Sequence[int]] | None = None,
-    baseline_target_ranks: Sequence[Sequence[int]] | None = None,
-    baseline_value: FloatArray | None = None,
-    confidence: FloatArray | None = None,
     metadata: Mapping[str, Sequence[Any] | npt.NDArray[Any]] | None = None,
+    **columns: Any,  # noqa: ANN401 - arrays and lists, checked here
 ) -> pa.Table:
-    """Return a checked table of predictions from plain arrays; ``SCHEMA`` has its columns.
+    """Return a checked table of predictions from the columns of ``SCHEMA``, arrays or lists.
 
     Args:
-        query: (q,) int64.
-        targets: q lists of right texts.
-        rank: (q,) int64 from 1; 0 says that no right phrase is in the bank.
-        phrases: q lists of k texts, best first.
-        values: (q, k) float32, or q rows of as many values as there are phrases.
-        abstained: (q,) bool.
-        baseline_rank: (q,) int64, like ``rank``.
-        text: q query texts.
-        target_ranks: q lists of ranks, one for each right phrase in the bank.
-        baseline_target_ranks: q lists, likewise.
-        baseline_value: (q,) float32.
-        confidence: (q,) float32 in [0, 1].
+        rank: (q,) int64 from 1; 0 says that no right phrase is in the bank, which fills
+            ``in_bank``.
         metadata: Further columns to slice by: name to q numbers, booleans or texts.
+        columns: The other columns of the schema, q values each; None, or left out: nulls.
 
     Raises:
-        InputDataError: A column has another length, a wrong kind, or values that cannot be.
+        InputDataError: A column is unknown, has another length, a wrong kind, or values that
+            cannot be.
     """
-    columns: dict[str, Any] = {
-        "query": query,
-        "text": text,
-        "targets": targets,
-        "in_bank": rank > 0,
-        "rank": rank,
-        "target_ranks": target_ranks,
-        "baseline_rank": baseline_rank,
-        "baseline_target_ranks": baseline_target_ranks,
-        "baseline_value": baseline_value,
-        "phrases": phrases,
-        "values": list(values),
-        "confidence": confidence,
-        "abstained": abstained,
-    }
+    given = {**columns, "rank": rank, "in_bank": rank > 0}
+    for name in given.keys() - set(SCHEMA.names):
+        raise InputDataError("a column is not of the schema", where=name)
     arrays = {
-        field.name: _column(field.name, columns[field.name], field.type, len(query))
+        field.name: _column(field.name, given.get(field.name), field.type, len(rank))
         for field in SCHEMA
     }
     for name, column in (metadata or {}).items():
         if name in arrays:
             raise InputDataError("a metadata column has a name of ours", where=name)
-        arrays[name] = _column(name, column, None, len(query))
+        arrays[name] = _column(name, column, None, len(rank))
     table = pa.table(arrays)
     check_predictions(table)
     return table
 
 
 def write_predictions(predictions: pa.Table, path: Path) -> None:
-    """Check and writes a predictions table as Parquet; a failed write leaves no file behind.
+    """Check and write a predictions table as Parquet; a failed write leaves no file behind.
 
     Raises:
         InputDataError: The table is not one of predictions, or the file cannot be written.
@@ -138,7 +108,7 @@ def write_predictions(predictions: pa.Table, path: Path) -> None:
 
 
 def read_predictions(path: Path) -> pa.Table:
-    """Read and checks a predictions table.
+    """Read and check a predictions table.
 
     Raises:
         InputDataError: The file is missing, is not Parquet, or is not a table of predictions.
@@ -158,11 +128,7 @@ def read_predictions(path: Path) -> pa.Table:
 
 
 def check_predictions(predictions: pa.Table, *, where: object = "predictions") -> None:
-    """Refuses a table that is not one of predictions.
-
-    Args:
-        predictions: The table.
-        where: What to call it in errors, such as its file.
+    """Refuse a table that is not one of predictions; ``where`` is what to call it in errors.
 
     Raises:
         InputDataError: A column is missing or of another type, a value is missing, a query of the
@@ -173,33 +139,33 @@ def check_predictions(predictions: pa.Table, *, where: object = "predictions") -
         _check_column(predictions, field, where)
     if len(predictions) == 0:
         raise InputDataError("there are no predictions", where=where)
-    in_bank = predictions["in_bank"]
-    _refuse(
-        pc.and_(in_bank, pc.less(pc.list_value_length(predictions["targets"]), 1)),
-        "a query has no target",
-        where=where,
-        expected="at least one text in targets, or in_bank false",
+    for is_bad, summary, expected in _rules(predictions):
+        _refuse(is_bad, summary, where=where, expected=expected)
+    _check_finite(predictions["values"].combine_chunks(), where)
+
+
+def _rules(predictions: pa.Table) -> Iterator[tuple[pa.ChunkedArray, str, str | None]]:
+    """Yield the rows that break a rule, what is wrong with them, and what would be right."""
+    in_bank, confidence = predictions["in_bank"], predictions["confidence"]
+    targets, phrases, values = (
+        pc.list_value_length(predictions[name]) for name in ("targets", "phrases", "values")
     )
+    is_bad = pc.and_(in_bank, pc.less(targets, 1))
+    yield is_bad, "a query has no target", "at least one text in targets, or in_bank false"
     for name in ("rank", "baseline_rank") if has_baseline(predictions) else ("rank",):
         ranks = predictions[name]
-        _refuse(pc.is_null(ranks), f"column {name} has no value", where=where)
+        yield pc.is_null(ranks), f"column {name} has no value", None
         agree = pc.equal(pc.greater(ranks, 0), in_bank)
-        _refuse(
-            pc.or_(pc.less(ranks, 0), pc.invert(agree)),
-            f"{name} and in_bank disagree",
-            where=where,
-            expected="ranks from 1 for queries in the bank, 0 for the others",
-        )
-    lengths = pc.list_value_length(predictions["phrases"])
-    pair = pc.equal(lengths, pc.list_value_length(predictions["values"]))
-    _refuse(
-        pc.or_(pc.less(lengths, 1), pc.invert(pair)),
-        "phrases and values do not pair",
-        where=where,
-        expected="one or more phrases, and a value for each",
-    )
-    _check_confidence(predictions["confidence"], where)
-    _check_finite(predictions["values"].combine_chunks(), where)
+        expected = "ranks from 1 for queries in the bank, 0 for the others"
+        is_bad = pc.or_(pc.less(ranks, 0), pc.invert(agree))
+        yield is_bad, f"{name} and in_bank disagree", expected
+    is_bad = pc.or_(pc.less(phrases, 1), pc.not_equal(phrases, values))
+    yield is_bad, "phrases and values do not pair", "one or more phrases, and a value for each"
+    if confidence.null_count < len(confidence):
+        is_bad = pc.is_null(confidence, nan_is_null=True)
+        yield is_bad, "some queries have confidence and this one has none", None
+        is_bad = pc.or_(pc.less(confidence, 0), pc.greater(confidence, 1))
+        yield is_bad, "confidence is not a probability", "0 to 1"
 
 
 def evenly_drawn(predictions: pa.Table, count: int) -> pa.Table:
@@ -210,16 +176,14 @@ def evenly_drawn(predictions: pa.Table, count: int) -> pa.Table:
 
 
 def mark_training_texts(predictions: pa.Table, training_texts: Iterable[str] | None) -> pa.Table:
-    """Say of each query whether its text is a training text too: then it was no test.
+    """Return a table with the column ``IN_TRAINING``, if some query's text is a training text.
 
-    Texts are the same where they differ in case, white space and Unicode's forms only.
+    For such queries it was no test. Texts are the same where they differ in case, white space and
+    Unicode's forms only.
 
     Args:
         predictions: A checked table.
         training_texts: What was trained on; None where it was never texts.
-
-    Returns:
-        The table with the column ``IN_TRAINING``; as it is where no query's text is.
     """
     known = set(map(_bare, training_texts or ()))
     is_known = [
@@ -263,7 +227,8 @@ def _column(name: str, values: Any, kind: pa.DataType | None, length: int) -> pa
         problem = "a column has another length"
         raise InputDataError.unexpected(name, length, len(values), summary=problem)
     try:
-        return pa.array(values, type=kind)
+        is_table = isinstance(values, np.ndarray) and values.ndim > 1
+        return pa.array(list(values) if is_table else values, type=kind)
     except (pa.ArrowException, TypeError) as error:
         problem = "a column is of the wrong kind"
         raise InputDataError.unexpected(name, kind, error, summary=problem) from error
@@ -280,23 +245,6 @@ def _check_column(predictions: pa.Table, field: pa.Field, where: object) -> None
         raise InputDataError.unexpected(where, field.type, column.type, summary=problem)
     if not field.nullable:
         _refuse(pc.is_null(column), f"column {field.name} has no value", where=where)
-
-
-def _check_confidence(confidence: pa.ChunkedArray, where: object) -> None:
-    """Refuse confidence that some queries lack, or that is not a probability."""
-    if confidence.null_count == len(confidence):
-        return
-    _refuse(
-        pc.is_null(confidence, nan_is_null=True),
-        "some queries have confidence and this one has none",
-        where=where,
-    )
-    _refuse(
-        pc.or_(pc.less(confidence, 0), pc.greater(confidence, 1)),
-        "confidence is not a probability",
-        where=where,
-        expected="0 to 1",
-    )
 
 
 def _check_finite(values: pa.ListArray, where: object) -> None:

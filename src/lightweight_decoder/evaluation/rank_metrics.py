@@ -7,6 +7,9 @@ A rank counts from 1 (best). Rank 0 (``NO_RANK``) means that there is nothing to
 ranks the query has no right phrase in the bank; in ``(q, m)`` ranks it fills the rows of queries
 with fewer than m right phrases. A query without a right phrase scores 0 in every mean, is counted
 in ``num_queries``, and is worse than any rank for the median.
+
+Ranks that are empty, negative or no whole numbers raise ``InputDataError``, a k below 1
+``ConfigError``. No argument is changed.
 """
 
 from __future__ import annotations
@@ -30,13 +33,9 @@ NO_RANK = 0
 
 
 def median_rank(ranks: IntArray) -> float:
-    """Median over queries of the rank of the best right phrase.
+    """Return the median over queries of the rank of the best right phrase.
 
-    A query without a target is worse than any rank, so the median is infinite where half of the
-    queries or more have none.
-
-    Raises:
-        InputDataError: ``ranks`` is empty, negative or not of whole numbers.
+    Infinite where half of the queries or more have no right phrase.
     """
     best = best_ranks(ranks).astype(np.float64)
     best[best == NO_RANK] = np.inf
@@ -48,17 +47,8 @@ def ranking_metrics(
 ) -> dict[str, float]:
     """Return every ranking figure of a run, by the name it is logged under.
 
-    Args:
-        ranks: (q,) or (q, m) int64 ranks from 1; 0 is no target.
-        recall_at: The k of each ``recall@k``.
-        mrr_at: The k of each ``mrr@k``.
-
-    Returns:
-        ``recall@k`` and ``mrr@k`` for each k, ``mrr``, ``median_rank`` and ``num_queries``.
-
-    Raises:
-        ConfigError: A k is below 1.
-        InputDataError: ``ranks`` is empty, negative or not of whole numbers.
+    ``recall@k`` for each k of ``recall_at``, ``mrr``, ``mrr@k`` for each of ``mrr_at``,
+    ``median_rank`` and ``num_queries``.
 
     Example:
         >>> ranking_metrics(np.array([1, 4, 0]), recall_at=(1, 10))["recall@10"]
@@ -74,24 +64,14 @@ def ranking_metrics(
 def ranking_values(
     ranks: IntArray, *, recall_at: Sequence[int] = (1, 10, 100), mrr_at: Sequence[int] = ()
 ) -> dict[str, Float64Array]:
-    """Return values (q,) float64 in [0, 1] whose means ``ranking_metrics`` gives, by name.
-
-    These are what a bootstrap resamples. Arguments and errors are those of ``ranking_metrics``.
-    """
+    """Return values (q,) float64 in [0, 1] whose means ``ranking_metrics`` gives, by name."""
     values = {f"recall@{k}": hits_at_k(ranks, k) for k in recall_at}
     values["mrr"] = reciprocal_ranks(ranks)
     return values | {f"mrr@{k}": reciprocal_ranks(ranks, k) for k in mrr_at}
 
 
 def best_ranks(ranks: IntArray) -> IntArray:
-    """(q,) int64 rank of each query's best right phrase, 0 where it has none.
-
-    Args:
-        ranks: (q,) or (q, m) int64 ranks from 1; 0 is no target. Not changed.
-
-    Raises:
-        InputDataError: ``ranks`` is empty, negative or not of whole numbers.
-    """
+    """Return the rank of each query's best right phrase, (q,) int64, 0 where it has none."""
     _check_ranks(ranks)
     if ranks.ndim == 1:
         return ranks
@@ -117,14 +97,10 @@ def reciprocal_ranks(ranks: IntArray, k: int | None = None) -> Float64Array:
 
 
 def average_precision_at_k(ranks: IntArray, k: int) -> Float64Array:
-    """(q,) float64 average precision over the first k, as trec_eval's ``map_cut`` defines it.
+    """Return average precision over the first k, (q,) float64: trec_eval's ``map_cut``.
 
     The precision at the rank of each right phrase within the first k, summed and divided by the
-    number of all right phrases (those past k included).
-
-    Args:
-        ranks: (q,) or (q, m) int64 distinct ranks from 1 of all right phrases; 0 fills short rows.
-        k: How far down to look, at least 1.
+    number of all right phrases (those past k included), whose ranks are distinct.
     """
     _check_k(k)
     ordered, counts = _ordered_ranks(ranks)
@@ -134,14 +110,11 @@ def average_precision_at_k(ranks: IntArray, k: int) -> Float64Array:
 
 
 def ndcg_values_at_k(ranks: IntArray, k: int) -> Float64Array:
-    """(q,) float64 nDCG over the first k; a right phrase gains 1, discounted by log2(1 + rank).
+    """Return nDCG over the first k, (q,) float64; a right phrase gains 1 over log2(1 + rank).
 
-    The ideal puts all right phrases first. Source: Järvelin and Kekäläinen, "Cumulated gain-based
-    evaluation of IR techniques", 2002, with the discount that scikit-learn and trec_eval use.
-
-    Args:
-        ranks: (q,) or (q, m) int64 distinct ranks from 1 of all right phrases; 0 fills short rows.
-        k: How far down to look, at least 1.
+    The ideal puts all right phrases first; their ranks are distinct. Source: Järvelin and
+    Kekäläinen, "Cumulated gain-based evaluation of IR techniques", 2002, with the discount that
+    scikit-learn and trec_eval use.
     """
     _check_k(k)
     ordered, counts = _ordered_ranks(ranks)

@@ -25,16 +25,10 @@ def time_queries(
     max_calls: int = 200,
     max_seconds: float = 2.0,
 ) -> npt.NDArray[np.float64]:
-    """Answers queries one by one, after three to warm up, and gives the time of each.
+    """Answer queries (q, d) one by one, after three to warm up; return (calls,) milliseconds.
 
-    Args:
-        answer: Answers (1, d) queries, and returns when it is done.
-        queries: (q, d), at least one; they come round again where there are few.
-        max_calls: How many to time.
-        max_seconds: Stop after so long, though not before one was timed.
-
-    Returns:
-        (calls,) milliseconds.
+    They come round again where there are few, up to ``max_calls``; after ``max_seconds`` it stops,
+    though not before one was timed.
     """
     for row in range(_WARM_UP):
         answer(_query(queries, row))
@@ -51,12 +45,9 @@ def time_queries(
 def queries_per_s(
     answer: Callable[[FloatArray], object], queries: FloatArray, *, batch_size: int = 512
 ) -> float:
-    """Answers a batch of queries, after a small one to warm up.
+    """Answer a batch of queries (q, d), after a small one to warm up; return how many a second.
 
-    Args:
-        answer: Answers (q, d) queries, and returns when it is done.
-        queries: (q, d), at least one; a smaller set is repeated to fill the batch.
-        batch_size: Queries in the batch.
+    A smaller set is repeated to fill the batch.
     """
     answer(queries[:8])
     batch = np.resize(queries, (batch_size, queries.shape[1]))
@@ -72,13 +63,10 @@ def _query(queries: FloatArray, row: int) -> FloatArray:
 
 
 def latency_metrics(latencies_ms: npt.NDArray[np.floating]) -> dict[str, float]:
-    """Percentiles of the time of one query, in milliseconds.
+    """Return ``latency_p50_ms``, ``latency_p95_ms`` and ``latency_p99_ms``, linearly interpolated.
 
     Args:
-        latencies_ms: (calls,) milliseconds of single queries after a warm-up, each above 0.
-
-    Returns:
-        ``latency_p50_ms``, ``latency_p95_ms`` and ``latency_p99_ms``, linearly interpolated.
+        latencies_ms: (calls,) milliseconds of single queries after a warm-up.
 
     Raises:
         InputDataError: There are no latencies, or they are not all finite and above 0.

@@ -8,6 +8,7 @@ where some of them are training texts too.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -37,10 +38,12 @@ from lightweight_decoder.evaluation.rank_metrics import (
     ndcg_values_at_k,
     ranking_values,
 )
-from lightweight_decoder.evaluation.text_overlap import text_overlap_values
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from lightweight_decoder.datatypes import FloatArray, IntArray
+
 
 Float64Array = npt.NDArray[np.float64]
 System = Literal["baseline", "decoder"]
@@ -49,12 +52,7 @@ RECALL_AT = (1, 3, 5, 10, 25, 100)
 
 
 def summarize_predictions(
-    predictions: pa.Table,
-    *,
-    split: str = "test",
-    num_resamples: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
+    predictions: pa.Table, *, split: str = "test", num_resamples: int = 1000
 ) -> dict[str, float]:
     """Every metric of the baseline and the decoder, with bootstrap intervals and a paired test.
 
@@ -62,8 +60,6 @@ def summarize_predictions(
         predictions: See ``evaluation.predictions``; not changed.
         split: First part of every name.
         num_resamples: Bootstrap resamples.
-        level: Of the intervals.
-        seed: Of the bootstrap.
 
     Returns:
         ``{split}/baseline/{metric}`` and ``{split}/decoder/{metric}``, with ``…/low`` and
@@ -81,7 +77,7 @@ def summarize_predictions(
     if not in_bank.any():
         raise InputDataError("no query has a right phrase in the bank", where="predictions")
     inside = predictions.filter(pa.array(in_bank))
-    bootstrap = Bootstrap(num_resamples=num_resamples, level=level, seed=seed)
+    bootstrap = Bootstrap(num_resamples=num_resamples)
     values = {system: query_values(inside, system) for system in systems(predictions)}
     figures: dict[str, dict[str, float]] = {
         system: _with_intervals(bootstrap, each, best_rank(inside, system))
@@ -91,7 +87,9 @@ def summarize_predictions(
     if IN_TRAINING in inside.column_names:
         figures["decoder"]["num_in_training"] = float(pc.sum(inside[IN_TRAINING]).as_py() or 0)
     if "baseline" in values:
-        figures["baseline"] |= _baseline_figures(inside)
+        if inside["baseline_value"].null_count == 0:
+            own = inside["baseline_value"].to_numpy()
+            figures["baseline"] |= _sureness(own, best_rank(inside, "baseline") == 1)
         figures["difference"] = _differences(bootstrap, values["baseline"], values["decoder"])
     return {
         f"{split}/{system}/{name}": figure
@@ -108,11 +106,8 @@ def systems(predictions: pa.Table) -> tuple[System, ...]:
 def query_values(predictions: pa.Table, system: System) -> dict[str, Float64Array]:
     """Return the (q,) float64 values of each metric that is a mean over queries, for one system.
 
-    These are what bootstrap and paired tests draw from.
-
-    Args:
-        predictions: A checked table; see ``evaluation.predictions``.
-        system: Whose ranks to take. Text overlap and Brier values are the decoder's only.
+    These are what bootstrap and paired tests draw from. Text overlap and Brier values are the
+    decoder's only.
     """
     values = ranking_values(best_rank(predictions, system), recall_at=RECALL_AT, mrr_at=(25,))
     ranks = all_ranks(predictions, system)
@@ -171,13 +166,6 @@ def _differences(
     }
 
 
-def _baseline_figures(inside: pa.Table) -> dict[str, float]:
-    """How far the baseline's own best value tells right from wrong, where it is known."""
-    if inside["baseline_value"].null_count > 0:
-        return {}
-    return _sureness(inside["baseline_value"].to_numpy(), best_rank(inside, "baseline") == 1)
-
-
 def _decoder_figures(inside: pa.Table) -> dict[str, float]:
     """Calibration and abstention; where not calibrated, what the first value is worth."""
     right = best_rank(inside, "decoder") == 1
@@ -221,3 +209,74 @@ def _padded(ranks: pa.ListArray) -> IntArray:
     padded = np.zeros((len(ranks), max(int(lengths.max()), 1)), dtype=np.int64)
     padded[np.arange(padded.shape[1]) < lengths[:, None]] = ranks.flatten().to_numpy()
     return padded
+
+
+def text_overlap_values(
+    decoded: Sequence[str], targets: Sequence[Sequence[str]]
+) -> dict[str, Float64Array]:
+    """Return how much of the right text each decoded one has, (q,) float64 in [0, 1], case ignored.
+
+    Higher is better; the means are the overlap metrics (sacrebleu prints them times 100). Of
+    several right texts BLEU takes all as references, the others the best.
+
+    - ``bleu``: sentence BLEU of sacrebleu, with 13a tokens, n-grams up to the length of the shorter
+      text and exponential smoothing.
+    - ``chrf``: chrF of sacrebleu, character 6-grams, beta 2.
+    - ``rouge_l``: F1 of the longest common subsequence of words (letters and digits of any script).
+
+    Args:
+        decoded: q decoded texts; an empty one (the decoder abstained) scores 0.
+        targets: q lists of one or more right texts.
+
+    Raises:
+        InputDataError: Lengths differ, there are no queries, or a query has no target text.
+    """
+    from sacrebleu.metrics.bleu import BLEU  # noqa: PLC0415 - half a second, for evaluations only
+    from sacrebleu.metrics.chrf import CHRF  # noqa: PLC0415
+
+    _check_texts(decoded, targets)
+    bleu = BLEU(effective_order=True, lowercase=True)
+    chrf = CHRF(lowercase=True)
+    rows = np.zeros((len(decoded), 3))
+    for row, text, wanted in zip(rows, decoded, targets, strict=True):
+        if text in wanted:
+            row[:] = 1.0
+        elif text:
+            row[0] = bleu.sentence_score(text, wanted).score / 100
+            row[1] = chrf.sentence_score(text, wanted).score / 100
+            row[2] = max(_rouge_l(text, target) for target in wanted)
+    return dict(zip(("bleu", "chrf", "rouge_l"), rows.T, strict=True))
+
+
+def _rouge_l(text: str, target: str) -> float:
+    """F1 of the longest common subsequence of words; 0 where nothing is shared."""
+    words, wanted = _words(text), _words(target)
+    shared = _longest_common_subsequence(words, wanted)
+    return 2 * shared / (len(words) + len(wanted)) if shared else 0.0
+
+
+def _words(text: str) -> list[str]:
+    """Run of letters and digits, in lower case."""
+    return re.findall(r"[^\W_]+", text.lower())
+
+
+def _longest_common_subsequence(first: list[str], second: list[str]) -> int:
+    """Its length, row by row of the usual table."""
+    lengths = [0] * (len(second) + 1)
+    for word in first:
+        diagonal = 0
+        for place, other in enumerate(second, start=1):
+            above = lengths[place]
+            lengths[place] = diagonal + 1 if word == other else max(above, lengths[place - 1])
+            diagonal = above
+    return lengths[-1]
+
+
+def _check_texts(decoded: Sequence[str], targets: Sequence[Sequence[str]]) -> None:
+    """Refuse texts that do not go together."""
+    if len(decoded) != len(targets) or len(decoded) == 0:
+        found, expected = f"{len(decoded)} and {len(targets)}", "one or more of each, as many"
+        raise InputDataError.unexpected("decoded texts and targets", expected, found)
+    for row, wanted in enumerate(targets):
+        if not any(wanted):
+            raise InputDataError("a query has no target text", at=f"row {row}")

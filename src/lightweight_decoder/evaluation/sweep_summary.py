@@ -52,41 +52,27 @@ _RECORD = TypeAdapter(SweepJob)
 
 
 def write_job(job: SweepJob, folder: Path) -> None:
-    """Write ``folder/job.json``, whole or not at all.
-
-    Raises:
-        InputDataError: The file cannot be written.
-    """
+    """Write ``folder/job.json``, whole or not at all."""
     with whole_file(folder / JOB_FILE) as path:
         path.write_bytes(_RECORD.dump_json(job, indent=2) + b"\n")
 
 
 def read_job(folder: Path) -> SweepJob | None:
-    """Return the job that wrote ``folder/job.json``; None where there is no such file.
-
-    Raises:
-        InputDataError: The file is no record of a job.
-    """
+    """Return the job that wrote ``folder/job.json``; None where there is no such file."""
     path = folder / JOB_FILE
     if not path.is_file():
         return None
     try:
         return _RECORD.validate_json(path.read_bytes())
     except ValidationError as error:
+        advice = "Delete the job's folder to run the job again."
         raise InputDataError.unexpected(
-            path,
-            "the record of a job",
-            error.errors()[0]["msg"],
-            advice="Delete the job's folder to run the job again.",
+            path, "the record of a job", error.errors()[0]["msg"], advice=advice
         ) from error
 
 
 def read_jobs(sweep_dir: Path) -> dict[Path, SweepJob]:
-    """Return the jobs whose folders are in ``sweep_dir``, by folder, in the order of their numbers.
-
-    Raises:
-        InputDataError: A record is damaged.
-    """
+    """Return the jobs whose folders are in ``sweep_dir``, by folder, in their order."""
     folders = [path.parent for path in sweep_dir.glob(f"*/{JOB_FILE}")]
     jobs = [(folder, job) for folder in folders if (job := read_job(folder)) is not None]
     return dict(sorted(jobs, key=lambda pair: pair[1].number))
@@ -105,13 +91,11 @@ def swept_parameters(jobs: Collection[SweepJob]) -> list[str]:
 
 
 def write_sweep_table(sweep_dir: Path) -> Path:
-    """Write ``sweep_dir/sweep.csv``, a row for each job, and returns its path.
+    """Write ``sweep_dir/sweep.csv``, a row for each job, and return its path.
 
     Columns: number, status, objective, error, overrides, each swept parameter, and each figure of
-    the jobs' ``metrics.json``; empty where a job has none.
-
-    Raises:
-        InputDataError: A record is damaged, or the table cannot be written.
+    the jobs' ``metrics.json``; empty where a job has none. A damaged record raises
+    ``InputDataError``.
     """
     jobs = read_jobs(sweep_dir)
     parameters = swept_parameters(jobs.values())

@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from lightweight_decoder.errors import MissingDependencyError
-from lightweight_decoder.search.approximate import LEAST_VECTORS
+from lightweight_decoder.search.approximate import LEAST_VECTORS, sample_queries
 from lightweight_decoder.search.exact import ExactSearch
 from lightweight_decoder.search.faiss_index import GRAPH_FACTORY
-from lightweight_decoder.search.faiss_search import FaissSearch
-from lightweight_decoder.search.index_files import has_index
-from lightweight_decoder.search.tuning import sample_queries
+from lightweight_decoder.search.faiss_search import FaissSearch, has_index
 
 if TYPE_CHECKING:
     from torch import Tensor

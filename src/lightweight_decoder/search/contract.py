@@ -71,52 +71,34 @@ class SearchBackend(Protocol):
 
 
 def check_k(k: int) -> None:
-    """Refuse to look for nothing.
-
-    Raises:
-        ConfigError: If k is below 1.
-    """
+    """Refuse to look for nothing, with a ``ConfigError``."""
     if k < 1:
         raise ConfigError.unexpected("k", "at least 1", k, summary="too few candidates")
 
 
 def check_queries(queries: Tensor, dim: int, exclude_vectors: Tensor | None) -> None:
-    """Refuse queries and exclusions of the wrong shape.
-
-    Args:
-        queries: Should be (q, d).
-        dim: d.
-        exclude_vectors: Should be (q, w) or None.
+    """Refuse queries that are not (q, ``dim``), and exclusions that are not (q, w) or None.
 
     Raises:
         EmbeddingError: If they are not.
     """
     if queries.ndim != 2 or queries.shape[1] != dim:  # noqa: PLR2004
-        raise EmbeddingError.unexpected(
-            None,
-            f"(q, {dim})",
-            tuple(queries.shape),
-            summary="the queries have another width than the bank",
-            advice="Use the encoder that the bank was built with",
-        )
+        problem = "the queries have another width than the bank"
+        advice = "Use the encoder that the bank was built with"
+        found = tuple(queries.shape)
+        raise EmbeddingError.unexpected(None, f"(q, {dim})", found, summary=problem, advice=advice)
     if exclude_vectors is not None and exclude_vectors.shape[:-1] != queries.shape[:1]:
+        problem = "the excluded vectors do not go with the queries"
         raise EmbeddingError.unexpected(
-            None,
-            f"({len(queries)}, w)",
-            tuple(exclude_vectors.shape),
-            summary="the excluded vectors do not go with the queries",
+            None, f"({len(queries)}, w)", tuple(exclude_vectors.shape), summary=problem
         )
 
 
 def check_owners(owners: Tensor, num_phrases: int) -> None:
-    """Refuse owners that are no phrases.
-
-    Args:
-        owners: (n,) int64.
-        num_phrases: p, more than every owner.
+    """Refuse owners (n,) int64 below 0 or not below ``num_phrases``.
 
     Raises:
-        BankError: If an owner is below 0 or not below p; the message names the first such row.
+        BankError: If there is one; the message names the first such row.
     """
     for rows in slices(len(owners), 2**20):
         outside = (owners[rows] < 0) | (owners[rows] >= num_phrases)
@@ -131,23 +113,18 @@ def check_owners(owners: Tensor, num_phrases: int) -> None:
 
 
 def check_unit_rows(vectors: Tensor) -> None:
-    """Refuse rows that are not of unit length, as far as float16 can be.
-
-    Args:
-        vectors: (n, d) floating point.
+    """Refuse rows, (n, d) floating point, that are not of unit length as far as float16 can be.
 
     Raises:
         EmbeddingError: If a length is NaN or off by more than ``UNIT_TOLERANCE``; the message names
             the first such row.
     """
     for row, length in rows_of_other_length(vectors):
+        expected = "a vector of length 1"
+        problem = "a vector cannot be searched"
+        advice = "Scale the rows with lightweight_decoder.vectors.directions.unit_rows"
         raise EmbeddingError.unexpected(
-            None,
-            "a vector of length 1",
-            f"length {length:.6g}",
-            at=f"row {row}",
-            summary="a vector cannot be searched",
-            advice="Scale the rows with lightweight_decoder.vectors.directions.unit_rows",
+            None, expected, f"length {length:.6g}", at=f"row {row}", summary=problem, advice=advice
         )
 
 

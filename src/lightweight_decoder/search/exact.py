@@ -118,10 +118,7 @@ class ExactSearch:
         owners: IntArray | Tensor | None = None,
         *,
         num_phrases: int | None = None,
-        device: str | torch.device = "cpu",
-        max_block_bytes: int = DEFAULT_BLOCK_BYTES,
-        max_copy_bytes: int = DEFAULT_COPY_BYTES,
-        quantized: bool | None = None,
+        **options: Any,  # noqa: ANN401 - the constructor's
     ) -> ExactSearch:
         """Search plain arrays.
 
@@ -130,10 +127,7 @@ class ExactSearch:
             owners: (n,) int64, the phrase of each vector; None: each is a phrase of its own.
             num_phrases: p, by default one more than the highest owner. A phrase without a vector is
                 never found.
-            device: Where products are computed.
-            max_block_bytes: As in the constructor.
-            max_copy_bytes: As in the constructor.
-            quantized: As in the constructor.
+            options: Other arguments of the constructor.
 
         Raises:
             EmbeddingError: If a row is not of unit length.
@@ -144,14 +138,7 @@ class ExactSearch:
         owned_by = torch.arange(len(rows)) if owners is None else torch.as_tensor(owners)
         if num_phrases is None:
             num_phrases = int(owned_by.max()) + 1
-        table = Arrays(rows, owned_by, num_phrases)
-        return cls(
-            table,
-            device=device,
-            max_block_bytes=max_block_bytes,
-            max_copy_bytes=max_copy_bytes,
-            quantized=quantized,
-        )
+        return cls(Arrays(rows, owned_by, num_phrases), **options)
 
     def __repr__(self) -> str:
         return f"ExactSearch({self.num_vectors} x {self.dim})"
@@ -195,14 +182,8 @@ class ExactSearch:
         """Find the k best phrases for each query among vectors that are given for it.
 
         As :meth:`search` in everything else: values, order, ties, what fills the end of a row, and
-        errors. The vectors are looked up where the bank is, whatever the device.
-
-        Args:
-            queries: (q, d) floating point.
-            vectors: (q, m) int64 rows of the bank, no row twice for a query, filled up with
-                ``NO_ID``.
-            k: How many phrases to return, at least 1.
-            exclude_vectors: (q, w) int64 vector rows that do not count for a query.
+        errors. The vectors are looked up where the bank is, whatever the device: ``vectors`` is
+        (q, m) int64 rows of the bank, no row twice for a query, filled up with ``NO_ID``.
         """
         self.check(queries, k, exclude_vectors)
         exact_queries = unit_queries(queries.to(self._source.device))

@@ -25,7 +25,7 @@ _MOST_TRAINING_ROWS = 65_536
 
 
 class FaissIndex:
-    """A FAISS index of any kind; an :class:`~lightweight_decoder.search.approximate.Index`."""
+    """A FAISS index of any kind; ``efforts`` are how hard it can look, least first, one or more."""
 
     def __init__(self, index: Any) -> None:  # noqa: ANN401 - FAISS has no types
         self._index = index

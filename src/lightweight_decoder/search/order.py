@@ -45,35 +45,24 @@ def rounded_cosines(cosines: Tensor) -> Tensor:
 
 
 def values_of_block(queries: Tensor, vectors: Tensor) -> Tensor:
-    """Return the value of each vector for each query, (q, m) float32.
-
-    Args:
-        queries: (q, d) from :func:`unit_queries`.
-        vectors: (m, d) of length one, on the same device.
-    """
+    """Return the value of each of the vectors (m, d) for each unit query (q, d), (q, m) float32."""
     return rounded_cosines(queries @ vectors.double().T)
 
 
 def values_of_lists(queries: Tensor, vectors: Tensor, ids: Tensor) -> Tensor:
     """Return the values of each query's own vectors, (q, m) float32; takes 16 q m d bytes.
 
-    Args:
-        queries: (q, d) from :func:`unit_queries`.
-        vectors: (n, d) of length one, on the same device.
-        ids: (q, m) int64 rows of ``vectors``; the value of ``NO_ID`` is -inf.
+    Queries (q, d) are from :func:`unit_queries`; ``ids`` (q, m) int64 are rows of the vectors on
+    the same device, the value of ``NO_ID`` is -inf.
     """
     products = vectors[ids.clamp(min=0)].double().mul_(queries[:, None])
     return rounded_cosines(products.sum(dim=2)).masked_fill_(ids == NO_ID, -torch.inf)
 
 
 def values_of_pairs(queries: Tensor, rows: Tensor, vectors: Tensor, ids: Tensor) -> Tensor:
-    """Return the values of pairs of a query and a vector, (m,) float32.
+    """Return the values of m pairs, of a query in ``rows`` and a vector in ``ids``, (m,) float32.
 
-    Args:
-        queries: (q, d) from :func:`unit_queries`.
-        rows: (m,) int64, the query of each pair.
-        vectors: (n, d) of length one, on the same device.
-        ids: (m,) int64, the vector of each pair.
+    Queries (q, d) are from :func:`unit_queries`, vectors (n, d) on the same device.
     """
     values = queries.new_empty(len(rows), dtype=torch.float32)
     for pairs in slices(len(rows), _PAIRS_AT_ONCE):
@@ -93,12 +82,10 @@ def float32_error(dim: int) -> float:
 
 
 def hide_excluded(scores: Tensor, excluded: Tensor | None, first_vector: int) -> None:
-    """Set the values of excluded vectors to -inf, in place.
+    """Set the values (q, m) of excluded vectors to -inf, in place.
 
-    Args:
-        scores: (q, m) values of m consecutive vectors.
-        excluded: (q, w) int64 vectors that do not count, filled up with ``NO_ID``, or None.
-        first_vector: The first of the m.
+    They are of m consecutive vectors, from ``first_vector`` on; ``excluded`` is (q, w) int64
+    vectors that do not count, filled up with ``NO_ID``, or None.
     """
     if excluded is None or not excluded.numel():
         return
@@ -108,14 +95,7 @@ def hide_excluded(scores: Tensor, excluded: Tensor | None, first_vector: int) ->
 
 
 def first_of_each_phrase(phrases: Tensor) -> Tensor:
-    """Mark, in each row, the leftmost entry of every phrase.
-
-    Args:
-        phrases: (q, m) int64.
-
-    Returns:
-        (q, m) bool.
-    """
+    """Mark, in each row (q, m) of phrases, the leftmost entry of every phrase, (q, m) bool."""
     grouped, order = phrases.sort(dim=1, stable=True)
     is_first = torch.ones_like(grouped, dtype=torch.bool)
     is_first[:, 1:] = grouped[:, 1:] != grouped[:, :-1]
@@ -152,14 +132,8 @@ def first_k_phrases(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Keep each phrase's first entry, and of these the first k in each row.
 
-    Args:
-        values: (q, m) float32, falling.
-        vectors: (q, m) int64.
-        phrases: (q, m) int64, the phrase that owns each vector.
-        k: How many columns come back.
-
-    Returns:
-        Values, vectors and phrases, (q, k); rows with fewer phrases end in -inf and ``NO_ID``.
+    Values (q, m) fall, with the vector and the phrase of each. All three come back as (q, k); rows
+    with fewer phrases end in -inf and ``NO_ID``.
     """
     is_first = first_of_each_phrase(phrases)
     place = is_first.cumsum(dim=1) - 1

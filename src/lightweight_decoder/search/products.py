@@ -51,13 +51,7 @@ def full_float32(device: torch.device) -> Iterator[None]:
 
 
 def products(queries: Tensor, vectors: Tensor, *, out: Tensor | None = None) -> Tensor:
-    """Return the product of each query with each vector, (q, m) float32.
-
-    Args:
-        queries: (q, d) floating point.
-        vectors: (m, d) floating point, on the same device.
-        out: Where to write them.
-    """
+    """Return the product of each query (q, d) with each vector (m, d), (q, m) float32."""
     queries, vectors = queries.float(), vectors.float()
     with full_float32(queries.device):
         if len(queries) == 1:  # torch takes all cores for one query only if it is a vector
@@ -66,12 +60,7 @@ def products(queries: Tensor, vectors: Tensor, *, out: Tensor | None = None) -> 
 
 
 def products_of_lists(queries: Tensor, lists: Tensor) -> Tensor:
-    """Return each query's products with vectors of its own, (q, m) float32.
-
-    Args:
-        queries: (q, d) floating point.
-        lists: (q, m, d) floating point, on the same device.
-    """
+    """Return the products of queries (q, d) with vectors of their own (q, m, d), (q, m) float32."""
     with full_float32(queries.device):
         return torch.bmm(lists.float(), queries.float()[:, :, None]).squeeze(2)
 

@@ -68,14 +68,9 @@ class Rescorer:
     ) -> Found:
         """Sort listed vectors as float64 does, down to where k phrases have been seen.
 
-        Ties go to the lower phrase, then to the lower vector.
-
-        Args:
-            queries: (q, d) float64 of length one.
-            vectors: (q, m) int64 listed rows, filled up with ``NO_ID``.
-            k: How many phrases have to be in order.
-            values: (q, m) falling float32 products, where they have been computed; changed in
-                place.
+        Ties go to the lower phrase, then to the lower vector. Queries are (q, d) float64 of length
+        one, vectors (q, m) int64 listed rows, filled up with ``NO_ID``; values are their falling
+        float32 products, where they have been computed, and change in place.
         """
         if vectors.numel() <= _FEW_PAIRS:
             hidden = vectors == NO_ID if values is None else values == -torch.inf
@@ -88,7 +83,10 @@ class Rescorer:
         margin = 2 * self.error_bound
         cut = self.value_of_kth_phrase(found, k) - margin
         too_close = has_close_neighbor(values, margin) & (values >= cut)
-        self._compute_again(queries, found, too_close)
+        pairs = too_close.nonzero()[:, 0], self._vectors, found.vectors[too_close]
+        found.values[too_close] = values_of_pairs(queries, *pairs)
+        rows = too_close.any(dim=1).nonzero().squeeze(1)
+        found.replace_rows(rows, Found(*sorted_by_value(*(column[rows] for column in found))))
         return found
 
     def first_of_all(self, values: Tensor, k: int) -> Found:
@@ -126,13 +124,6 @@ class Rescorer:
         values, order = values.sort(dim=1, descending=True, stable=True)
         vectors = vectors.gather(1, order)
         return Found(values, vectors, vectors)
-
-    def _compute_again(self, queries: Tensor, found: Found, too_close: Tensor) -> None:
-        """Compute the marked entries of falling rows in float64 and sort these rows, in place."""
-        pairs = too_close.nonzero()[:, 0], self._vectors, found.vectors[too_close]
-        found.values[too_close] = values_of_pairs(queries, *pairs)
-        rows = too_close.any(dim=1).nonzero().squeeze(1)
-        found.replace_rows(rows, Found(*sorted_by_value(*(column[rows] for column in found))))
 
     @cached_property
     def _by_phrase(self) -> Tensor:

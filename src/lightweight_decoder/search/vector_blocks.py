@@ -43,17 +43,12 @@ def fits(vectors: Tensor, device: torch.device) -> bool:
 def device_blocks(
     vectors: Tensor, device: torch.device, most_rows: int
 ) -> Iterator[tuple[int, Tensor]]:
-    """Yield blocks of vectors on a device, each with the row it starts at.
+    """Yield blocks of at most ``most_rows`` vectors on a device, each with the row it starts at.
 
     Vectors that are on the device already are cut and not copied. Others are copied to a GPU while
     it computes on the block before: use a block before asking for the next, which overwrites it.
     While a block is used, the system reads the next one of mapped vectors from the disk.
     Two blocks of page-locked memory and two on the device, of up to 256 MiB, are taken for that.
-
-    Args:
-        vectors: (n, d), on any device.
-        device: Where the blocks are wanted.
-        most_rows: The largest number of rows in a block.
     """
     if device.type == "cuda" and vectors.device.type == "cpu":
         fitting = max(1, _STREAMED_BYTES // (vectors.shape[1] * vectors.itemsize))
@@ -72,11 +67,7 @@ def converted_blocks(
 ) -> Iterator[tuple[int, Tensor]]:
     """Yield blocks of about the same size on a device in another type; see :func:`device_blocks`.
 
-    Args:
-        vectors: (n, d), on any device.
-        dtype: The type of the blocks.
-        device: Where the blocks are wanted.
-        max_bytes: Size of the largest block, but for a single row.
+    None is larger than ``max_bytes``, but for a single row.
     """
     most_rows = max(1, max_bytes // (vectors.shape[1] * dtype.itemsize))
     num_blocks = math.ceil(len(vectors) / most_rows)
@@ -108,15 +99,12 @@ def _streamed(vectors: Tensor, device: torch.device, num_rows: int) -> Iterator[
 
 
 def read_ahead(rows: Tensor) -> None:
-    """Start reading what is not in memory yet, and do not wait for it.
+    """Start reading consecutive rows of a map that are not in memory yet, and do not wait for it.
 
     Takes no memory of the process: what is read goes to the page cache, which all processes share.
     Does nothing for memory that is no file's, for a GPU's, and on systems other than Linux; nor for
     a file that the process neither owns nor may write to, of which Linux does not say what is in
     memory.
-
-    Args:
-        rows: (b, d), consecutive rows of a map.
     """
     system = _system()
     if system is None or rows.device.type != "cpu" or not len(rows):

@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lightweight_decoder.commands.arguments import command, takes, unknown_key
 from lightweight_decoder.commands.parts import (
+    SOURCES,
     as_arguments,
     bound_arguments,
     part_described,
@@ -32,17 +33,15 @@ from lightweight_decoder.commands.parts import (
 )
 from lightweight_decoder.errors import ConfigError
 from lightweight_decoder.shell.exit_status import reported_errors, stopped_by_signals
-from lightweight_decoder.shell.schema import (
-    MISSING,
-    described_yaml,
-    schema_of_command,
-    schemas_of_parts,
-)
 from lightweight_decoder.shell.typed_arguments import (
+    MISSING,
     as_hydra_reads,
+    described_yaml,
     in_lines,
     mistakes_in,
     overrides_of,
+    schema_of_command,
+    schemas_of_parts,
     taken_verbatim,
     texts_of,
 )
@@ -76,7 +75,6 @@ class Command(NamedTuple):
 
 
 _COMMANDS = "lightweight_decoder.commands"
-_SOURCES = ("reverse_dictionary", "labelled_text", "pairs", "denoise")
 _LEARNED = ("query_adapter", "listwise_reranker", "decoder_module")
 _ENCODERS = ("text_encoder", "custom_encoder")
 _ENCODERS_OF_BANK = ("bank_encoder", *_ENCODERS)
@@ -84,7 +82,7 @@ _SEARCHES = ("exact_search", "faiss_search", "auto_search")
 COMMANDS = {
     "train": Command(
         f"{_COMMANDS}.train.train",
-        (*_SOURCES, *_SEARCHES, *_ENCODERS, "batches", *_LEARNED, "trainer", "wandb"),
+        (*SOURCES, *_SEARCHES, *_ENCODERS, "batches", *_LEARNED, "trainer", "wandb"),
         filled=("run_dir",),
     ),
     "evaluate": Command(f"{_COMMANDS}.evaluate.evaluate_run", (*_ENCODERS_OF_BANK, "wandb")),
@@ -172,11 +170,7 @@ def _errors_in_lines(name: str, overrides: Sequence[str]) -> Iterator[None]:
 
 
 def config_folder() -> Path:
-    """Return the folder of the configuration: in the installed package, or beside a checkout's src.
-
-    Raises:
-        FileNotFoundError: The package lies in neither.
-    """
+    """Return the configuration's folder: in the installed package, or beside a checkout's src."""
     package = Path(__file__).resolve().parents[1]
     for folder in (package / "conf", package.parents[1] / "conf"):
         if (folder / "train.yaml").is_file():
@@ -217,14 +211,10 @@ def call(
     filled: Mapping[str, object] | None = None,
     overrides: Sequence[str] = (),
 ) -> Any:  # noqa: ANN401 - what the command returns
-    """Call a command with a composed configuration.
+    """Call a command with a composed configuration and what is ``filled`` beside it.
 
-    Args:
-        name: The command's.
-        config: Its configuration.
-        filled: Arguments that are not configured.
-        overrides: What was typed: ``01`` and ``[a]`` are text where text is wanted, though Hydra
-            reads a number and a list.
+    What was typed (``overrides``) tells that ``01`` and ``[a]`` are text where text is wanted,
+    though Hydra reads a number and a list.
 
     Raises:
         LightweightDecoderError: Anything that the configuration or the files it names have wrong.

@@ -7,11 +7,13 @@ with SQLAlchemy 2; and it starts a killed sweep anew.
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import logging
 import math
 from contextlib import contextmanager
+from dataclasses import make_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from filelock import FileLock, Timeout
 from hydra.core.config_store import ConfigStore
@@ -19,7 +21,6 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep, Sweep, ValueType
 from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
-from hydra_zen import builds
 from omegaconf import OmegaConf
 
 from lightweight_decoder.errors import ConfigError, MissingDependencyError
@@ -60,12 +61,8 @@ class ResumableOptunaSweeper(Sweeper):
         seed: int = 0,
         params: dict[str, Any] | None = None,
     ) -> None:
-        self._options = {
-            "n_trials": n_trials,
-            "n_jobs": n_jobs,
-            "n_startup_trials": n_startup_trials,
-            "seed": seed,
-        }
+        self._options = {"n_trials": n_trials, "n_jobs": n_jobs, "seed": seed}
+        self._options["n_startup_trials"] = n_startup_trials
         self._params = params or {}
 
     def setup(
@@ -105,10 +102,13 @@ def register_sweeper() -> None:
     plugins.is_in_toplevel_plugins_module = lambda clazz: (  # type: ignore[method-assign]
         clazz == name or allowed(clazz)
     )
+    types = get_type_hints(ResumableOptunaSweeper.__init__)
+    parameters = inspect.signature(ResumableOptunaSweeper).parameters
+    options = [(key, types[key], parameter.default) for key, parameter in parameters.items()]
     ConfigStore.instance().store(
         group="hydra/sweeper",
         name="resumable_optuna",
-        node=builds(ResumableOptunaSweeper, populate_full_signature=True),
+        node=make_dataclass("SweeperOptions", [("_target_", str, name), *options]),
     )
 
 
@@ -130,9 +130,9 @@ def sweep(
         config: Hydra's, of the sweep.
         launcher: Runs jobs, here or elsewhere.
         compose: Raises where the overrides of a job cannot be composed.
-        n_trials: Jobs of the whole sweep, failed ones and those of an earlier start included.
-        n_jobs: Jobs at a time.
-        n_startup_trials: Jobs drawn at random, before there is something to learn from.
+        n_trials: As of :class:`ResumableOptunaSweeper`, like those that follow.
+        n_jobs: At a time.
+        n_startup_trials: Drawn at random.
         seed: Decides what is drawn.
 
     Raises:
@@ -148,10 +148,11 @@ def sweep(
     from lightweight_decoder.training.study import SweepStudy  # noqa: PLC0415 - the same
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    _check("n_trials", n_trials, at_least=1)
-    _check("n_jobs", n_jobs, at_least=1)
-    _check("n_startup_trials", n_startup_trials, at_least=0)
-    _check("seed", seed, at_least=0)
+    given = {"n_trials": n_trials, "n_jobs": n_jobs}
+    for name, value in {**given, "n_startup_trials": n_startup_trials, "seed": seed}.items():
+        if value < (least := int(name in given)):
+            where, expected = f"hydra.sweeper.{name}", f"{least} or more"
+            raise ConfigError.unexpected(where, expected, value, summary="out of range")
     space, fixed = search_space(overrides)
     compose([_overrides(fixed, optuna.create_study().ask(space).params)])
     sweep_dir = Path(config.hydra.sweep.dir)
@@ -169,13 +170,6 @@ def sweep(
             run_batch(study, batch, fixed=fixed, launcher=launcher, sweep_dir=sweep_dir)
 
 
-def _check(name: str, value: int, *, at_least: int) -> None:
-    """Refuse a number that is too small."""
-    if value < at_least:
-        where = f"hydra.sweeper.{name}"
-        raise ConfigError.unexpected(where, f"{at_least} or more", value, summary="out of range")
-
-
 @contextmanager
 def _alone_in(sweep_dir: Path) -> Iterator[None]:
     """Keep a second sweep out, which would do the same jobs; a kill opens the lock."""
@@ -183,11 +177,9 @@ def _alone_in(sweep_dir: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise ConfigError(
-            "another sweep is running there",
-            where=sweep_dir,
-            advice="Wait until it ends, or name another hydra.sweep.dir",
-        ) from None
+        problem = "another sweep is running there"
+        advice = "Wait until it ends, or name another hydra.sweep.dir"
+        raise ConfigError(problem, where=sweep_dir, advice=advice) from None
     try:
         yield
     finally:
@@ -204,10 +196,8 @@ def run_batch(
 ) -> None:
     """Run some jobs and tell the study what their own records say.
 
-    The launcher's answers are not used: it has none where a job's process died.
-
-    Raises:
-        Exception: The launcher's, where it started no job at all.
+    The launcher's answers are not used: it has none where a job's process died. An error of the
+    launcher is raised where it started no job at all.
     """
     overrides = [_overrides(fixed, params) for params in batch.values()]
     try:
@@ -231,15 +221,10 @@ def _overrides(fixed: tuple[str, ...], params: dict[str, Any]) -> list[str]:
     return [*fixed, *(f"{key}={value}" for key, value in params.items())]
 
 
-def search_space(
-    overrides: Sequence[str],
-) -> tuple[dict[str, BaseDistribution], tuple[str, ...]]:
+def search_space(overrides: Sequence[str]) -> tuple[dict[str, BaseDistribution], tuple[str, ...]]:
     """Return the parameters to draw, and the overrides that all jobs share.
 
     The last override of a key counts, so the command line comes after a file's search space.
-
-    Raises:
-        ConfigError: There is nothing to draw from, or no scale to draw on.
     """
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     last = {override.key_or_group: override for override in parsed}.values()
@@ -251,11 +236,7 @@ def search_space(
 
 
 def _distribution(override: Override) -> BaseDistribution:
-    """Return what ``interval``, ``range`` or a choice means to Optuna.
-
-    Raises:
-        ConfigError: It means nothing: no value lies in it, or none can be drawn.
-    """
+    """Return what ``interval``, ``range`` or a choice means to Optuna, if it means anything."""
     value = override.value()
     tags = value.tags if isinstance(value, Sweep) else set()
     if tags - {"log"}:
@@ -307,9 +288,5 @@ def _one_of(override: Override) -> BaseDistribution:
 
 def _unusable(override: Override, expected: str) -> ConfigError:
     """Return the error of a search space that says nothing."""
-    return ConfigError.unexpected(
-        override.get_key_element(),
-        expected,
-        override.get_value_string(),
-        summary="cannot be searched through",
-    )
+    problem, found = "cannot be searched through", override.get_value_string()
+    return ConfigError.unexpected(override.get_key_element(), expected, found, summary=problem)

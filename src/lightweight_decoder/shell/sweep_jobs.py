@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 
 def as_job(work: Callable[[DictConfig], float], config: DictConfig) -> float:
-    """Do the work of a command that can be swept; returns what a sweep maximizes.
+    """Do the work of a command that can be swept; return what a sweep maximizes.
 
     In a sweep, a job that finished before is not done again, and one that fails gives NaN, so that
     the others go on.

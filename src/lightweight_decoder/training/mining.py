@@ -109,12 +109,8 @@ class CandidateMiner:
     def shared_negatives(self, batch: Batch, num_sampled: int, num_hard: int) -> Tensor:
         """Return vectors (r,) int64 to compare a batch with: its right ones, sampled, and mined.
 
-        All of them belong to phrases that some training query asks for.
-
-        Args:
-            batch: The queries.
-            num_sampled: Vectors drawn from all phrases that training queries ask for.
-            num_hard: Of each query's mined candidates, how many of the best join.
+        All of them belong to phrases that some training query asks for; ``num_sampled`` are drawn
+        from all of these, and of each query's mined candidates the best ``num_hard`` join.
         """
         sampled = self._pool[torch.randint(len(self._pool), (num_sampled,))]
         asked = torch.unique(batch.targets.cpu())

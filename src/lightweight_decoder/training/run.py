@@ -122,12 +122,8 @@ _SAID_OTHERWISE = (
 class ResumableCheckpoint(ModelCheckpoint):
     """Keeps the best checkpoint of a run that goes on in another folder than it began.
 
-    Lightning forgets the best checkpoint when the folder changes, so a resumed run would end with
-    another model than an uninterrupted one.
-
-    Args:
-        resumed_from: The checkpoint that the run goes on from; its folder also has the best one.
-        options: Arguments of ``ModelCheckpoint``.
+    Lightning forgets it when the folder changes, so a resumed run would end with another model than
+    an uninterrupted one. The folder of ``resumed_from``, which the run goes on from, also has it.
     """
 
     def __init__(self, *, resumed_from: Path | None, **options: Any) -> None:  # noqa: ANN401
@@ -167,8 +163,8 @@ def build_trainer(
     Args:
         run_dir: The run's folder.
         trackers: Where metrics are logged.
-        ckpt_path: The checkpoint that the run will go on from.
         patience: Validations without a better ``val/decoder/mrr`` before training stops.
+        ckpt_path: The checkpoint that the run will go on from.
         options: Arguments of ``lightning.Trainer``.
 
     Raises:
@@ -241,18 +237,8 @@ def fit_and_test(
     """Train, test with the weights of the best validation, and return the test's metrics.
 
     Where there is no validation, the weights at the end are kept; where there is no test, the
-    metrics are those of a validation.
-
-    Args:
-        trainer: From ``build_trainer``.
-        module: The decoder to train; one without learned parts is tested as it is.
-        datamodule: Its data.
-        ckpt_path: A checkpoint of an interrupted run to go on from.
-        calibration_options: Arguments of ``fit_calibration``.
-
-    Returns:
-        Figures by names such as ``test/decoder/recall@1`` and ``test/baseline/mrr``, or
-        ``val/…``.
+    metrics are those of a validation: ``test/decoder/recall@1``, ``val/baseline/mrr`` and so on. A
+    module without learned parts is tested as it is.
 
     Raises:
         CheckpointError: ``ckpt_path`` is of another decoder.

@@ -64,14 +64,11 @@ class SweepStudy:
         self._check_same(path, typed)
 
     def next_jobs(self, *, n_trials: int, n_jobs: int) -> dict[int, dict[str, Any]]:
-        """Parameters of the next jobs to run at a time, by consecutive number; empty at the end.
+        """Return the parameters of the next jobs to run at a time, by consecutive number.
 
-        Jobs that were given out and not told about come again.
-
-        Args:
-            n_trials: Jobs of the whole study.
-            n_jobs: Jobs at a time. They know nothing of each other's results, so another number
-                makes another study.
+        Jobs that were given out and not told about come again; there are none after ``n_trials``.
+        Jobs at a time know nothing of each other's results, so another ``n_jobs`` makes another
+        study.
         """
         running = [trial for trial in self._trials() if trial.state == TrialState.RUNNING]
         known = len(self._trials())
@@ -84,12 +81,7 @@ class SweepStudy:
         return {first + i: trial.params for i, trial in enumerate(given)}
 
     def tell(self, number: int, objective: float | None) -> None:
-        """End a job.
-
-        Args:
-            number: The job's.
-            objective: Its result, higher is better; None if it failed.
-        """
+        """End a job with its result, higher is better; None: it failed."""
         if objective is None:
             self._study.tell(number, state=TrialState.FAIL)
         else:

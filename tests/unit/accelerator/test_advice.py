@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from lightweight_decoder.accelerator.advice import WHEELS, driver_advice, wheel_advice
+from lightweight_decoder.accelerator.diagnosis import WHEELS, driver_advice, wheel_advice
 from lightweight_decoder.accelerator.machine import Machine
 from lightweight_decoder.accelerator.rules import judge
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lightweight_decoder.accelerator import doctor, nvml
+from lightweight_decoder.accelerator import doctor
 from lightweight_decoder.accelerator.machine import Machine
 from lightweight_decoder.accelerator.plan import DeviceReport
 from lightweight_decoder.errors import ConfigError
@@ -46,7 +46,8 @@ def machine(monkeypatch):
         calls.append(1)
         return (V100, H100)
 
-    monkeypatch.setattr(nvml, "list_gpus", tuple)
+    monkeypatch.setattr("lightweight_decoder.accelerator.probe.list_gpus", tuple)
+    monkeypatch.setattr("lightweight_decoder.accelerator.survey.list_gpus", tuple)
     examine = doctor.examine
 
     def examine_machine(*arguments, **options):

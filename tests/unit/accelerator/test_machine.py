@@ -11,7 +11,7 @@ import pynvml
 import pytest
 import torch
 
-from lightweight_decoder.accelerator import machine, nvml
+from lightweight_decoder.accelerator import machine
 
 
 @pytest.fixture
@@ -143,7 +143,7 @@ def nvml_of(monkeypatch):
 def test_nvml(nvml_of):
     nvml_of()
 
-    assert nvml.list_gpus() == (
+    assert machine.list_gpus() == (
         machine.Gpu("GPU-0", "NVIDIA 0", 5 << 30),
         machine.Gpu("GPU-1", "NVIDIA 1", None),
     )
@@ -156,20 +156,20 @@ def test_nvml(nvml_of):
 def test_nvml_that_fails_lists_nothing(nvml_of, failing):
     nvml_of(failing)
 
-    assert nvml.list_gpus() == ()
+    assert machine.list_gpus() == ()
 
 
 def test_nvml_that_is_missing_lists_nothing(monkeypatch):
     monkeypatch.setitem(sys.modules, "pynvml", None)
 
-    assert nvml.list_gpus() == ()
+    assert machine.list_gpus() == ()
 
 
 def test_nvml_that_never_answers_lists_nothing(nvml_of, monkeypatch):
     nvml_of()
     woken = threading.Event()
     monkeypatch.setattr(pynvml, "nvmlInit", woken.wait)
-    monkeypatch.setattr(nvml, "_PATIENCE_S", 0.1)
+    monkeypatch.setattr(machine, "_NVML_PATIENCE_S", 0.1)
 
-    assert nvml.list_gpus() == ()
+    assert machine.list_gpus() == ()
     woken.set()

@@ -8,7 +8,7 @@ import textwrap
 
 import pytest
 
-from lightweight_decoder.accelerator import nvml, probe
+from lightweight_decoder.accelerator import probe
 from lightweight_decoder.accelerator.machine import Gpu, Machine
 
 H100 = Machine(
@@ -45,7 +45,7 @@ def fail(text, type="RuntimeError"):
 
 @pytest.fixture
 def run_probe(tmp_path, monkeypatch):
-    monkeypatch.setattr(nvml, "list_gpus", tuple)
+    monkeypatch.setattr(probe, "list_gpus", tuple)
 
     def run(body, machine=H100, backend="cuda", time_limit_s=20.0):
         program = tmp_path / "child.py"
@@ -196,7 +196,7 @@ def test_what_restricts_the_view_is_named(run_probe, value, verdict, text, reaso
 
 def test_hidden_devices_are_listed(run_probe, monkeypatch):
     gpus = (Gpu("GPU-0", "GPU 0", 1), Gpu("GPU-x", "NVIDIA X", 1))
-    monkeypatch.setattr(nvml, "list_gpus", lambda: gpus)
+    monkeypatch.setattr(probe, "list_gpus", lambda: gpus)
     machine = Machine("2.14.1+cu130", "13.0", variables={"CUDA_VISIBLE_DEVICES": "1"})
 
     shown, hidden = run_probe("announce((9, 0)); work()", machine)

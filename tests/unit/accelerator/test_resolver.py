@@ -8,13 +8,14 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
-from lightweight_decoder.accelerator import nvml, precision
+from lightweight_decoder.accelerator import precision, probe, resolver, survey
 from lightweight_decoder.accelerator.machine import Machine
 from lightweight_decoder.accelerator.plan import DeviceReport
-from lightweight_decoder.accelerator.resolver import forget_verdicts, resolve_accelerator
+from lightweight_decoder.accelerator.resolver import decide, forget_verdicts, resolve_accelerator
 from lightweight_decoder.errors import AcceleratorError, ConfigError
 
 CUDA = Machine("2.14.1+cu130", "13.0", driver_loads=True, device_files=True)
@@ -35,18 +36,16 @@ APPLE = DeviceReport("usable", "works", backend="mps", index=0, precision_suppor
 @pytest.fixture(autouse=True)
 def cpu_without_bf16(monkeypatch):
     monkeypatch.setattr(precision, "cpu_has_bf16", lambda: False)
-    monkeypatch.setattr(nvml, "list_gpus", tuple)
+    monkeypatch.setattr(probe, "list_gpus", tuple)
+    monkeypatch.setattr(survey, "list_gpus", tuple)
 
 
 @pytest.fixture
-def resolve():
+def resolve(monkeypatch):
     def resolve_with(*reports, machine=CUDA, cache=False, **request):
-        return resolve_accelerator(
-            **request,
-            cache=cache,
-            look=lambda: machine,
-            probe=lambda _machine, _backend: reports,
-        )
+        found = {"look": lambda: machine, "probe": lambda _machine, _backend: reports}
+        monkeypatch.setattr(resolver, "decide", partial(decide, **found))
+        return resolve_accelerator(**request, cache=cache)
 
     return resolve_with
 
@@ -249,11 +248,12 @@ def test_a_gpu_that_the_others_fail_over_is_left_out(resolve, monkeypatch):
     assert plan.reasons == ("broken (cuda): error 999",)
 
 
-def test_cpu_touches_nothing():
+def test_cpu_touches_nothing(monkeypatch):
     def never(*_arguments):
         pytest.fail("accelerator=cpu must not look")
 
-    plan = resolve_accelerator("cpu", 4, "bf16-mixed", "ddp", look=never, probe=never)
+    monkeypatch.setattr(resolver, "decide", partial(decide, look=never, probe=never))
+    plan = resolve_accelerator("cpu", 4, "bf16-mixed", "ddp")
 
     assert (plan.devices, plan.strategy, plan.source) == (4, "ddp", "none")
     assert plan.precision == "32-true"
@@ -269,12 +269,13 @@ def test_cpu_does_not_import_torch():
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
-def test_requests_are_checked_before_anything_is_looked_at():
+def test_requests_are_checked_before_anything_is_looked_at(monkeypatch):
     def never(*_arguments):
         pytest.fail("a bad request must not look")
 
+    monkeypatch.setattr(resolver, "decide", never)
     with pytest.raises(ConfigError, match="fp7"):
-        resolve_accelerator(precision="fp7", look=never, probe=never)
+        resolve_accelerator(precision="fp7")
 
 
 def test_the_plan_is_plain_json(resolve):
@@ -287,11 +288,12 @@ def test_the_plan_is_plain_json(resolve):
     assert values["resolved_at"].endswith("+00:00")
 
 
-def test_a_kernel_error_drops_the_verdict(resolve):
+def test_a_kernel_error_drops_the_verdict(resolve, monkeypatch):
     assert resolve(GOOD, cache=True).source == "probe"
     assert resolve(GOOD, cache=True).source == "cache"
 
-    forget_verdicts(look=lambda: CUDA)
+    monkeypatch.setattr(resolver, "look_at_machine", lambda: CUDA)
+    forget_verdicts()
 
     assert resolve(GOOD, cache=True).source == "probe"
 

@@ -8,7 +8,7 @@ import textwrap
 
 import pytest
 
-from lightweight_decoder.accelerator import nvml, survey
+from lightweight_decoder.accelerator import survey
 from lightweight_decoder.accelerator.machine import Gpu, Machine
 from lightweight_decoder.accelerator.plan import DeviceReport
 from lightweight_decoder.files import CACHE_VARIABLE
@@ -21,7 +21,7 @@ GIB = 1 << 30
 @pytest.fixture
 def probes(monkeypatch):
     """A fake probe; its calls are counted."""
-    monkeypatch.setattr(nvml, "list_gpus", tuple)
+    monkeypatch.setattr(survey, "list_gpus", tuple)
     calls = []
 
     def probe(machine, backend):
@@ -125,7 +125,7 @@ def test_without_cache_every_survey_probes(probes, own_cache):
 )
 def test_a_cached_verdict_must_still_be_true(probes, monkeypatch, gpus, source):
     survey.survey(MACHINE, "cuda", probe=probes)
-    monkeypatch.setattr(nvml, "list_gpus", lambda: gpus)
+    monkeypatch.setattr(survey, "list_gpus", lambda: gpus)
 
     assert survey.survey(MACHINE, "cuda", probe=probes).source == source
 

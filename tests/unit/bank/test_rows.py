@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightweight_decoder.bank import BankRows, BuildReport, PhraseBank, write_bank
-from lightweight_decoder.bank.normalization import is_storable, normalize_text, normalize_texts
+from lightweight_decoder.bank.phrases import is_storable, normalize_text, normalize_texts
 from lightweight_decoder.bank.rows import choose_dtype
 from lightweight_decoder.errors import BankBuildError
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from lightweight_decoder.commands.budget import search_sizes
+from lightweight_decoder.commands.opening import search_sizes
 from lightweight_decoder.search.exact import BLOCKS_HELD
 
 

@@ -12,8 +12,8 @@ import pytest
 from lightweight_decoder.bank import PhraseBank
 from lightweight_decoder.commands.build_bank import build_bank
 from lightweight_decoder.commands.decode import decode_file
-from lightweight_decoder.commands.devices import one_device
 from lightweight_decoder.commands.finished_run import find_run
+from lightweight_decoder.commands.opening import one_device
 from lightweight_decoder.decoder.bank_encoder import encoder_of
 from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
 from lightweight_decoder.encoder import TextEncoder, custom_encoder

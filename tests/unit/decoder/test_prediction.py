@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -12,7 +10,6 @@ from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
 from lightweight_decoder.decoder.prediction import (
     NUM_VECTORS,
     SEEN,
-    TEXT_SEEN,
     phrase_metadata,
     plain_search,
     predict,
@@ -21,7 +18,6 @@ from lightweight_decoder.decoder.prediction import (
 )
 from lightweight_decoder.decoder.splits import Split, no_own_vectors, out_of_bank_split
 from lightweight_decoder.errors import InputDataError
-from lightweight_decoder.evaluation.slices import slice_metrics
 from lightweight_decoder.rerank import ListwiseReranker, QueryAdapter
 
 CALIBRATION = Calibration(
@@ -96,21 +92,6 @@ def test_queries_out_of_the_bank_come_last(tiny_bank, split):
     assert outside["text"].to_pylist() == ["a", "b", "c", "d"]
     assert outside["targets"].to_pylist() == [[]] * 4
     assert outside["frequency"].null_count == 4
-
-
-def test_texts_that_were_trained_on_are_marked_where_there_are_some(tiny_bank, split):
-    decoder = learned_decoder(tiny_bank)
-    assert TEXT_SEEN not in predict(decoder, split).column_names
-    none = replace(split, in_training=np.zeros(30, dtype=bool))
-    assert TEXT_SEEN not in predict(decoder, none).column_names
-
-    some = replace(split, in_training=np.arange(30) % 7 == 0)
-    predictions = predict(decoder, some)
-
-    expected = [row % 7 == 0 for row in range(30)] + [None] * 4
-    assert predictions[TEXT_SEEN].to_pylist() == expected
-    rows = [row for row in slice_metrics(predictions).to_pylist() if row["slice"] == TEXT_SEEN]
-    assert {row["group"]: row["num_queries"] for row in rows} == {"no": 25, "yes": 5}
 
 
 def test_a_split_without_queries_is_refused(tiny_bank):

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightweight_decoder.evaluation.rank_metrics import ranking_metrics
-from lightweight_decoder.evaluation.slices import (
+from lightweight_decoder.evaluation.html_report import (
     CONFIDENCE,
     LENGTH,
     MISSING,
@@ -16,6 +15,7 @@ from lightweight_decoder.evaluation.slices import (
     _group,
     slice_metrics,
 )
+from lightweight_decoder.evaluation.rank_metrics import ranking_metrics
 
 
 def test_every_query_of_the_bank_is_in_one_group_of_each_slice(make_predictions):

@@ -10,7 +10,7 @@ from torchmetrics.functional.text import sacre_bleu_score
 from torchmetrics.functional.text.rouge import rouge_score
 
 from lightweight_decoder.errors import InputDataError
-from lightweight_decoder.evaluation.text_overlap import text_overlap_values
+from lightweight_decoder.evaluation.summary import text_overlap_values
 
 WORDS = ["road", "a", "wide", "fast", "Traffic", "card", "lost", "42", "very"]
 PHRASES = st.lists(st.sampled_from(WORDS), min_size=1, max_size=8).map(" ".join)

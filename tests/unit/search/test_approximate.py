@@ -25,9 +25,8 @@ from lightweight_decoder.search import (
     ExactSearch,
     FaissSearch,
 )
-from lightweight_decoder.search.approximate import Setting
+from lightweight_decoder.search.approximate import Setting, sample_queries, tune
 from lightweight_decoder.search.faiss_index import GRAPH_FACTORY
-from lightweight_decoder.search.tuning import sample_queries, tune
 
 NUM_VECTORS = 2_000
 DIM = 24
@@ -123,7 +122,7 @@ def test_values_are_those_of_exact_search(indexed, backend):
 
 
 def test_an_index_that_was_kept_is_opened_and_not_built_again(indexed, backend, monkeypatch):
-    monkeypatch.setattr("lightweight_decoder.search.index_files._make", None)
+    monkeypatch.setattr("lightweight_decoder.search.faiss_search._make", None)
     queries = unit(1, 50, DIM)
     assert recall(backend(indexed, target_recall=0.9), indexed, queries, 5) > 0.85
     assert sorted(path.name for path in indexed.path.iterdir()) == [

@@ -38,16 +38,11 @@ def make_kernels(
     max_copy_bytes: int,
     quantized: bool | None,
 ) -> Kernels:
-    """Choose what is fast on a device.
+    """Choose what is fast on a device; the other arguments are those of :class:`.ExactSearch`.
 
-    Args:
-        vectors: (n, d) unit rows, on the device or, if they do not fit, on the CPU.
-        owners: (n,) int64 beside them, the phrase of each vector; None: each is one of its own.
-        device: What computes.
-        margin: Products that differ by more are in their true order.
-        max_block_bytes: Size of the largest block of products.
-        max_copy_bytes: Size of the largest copy in int8 that is kept.
-        quantized: Whether a CPU chooses in int8; None: where that is faster.
+    Vectors (n, d) are on the device or, if they do not fit, on the CPU, owners (n,) beside them
+    (None: each vector is a phrase of its own). Products that differ by more than ``margin`` are in
+    their true order.
     """
     if group_maxima.is_available(device):
         roundings = group_maxima.Roundings(vectors, device)

@@ -40,12 +40,10 @@ class FirstPass(Protocol):
         ...
 
     def list_vectors(self, queries: Tensor, list_length: int, excluded: Tensor | None) -> Listed:
-        """List m vectors or more for each query.
+        """List m vectors or more, fewer than n, for each query.
 
-        Args:
-            queries: (q, d) float32 of length one, on the device that computes.
-            list_length: m, fewer than n.
-            excluded: (q, w) int64 vectors not to list, filled up with ``NO_ID``, or None.
+        Queries are (q, d) float32 of length one, on the device that computes; ``excluded`` is
+        (q, w) int64 vectors not to list, filled up with ``NO_ID``, or None.
         """
         ...
 
@@ -57,11 +55,7 @@ class FirstPass(Protocol):
 class BlockedPass(FirstPass):
     """Lists the largest of all float32 products, which are computed a block at a time.
 
-    Args:
-        vectors: (n, d) of length one, on the device that computes or on the CPU.
-        device: What computes.
-        max_block_bytes: Size of the largest block of products, and of vectors converted at once.
-        instead_of: A better pass; this one suits only what that one does not.
+    Suits only what the pass that it is ``instead_of`` does not.
     """
 
     def __init__(

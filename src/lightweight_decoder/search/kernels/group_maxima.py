@@ -60,12 +60,7 @@ class TopProducts(NamedTuple):
 
 
 class Roundings:
-    """How far each precision moves some vectors at most, found out when it is asked for.
-
-    Args:
-        vectors: (n, d) of length one, on any device.
-        device: Where that is computed.
-    """
+    """How far each precision moves some vectors of length one at most; found out when asked for."""
 
     def __init__(self, vectors: Tensor, device: torch.device) -> None:
         self._vectors = vectors
@@ -84,13 +79,7 @@ class Roundings:
 
 
 class GroupedPass(FirstPass):
-    """Lists the products of vectors that rougher products choose.
-
-    Args:
-        vectors: (n, d) of length one, on the device that computes or on the CPU.
-        roundings: Those of these vectors.
-        in_full: Whether the choice is made in float32 too, and not in what is fastest.
-    """
+    """Lists products of vectors that rougher products choose, or float32's own if ``in_full``."""
 
     def __init__(self, vectors: Tensor, roundings: Roundings, *, in_full: bool = False) -> None:
         self._vectors = vectors

@@ -149,9 +149,7 @@ class Int8Vectors:
     def pay(self, num_queries: int, *, again: bool = False) -> bool:
         """Say whether a search for so many queries, the next one, should use them.
 
-        Args:
-            num_queries: q.
-            again: Whether it goes on with an earlier one, and does not count as another.
+        One that goes on with an earlier one (``again``) does not count as another.
         """
         if self._are_too_alike:
             return False
@@ -242,13 +240,9 @@ class Int8Pass(FirstPass):
 def int8_pass(
     queries: Tensor, vectors: Int8Vectors, list_length: int, excluded: Tensor | None
 ) -> Listed:
-    """List the vectors whose int8 products are the largest, in no order, without values.
+    """List the m vectors whose int8 products are the largest, in no order, without values.
 
-    Args:
-        queries: (q, d) float32 of length one, on the CPU.
-        vectors: The n vectors, rounded.
-        list_length: m, how many to list, fewer than n.
-        excluded: (q, w) int64 vectors not to list, filled up with ``NO_ID``, or None.
+    Queries are (q, d) float32 of length one, on the CPU; ``excluded`` as of :class:`.FirstPass`.
     """
     rounded, scale, moved, uncovered = _quantized_queries(_rotated(queries, vectors.rotation))
     rough = queries.new_empty(len(queries), 0)

@@ -221,22 +221,13 @@ def rank_kernel(
     found = tl.load(unsorted_ids + row * k + columns, mask=present, other=0).to(tl.int64)
     tl.store(values + row * k + before, own, mask=present)
     tl.store(
-        ids + row * k + before,
-        tl.where(own == -float("inf"), -1, found + first_id),
-        mask=present,
+        ids + row * k + before, tl.where(own == -float("inf"), -1, found + first_id), mask=present
     )
 
 
 @triton.jit
 def scale_kernel(
-    queries,
-    unit,
-    unit32,
-    left_out,
-    usable,
-    dim,
-    ROUGH: tl.constexpr,
-    BLOCK: tl.constexpr,
+    queries, unit, unit32, left_out, usable, dim, ROUGH: tl.constexpr, BLOCK: tl.constexpr
 ):
     """Scale each query to length one in float64.
 

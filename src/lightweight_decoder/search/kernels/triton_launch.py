@@ -11,9 +11,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.tools.tensor_descriptor import (
-    TensorDescriptor,
-)
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from lightweight_decoder.search.kernels import triton_kernels as kernels
 
@@ -43,21 +41,13 @@ _CUTS = (_Cut(16, 256, 4, 3, 2), _Cut(64, 256, 4, 2, 1), _Cut(128, 128, 8, 3, 1)
 _CUTS_IN_FULL = (_Cut(16, 128, 4, 3, 2), _Cut(64, 256, 4, 2, 1), _Cut(128, 128, 8, 2, 1))
 
 
-def maxima_of_groups(
-    queries: Tensor, vectors: Tensor, *, in_full: bool, cut: _Cut | None = None
-) -> tuple[Tensor, Tensor]:
-    """Multiply, and keep each group's and each tile's largest product.
+def maxima_of_groups(queries: Tensor, vectors: Tensor, *, in_full: bool) -> tuple[Tensor, Tensor]:
+    """Multiply queries (q, d) and vectors (n, d) of one type, in rows of a multiple of 16 bytes.
 
-    Args:
-        queries: (q, d), rows of a multiple of 16 bytes.
-        vectors: (n, d) of the same type.
-        in_full: Whether float32 is multiplied as three products of tf32 and not as one.
-        cut: How the product is cut, by default what was fastest on an H100.
-
-    Returns:
-        (q, t * GROUPS_PER_TILE) and (q, t) float32 for t tiles.
+    Keeps each group's and each tile's largest product: (q, t * GROUPS_PER_TILE) and (q, t) float32
+    for t tiles. ``in_full`` multiplies float32 as three products of tf32 and not as one.
     """
-    cut = cut or _best_cut(queries.shape[0], queries.device, in_full=in_full)
+    cut = _best_cut(queries.shape[0], queries.device, in_full=in_full)
     num_tiles = math.ceil(vectors.shape[0] / TILE)
     tile_maxima = queries.new_empty((queries.shape[0], num_tiles), dtype=torch.float32)
     group_maxima = tile_maxima.new_empty((queries.shape[0], num_tiles * GROUPS_PER_TILE))
@@ -89,13 +79,9 @@ def choose_groups(
 ) -> tuple[Tensor, Tensor]:
     """Choose the groups with the largest maxima, all if there are fewer; ties to the first.
 
-    Args:
-        group_maxima: (q, t * GROUPS_PER_TILE) float32.
-        tile_maxima: (q, t) float32, at most 2**14 columns.
-        num_groups: How many to choose, at most 1,024.
-
-    Returns:
-        (q, num_groups) int32 groups in rising order, and (q,) the smallest of their maxima.
+    Maxima are float32, (q, t * GROUPS_PER_TILE) of groups and (q, t) of at most 2**14 tiles.
+    Returns (q, num_groups) int32 groups in rising order, 1,024 at most, and (q,) the smallest of
+    their maxima.
     """
     num_queries, num_tiles = tile_maxima.shape
     chosen_tiles = min(num_groups, num_tiles)
@@ -125,16 +111,10 @@ def choose_groups(
 def products_of_members(
     queries: Tensor, vectors: Tensor, groups: Tensor, excluded: Tensor | None
 ) -> Tensor:
-    """Multiply queries with the vectors of their groups, in float32.
+    """Multiply queries (q, d) with the vectors (n, d) of their groups (q, j) int32, in float32.
 
-    Args:
-        queries: (q, d).
-        vectors: (n, d).
-        groups: (q, j) int32.
-        excluded: (q, w) int64 vectors that get -inf.
-
-    Returns:
-        (q, j * GROUP) float32, -inf where a group goes on beyond the last vector.
+    Returns (q, j * GROUP), -inf where a group goes on beyond the last vector, and for excluded
+    vectors (q, w) int64.
     """
     num_products = groups.shape[1] * GROUP
     products = queries.new_empty((queries.shape[0], num_products), dtype=torch.float32)
@@ -160,14 +140,8 @@ def largest_products(
 ) -> tuple[Tensor, Tensor]:
     """Sort the k largest products of each query, all if there are fewer; ties to the lower id.
 
-    Args:
-        products: (q, j * GROUP) float32.
-        groups: (q, j) int32, rising, the groups whose members' products they are.
-        k: How many to keep.
-        first_id: The id of the first member of group 0.
-
-    Returns:
-        (q, k) float32 values and int64 ids, ``NO_ID`` for -inf.
+    Products are (q, j * GROUP) float32, of the members of rising groups (q, j) int32, whose ids
+    count from ``first_id``. Returns (q, k) float32 values and int64 ids, ``NO_ID`` for -inf.
     """
     num_queries, num_products = products.shape
     k = min(k, num_products)
@@ -196,15 +170,10 @@ def largest_products(
 
 
 def scaled(queries: Tensor, rough: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Scale queries to length one as ``unit_rows`` does, without looking for unusable ones.
+    """Scale queries (q, d) to length one as ``unit_rows`` does, without looking for unusable ones.
 
-    Args:
-        queries: (q, d) floating point.
-        rough: The type that the first pass rounds them to, or tf32.
-
-    Returns:
-        (q, d) in float64 and in float32, (q,) float32 the length of what that rounding takes off,
-        and (q,) bool: whether a query is finite and not zero.
+    Returns (q, d) in float64 and in float32, (q,) float32 the length of what rounding to ``rough``
+    (a type, or tf32) takes off, and (q,) bool: whether a query is finite and not zero.
     """
     queries = queries.contiguous()
     unit = torch.empty_like(queries, dtype=torch.float64)

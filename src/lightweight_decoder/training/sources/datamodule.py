@@ -64,11 +64,7 @@ class Batch:
 
 
 class SplitDataset(Dataset[Batch]):
-    """A split in memory, from which a batch is cut at once, not query by query.
-
-    Args:
-        split: The split; its arrays are shared, not copied.
-    """
+    """A split in memory, not copied, from which a batch is cut at once, not query by query."""
 
     def __init__(self, split: Split) -> None:
         self._queries = torch.from_numpy(split.queries)
@@ -87,13 +83,9 @@ class SplitDataset(Dataset[Batch]):
 
 
 class EpochShuffle(Sampler[int]):
-    """An order that follows from seed and epoch alone, so that a resumed run goes on the same.
+    """An order of ``size`` that follows from seed and epoch alone: a resumed run goes on the same.
 
     Lightning calls :meth:`set_epoch` before each epoch, with the right number after a resume too.
-
-    Args:
-        size: How many there are.
-        seed: Another seed, other orders.
     """
 
     def __init__(self, size: int, *, seed: int) -> None:

@@ -106,9 +106,7 @@ class EncodedTexts:
     def vectors_of(self, texts: Sequence[str], *, first_row: int) -> list[list[int]]:
         """Find the bank's vectors that were made of each of q texts: q lists of rows, ascending.
 
-        Args:
-            texts: q texts.
-            first_row: Vectors before it are left out (those made of phrases themselves).
+        Vectors before ``first_row`` are left out (those made of phrases themselves).
         """
         rows: dict[str, list[int]] = {text: [] for text in texts}
         for row in range(first_row, len(self.texts)):
@@ -128,11 +126,9 @@ class EncodedTexts:
                 advice="Name the bank that was made from the same data",
             )
         if bank.preprocessing is not None:
-            raise BankError(
-                "the bank has preprocessing, the data makes one without",
-                where=bank.path,
-                advice="Train on it with data=pairs or data=denoise",
-            )
+            problem = "the bank has preprocessing, the data makes one without"
+            advice = "Train on it with data=pairs or data=denoise"
+            raise BankError(problem, where=bank.path, advice=advice)
         return bank
 
     def _open_or_build(self) -> PhraseBank:

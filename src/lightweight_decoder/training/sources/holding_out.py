@@ -24,13 +24,8 @@ def random_split(
 ) -> dict[SplitName, IntArray]:
     """Divide 0 to ``count`` - 1 at random; what no fraction takes is ``"train"``.
 
-    Args:
-        count: How many there are.
-        fractions: Share of each split besides train, in [0, 1); one above 0 takes at least one.
-        seed: The same seed, the same split.
-
-    Returns:
-        Ascending places for each split, train too.
+    Fractions are shares in [0, 1) of each split besides train; one above 0 takes at least one. The
+    same seed gives the same ascending places for each split.
 
     Raises:
         ConfigError: If a fraction is out of range, or nothing is left to train on.
@@ -65,12 +60,7 @@ def draw_rows(count: int, wanted: int | None, *, seed: int) -> IntArray:
 
 
 def unseen_split(
-    entries: Sequence[frozenset[str]],
-    *,
-    num_test: int,
-    num_val: int,
-    num_calib: int,
-    seed: int,
+    entries: Sequence[frozenset[str]], *, num_test: int, num_val: int, num_calib: int, seed: int
 ) -> dict[SplitName, list[int]]:
     """Divide entries so that val, calib and test share no phrase with train.
 

@@ -27,8 +27,6 @@ from lightweight_decoder.vectors.text_tables import read_columns
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    import numpy.typing as npt
-
     from lightweight_decoder.bank import PhraseBank
     from lightweight_decoder.datatypes import IntArray
     from lightweight_decoder.encoder.encoder import Encoder
@@ -167,16 +165,8 @@ class LabelledText:
             targets=self.bank.find(labels)[:, None],
             own_vectors=own_vectors,
             texts=texts,
-            in_training=self._is_seen if name == "test" else None,
             out_of_bank=outside,
         )
-
-    @cached_property
-    def _is_seen(self) -> npt.NDArray[np.bool_]:
-        """Which test texts are in the bank too, in any spelling that a bank takes for the same."""
-        known = set(map(normalize_text, self._plan.in_bank.texts))
-        asked = self._plan.rows["test"].texts
-        return np.array([normalize_text(text) in known for text in asked], dtype=bool)
 
     @cached_property
     def _encoded(self) -> EncodedTexts:
@@ -223,11 +213,8 @@ class LabelledText:
     def _hold_out(self, labels: Sequence[str]) -> frozenset[str]:
         """Draw the labels that leave the bank."""
         if not 0 <= self._num_out_of_bank <= len(labels) - 2:
-            raise ConfigError.unexpected(
-                "data.num_out_of_bank",
-                f"0 to {len(labels) - 2}, as there are {len(labels)} labels",
-                self._num_out_of_bank,
-            )
+            expected = f"0 to {len(labels) - 2}, as there are {len(labels)} labels"
+            raise ConfigError.unexpected("data.num_out_of_bank", expected, self._num_out_of_bank)
         order = np.random.default_rng(self._seed).permutation(len(labels))
         return frozenset(labels[place] for place in order[: self._num_out_of_bank])
 
@@ -281,15 +268,17 @@ class LabelledText:
             )
 
     def _warn_of_seen_tests(self) -> None:
-        """Say how many test texts are training texts."""
-        num_seen = np.count_nonzero(self._is_seen)
+        """Say how many test texts are training texts, in any spelling that a bank takes for one."""
+        known = set(map(normalize_text, self._plan.in_bank.texts))
+        asked = self._plan.rows["test"].texts
+        num_seen = sum(normalize_text(text) in known for text in asked)
         if num_seen:
             _log.warning(
                 "%s: %d of %d test texts are training texts too, which are found by themselves: the"
                 " test says less about new texts",
                 self._test or self._train,
                 num_seen,
-                len(self._is_seen),
+                len(asked),
             )
 
 

@@ -150,25 +150,21 @@ def read_queries(
 
 
 def read_targets(path: Path, bank: PhraseBank, *, column: str = "text") -> IntArray:
-    """Read the right phrase of each query, (q,) int64 phrase ids.
+    """Read the right phrase of each query, and return their ids (q,) int64 in a bank.
 
-    Args:
-        path: A table (CSV, TSV, JSON lines, Parquet), or any other file with one phrase a line.
-        bank: Which must have every phrase.
-        column: The column of a table.
+    A table has them in ``column``; another file has one a line.
 
     Raises:
-        InputDataError: If the file is missing, damaged or empty, or a phrase is not in the bank.
+        InputDataError: The file is missing, damaged or empty, or has a phrase that is not in the
+            bank; the message has its row.
     """
     texts = read_texts(path, column)
     phrase_ids = bank.find(texts)
     for row in np.flatnonzero(phrase_ids == NO_ID)[:1]:
+        expected = f"a phrase of the bank {bank.path}"
+        problem = "a target is not in the bank"
+        advice = "Correct the target, or add the phrase to the bank"
         raise InputDataError.unexpected(
-            path,
-            f"a phrase of the bank {bank.path}",
-            repr(texts[row]),
-            at=f"row {row}",
-            summary="a target is not in the bank",
-            advice="Correct the target, or add the phrase to the bank",
+            path, expected, repr(texts[row]), at=f"row {row}", summary=problem, advice=advice
         )
     return phrase_ids

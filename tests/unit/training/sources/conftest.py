@@ -5,7 +5,7 @@ from hashlib import blake2b
 import numpy as np
 import pytest
 
-from lightweight_decoder.training.sources.wordnet import read_wordnet
+from lightweight_decoder.training.sources.reverse_dictionary import read_wordnet
 
 DIM = 16
 

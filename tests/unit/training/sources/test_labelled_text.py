@@ -270,22 +270,19 @@ def test_one_label_in_three_spellings_is_nothing_to_learn(make_source):
         make_source(rows).prepare()
 
 
-def test_test_texts_that_are_training_texts_are_counted_and_marked(make_source, caplog):
+def test_test_texts_that_are_training_texts_are_counted(make_source, caplog):
     texts = ["unseen", "text 3", " text  4", "x"]
     tests = [(text, "lost_card") for text in texts]
     source = make_source(test=tests)
     source.prepare()
     assert "test.csv: 2 of 4 test texts are training texts too" in caplog.text
-    assert source.split("test").in_training.tolist() == [False, True, True, False]
     assert source.split("test").texts == texts  # they are all tested
-    assert source.split("val").in_training is None
 
 
 def test_test_texts_that_are_new_need_no_word(make_source, caplog):
     source = make_source(test=None)
     source.prepare()
     assert "training texts too" not in caplog.text
-    assert not source.split("test").in_training.any()
 
 
 def test_nothing_may_be_kept_for_a_test(make_source):

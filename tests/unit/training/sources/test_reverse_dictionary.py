@@ -12,8 +12,11 @@ from lightweight_decoder.datatypes import NO_ID
 from lightweight_decoder.decoder.splits import SPLIT_NAMES
 from lightweight_decoder.errors import BankError, ConfigError
 from lightweight_decoder.training.sources import reverse_dictionary
-from lightweight_decoder.training.sources.reverse_dictionary import ReverseDictionary, merge_entries
-from lightweight_decoder.training.sources.wordnet import read_wordnet
+from lightweight_decoder.training.sources.reverse_dictionary import (
+    ReverseDictionary,
+    merge_entries,
+    read_wordnet,
+)
 from lightweight_decoder.vectors.preprocessing import Center
 
 SIZES = {"num_test": 1, "num_val": 1, "num_calib": 1}

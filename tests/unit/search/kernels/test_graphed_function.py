@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lightweight_decoder.search.kernels import cuda_graphs
-from lightweight_decoder.search.kernels.cuda_graphs import Captured, GraphedFunction
+from lightweight_decoder.search.kernels import few_queries
+from lightweight_decoder.search.kernels.few_queries import Captured, GraphedFunction
 
 
 class FakeGraph:
@@ -41,8 +41,8 @@ def fake_captures(monkeypatch):
         captures.append(SimpleNamespace(graph=FakeGraph(run), sharing=sharing))
         return Captured(captures[-1].graph, buffers, outputs)
 
-    monkeypatch.setattr(cuda_graphs, "can_capture", lambda _: True)
-    monkeypatch.setattr(cuda_graphs, "capture", capture)
+    monkeypatch.setattr(few_queries, "can_capture", lambda _: True)
+    monkeypatch.setattr(few_queries, "capture", capture)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda _: "a stream")
     return captures
 
@@ -87,7 +87,7 @@ def test_calls_that_differ_have_graphs_of_their_own(captures, inputs, settings):
 
 
 def test_no_more_than_so_many_are_captured(captures, monkeypatch):
-    monkeypatch.setattr(cuda_graphs, "MOST_GRAPHS", 2)
+    monkeypatch.setattr(few_queries, "MOST_GRAPHS", 2)
     graphed = GraphedFunction(shifted)
     for _ in range(3):
         for by in range(4):
@@ -99,7 +99,7 @@ def test_no_more_than_so_many_are_captured(captures, monkeypatch):
 def test_what_cannot_be_captured_is_called_and_not_tried_again(captures, monkeypatch):
     del captures
     attempts = []
-    monkeypatch.setattr(cuda_graphs, "capture", lambda *_: attempts.append(1))
+    monkeypatch.setattr(few_queries, "capture", lambda *_: attempts.append(1))
     graphed = GraphedFunction(shifted)
     for call in range(4):
         moved, _ = graphed(torch.zeros(1), by=call // 4)

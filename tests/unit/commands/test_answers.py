@@ -9,8 +9,8 @@ import pytest
 import torch
 from rich.console import Console
 
+from lightweight_decoder.commands.decode import answer_table, write_answers
 from lightweight_decoder.datatypes import NO_ID, Decoded
-from lightweight_decoder.decoder.answers import answer_table, write_answers
 from lightweight_decoder.decoder.calibration import Calibration
 from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
 from lightweight_decoder.errors import EmbeddingError, InputDataError
