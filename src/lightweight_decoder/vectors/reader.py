@@ -285,7 +285,8 @@ def read_ranges(path: Path, dim: int) -> FloatArray | None:
 def from_int8(array: npt.NDArray[np.generic], ranges: FloatArray) -> FloatArray:
     """Return the middle of the step that each number stands for; -128 is the lowest of 256."""
     steps = (ranges[1] - ranges[0]) / 255
-    return ranges[0] + (array.astype(np.float32) + 128.5) * steps
+    vectors: FloatArray = ranges[0] + (array.astype(np.float32) + 128.5) * steps
+    return vectors
 
 
 def check_shape(path: Path, num_rows: int | None, dim: int) -> None:
