@@ -76,9 +76,8 @@ def encoder_of(
             truncate_dim=done.truncate_dim,
             normalize=done.normalize,
             precision=done.precision,
-            backend="auto",  # an export that is there answers a text without the model's libraries
         )
-        encoder.folder = folder
+        encoder.identity.folder = folder
         if encoder.fingerprint == info.fingerprint:
             return encoder
         found.append(f"{encoder.fingerprint[:12]} in {done.precision}")

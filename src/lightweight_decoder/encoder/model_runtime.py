@@ -175,6 +175,20 @@ def read_lengths(lengths: list[int], most: int | None, side: Side) -> tuple[IntA
     return read, np.where(whole > read, read, 0)
 
 
+def refuse_unknown(precision: str, backend: str) -> None:
+    """Refuse words that stand for no precision or backend.
+
+    Raises:
+        ConfigError: One of them does not.
+    """
+    for key, known, found in (
+        ("precision", (*_PRECISIONS["auto"], "auto"), precision),
+        ("backend", tuple(_PRECISIONS), backend),
+    ):
+        if found not in known:
+            raise ConfigError.unexpected(key, " or ".join(known), repr(found))
+
+
 def resolve_precision(
     asked: EncoderPrecision | Literal["auto"], *, device: str, backend: EncoderBackend
 ) -> EncoderPrecision:

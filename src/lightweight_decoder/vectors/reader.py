@@ -33,6 +33,7 @@ MAX_DIM = 2**20
 """Far above any embedding; catches damaged headers before anything is allocated."""
 
 BYTE_DTYPES = ("int8", "uint8")
+RANGES_SUFFIX = ".ranges.npy"
 BITS_SAMPLE = 64
 BITS_MARGIN = 0.1
 SHOWN_NAMES = 10
@@ -117,8 +118,8 @@ class FileReader(EmbeddingReader):
         self, path: Path, *, num_rows: int | None, dim: int, dtype: str, has_texts: bool
     ) -> None:
         check_shape(path, num_rows, dim)
-        if dtype in BYTE_DTYPES and self.may_be_bits:
-            _log.info("%s: %s numbers are read as they are, without a scale", path, dtype)
+        is_int8 = dtype in BYTE_DTYPES and self.may_be_bits
+        self._ranges = read_ranges(path, dim) if is_int8 else None
         self.path = path
         self.num_rows = num_rows
         self.dim = dim
@@ -174,6 +175,8 @@ class FileReader(EmbeddingReader):
         if texts is not None and len(texts) != len(array):
             check_text_count(self.path, first_row + len(texts), rows)
         filled = None if texts is None else [text or "" for text in texts]
+        if self._ranges is not None:
+            array = from_int8(array, self._ranges)
         return EmbeddingBlock(to_float32(array), filled, first_row)
 
     def _check_count(self, found: int) -> None:
@@ -247,6 +250,43 @@ def refuse_packed_bits(path: Path, array: npt.NDArray[np.generic]) -> None:
             summary="these are no embeddings as they are",
             advice="Unpack them, as numpy.unpackbits(…, axis=1) * 2.0 - 1; numbers, as float32.",
         )
+
+
+def read_ranges(path: Path, dim: int) -> FloatArray | None:
+    """Return what was the least and the most of each column, (2, d), before it was made int8.
+
+    It is in ``NAME.ranges.npy`` beside the file, as sentence-transformers' ``quantize_embeddings``
+    takes it. Without one, numbers are read as they are, and a warning says so.
+
+    Raises:
+        InputDataError: The file is no such array.
+    """
+    file = path.with_suffix(RANGES_SUFFIX)
+    if not file.is_file():
+        _log.warning(
+            "%s: int8 numbers are read as they are; if each column has a range of its own, as "
+            "sentence-transformers makes them, save the (2, d) ranges as %s",
+            path,
+            file.name,
+        )
+        return None
+    with damage_as_input_error(file):
+        ranges: FloatArray = np.load(file, allow_pickle=False).astype(np.float32)
+    if ranges.shape != (2, dim) or not (ranges[0] <= ranges[1]).all() or np.isinf(ranges).any():
+        raise InputDataError.unexpected(
+            file,
+            f"(2, {dim}) finite numbers: the least of each column, and the most",
+            f"shape {ranges.shape}" if ranges.shape != (2, dim) else "others",
+        )
+    _log.info("%s: int8 numbers are scaled by %s", path, file.name)
+    return ranges
+
+
+def from_int8(array: npt.NDArray[np.generic], ranges: FloatArray) -> FloatArray:
+    """Return the middle of the step that each number stands for; -128 is the lowest of 256."""
+    steps = (ranges[1] - ranges[0]) / 255
+    vectors: FloatArray = ranges[0] + (array.astype(np.float32) + 128.5) * steps
+    return vectors
 
 
 def check_shape(path: Path, num_rows: int | None, dim: int) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from hashlib import blake2b
 
@@ -46,6 +47,12 @@ class FakeModel:
     @property
     def encoded(self):
         return [text for batch in self.batches for text in batch]
+
+
+@pytest.fixture(autouse=True)
+def _only_warnings(caplog):
+    """What is said is compared as a whole; tests before these may have left another level."""
+    caplog.set_level(logging.WARNING)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightweight_decoder import PhraseBank
+from lightweight_decoder import PhraseBank, PhraseBankDecoder
 from lightweight_decoder.accelerator import precision as accelerator_precision
 from lightweight_decoder.encoder import TextEncoder, engines, export, model_runtime, text_encoder
 from lightweight_decoder.encoder.export import find_export, make_export
@@ -30,6 +30,7 @@ TEXTS = [
     *("word " * n + "end" for n in range(1, 40, 3)),
     "a cat",
 ]
+PHRASES = ["a road", "music", "a cat"]
 OPTIONS = [
     {},
     {"query_prompt": "the meaning of {} in English", "phrase_prompt": "passage: "},
@@ -115,7 +116,7 @@ def test_rounded_vectors_are_near_and_kept_apart(make, backend, precision, tmp_p
     auto = make(precision=precision)
     assert uses(auto) == uses(rounded) != "torch"
     assert auto.fingerprint == rounded.fingerprint
-    caches = {encoder._computed_by for encoder in (exact, rounded, auto)}
+    caches = {encoder.identity.cache_name("phrase") for encoder in (exact, rounded, auto)}
     assert len(caches) == 2
 
 
@@ -142,6 +143,28 @@ def test_auto_takes_an_export_that_is_there_and_waits_for_work_where_none_is(
     (said,) = (record.message for record in caplog.records)
     assert "torch computes instead of openvino or onnx: cannot be exported: found an operat" in said
     assert "\n" not in said
+
+
+def test_auto_leaves_a_router_to_torch(make, caplog, loaded, trained_folder, tmp_path):
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Router
+
+    transformer, pooling = loaded(trained_folder)
+    router = Router.for_query_document(query_modules=[transformer], document_modules=[transformer])
+    folder = tmp_path / "router"
+    SentenceTransformer(modules=[router, pooling], device="cpu").save(str(folder))
+    assert uses(make(folder)) == "torch"
+    assert not caplog.records
+    assert uses(make(folder, backend="onnx")) == "torch"
+    assert "cannot be exported: found a tower for each side" in caplog.text
+
+
+def test_auto_without_the_exporter_is_torch(make, cache, monkeypatch, caplog):
+    shutil.rmtree(cache / "exports")
+    monkeypatch.setattr(export, "find_spec", lambda _: None)
+    monkeypatch.setattr(text_encoder, "_TEXTS_WORTH_AN_EXPORT", 1)
+    assert uses(make()) == "torch"
+    assert not caplog.records
 
 
 def test_an_engine_that_computes_something_else_is_not_used(make, monkeypatch, caplog):
@@ -354,28 +377,40 @@ def test_texts_read_ahead_keep_their_places():
 
 @pytest.fixture
 def bank(make, cache, trained_folder, tmp_path):
-    phrases = ["a road", "music", "a cat"]
     encoder = make(backend="torch")
-    vectors = encoder.encode_phrases(phrases)
-    return PhraseBank.build(tmp_path / "bank", phrases, vectors, encoder=encoder)
+    vectors = encoder.encode_phrases(PHRASES)
+    return PhraseBank.build(tmp_path / "bank", PHRASES, vectors, encoder=encoder)
 
 
-def test_a_text_is_decoded_without_the_libraries_that_the_model_came_from(bank, cache):
+def test_the_command_answers_a_text_without_the_libraries_that_the_model_came_from(
+    bank, cache, tmp_path, make
+):
+    PhraseBankDecoder(bank).save(tmp_path / "decoder.ckpt")
     code = (
-        "import sys; from lightweight_decoder import PhraseBank, PhraseBankDecoder;"
-        f"decoder = PhraseBankDecoder(PhraseBank.open({str(bank.path)!r}));"
-        "print(decoder.decode_texts('music').texts[0][0]);"
-        "heavy = {'sentence_transformers', 'transformers', 'lightning', 'onnxscript'};"
-        "print(*heavy.intersection(sys.modules))"
+        "import sys; from lightweight_decoder.shell.composing import run_command;"
+        "run_command('decode', sys.argv[1:]);"
+        "print(*{name.partition('.')[0] for name in sys.modules})"
     )
+    asked = "a sound that is made to be listened to"
+    output = tmp_path / "answers.jsonl"
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        [
+            *(sys.executable, "-c", code, f"checkpoint={tmp_path}/decoder.ckpt", f"text={asked}"),
+            *(f"output={output}", "top_k=3", "trainer.accelerator=cpu"),
+        ],
         capture_output=True,
         text=True,
         check=True,
+        cwd=tmp_path,
         env=os.environ | {CACHE_VARIABLE: str(cache)},
     )
-    assert done.stdout == "music\n\n"
+    loaded = set(done.stdout.splitlines()[-1].split())
+    assert loaded >= {"tokenizers", "openvino"}
+    assert loaded.isdisjoint({"sentence_transformers", "transformers", "lightning", "onnxscript"})
+    (answer,) = (json.loads(line) for line in output.read_text().splitlines())
+    expected = bank.vectors @ make(backend="torch").encode_queries([asked])[0]
+    given = dict(zip(answer["phrases"], answer["values"], strict=True))
+    assert given == pytest.approx(dict(zip(PHRASES, expected.tolist(), strict=True)), abs=1e-5)
 
 
 @pytest.mark.slow

@@ -227,6 +227,49 @@ def test_vectors_quantized_to_int8_are_no_packed_bits(tmp_path, read_all, rows, 
     np.testing.assert_array_equal(read_all(open_embeddings(tmp_path / "a.npy"))[0], stored)
 
 
+def test_int8_of_sentence_transformers_is_scaled_by_the_ranges_beside_it(
+    tmp_path, read_all, caplog
+):
+    quantize = pytest.importorskip("sentence_transformers.util").quantize_embeddings
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((500, 48)).astype(np.float32) * rng.uniform(0.1, 3, 48)
+    vectors[:, 7] = 0.25  # a column without a range
+    ranges = np.stack([vectors.min(axis=0), vectors.max(axis=0)]).astype(np.float32)
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    stored = quantize(vectors, precision="int8", ranges=ranges)
+    for name, rows in (("a", slice(0, 200)), ("b", slice(200, 500))):
+        np.save(folder / f"{name}.npy", stored[rows])
+        np.save(folder / f"{name}.ranges.npy", ranges)
+    read, _ = read_all(open_embeddings(folder))
+    assert (np.abs(read - vectors) <= np.ptp(ranges, axis=0) / 255 * 0.51 + 1e-6).all()
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+    (folder / "a.ranges.npy").unlink()
+    read, _ = read_all(open_embeddings(folder / "a.npy"))
+    np.testing.assert_array_equal(read, stored[:200])
+    assert "a.npy: int8 numbers are read as they are" in caplog.text
+    assert "as a.ranges.npy" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("ranges", "message"),
+    [
+        (np.zeros((2, 3)), r"a\.ranges\.npy: .*\(2, 4\) finite numbers.*found shape \(2, 3\)"),
+        (np.array([[0.0] * 4, [1, 1, -1, 1]]), r"a\.ranges\.npy: .*\(2, 4\) finite.*found others"),
+        (np.array([[0.0] * 4, [1, 1, np.nan, 1]]), r"a\.ranges\.npy: .*\(2, 4\) finite"),
+        (np.array([[0.0] * 4, [1, 1, np.inf, 1]]), r"a\.ranges\.npy: .*\(2, 4\) finite"),
+        (np.array([["a"] * 4] * 2), r"a\.ranges\.npy: cannot be read"),
+        (np.array([[None] * 4] * 2), r"a\.ranges\.npy: cannot be read"),
+    ],
+)
+def test_ranges_that_are_none_are_refused(tmp_path, ranges, message):
+    np.save(tmp_path / "a.npy", np.ones((3, 4), dtype=np.int8))
+    np.save(tmp_path / "a.ranges.npy", ranges)
+    with pytest.raises(InputDataError, match=message):
+        open_embeddings(tmp_path / "a.npy")
+
+
 @pytest.fixture
 def shards(tmp_path, vectors):
     """Return a folder of three shards, whose alphabetical order is not their order."""
