@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
 import stat
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -74,11 +74,9 @@ def whole_file(
             yield path
             return
         before = _replaceable(target)
-        handle, name = tempfile.mkstemp(
-            prefix=f".{target.name[:_LONGEST_PREFIX]}.", dir=target.parent
-        )
-        os.close(handle)
-        temporary = Path(name)
+        # named before it is there, or a signal in between would leave it behind
+        temporary = target.with_name(f".{target.name[:_LONGEST_PREFIX]}.{secrets.token_hex(4)}")
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())

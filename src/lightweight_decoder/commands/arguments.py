@@ -158,12 +158,16 @@ def _converted_value(
     if adapter is None:
         return value
     try:
-        return adapter.validate_python(value)
+        made = adapter.validate_python(value)
     except ValidationError as error:
         expected = error.errors()[0]["msg"].removeprefix("Input should be ")
         expected = expected.replace("callable", "a part with keys of its own")
-        problems.append(f"{place_of(name)}: expected {expected}, found {value!r}")
-        return value
+    else:
+        if not isinstance(value, bool) or isinstance(made, bool):
+            return made
+        expected = "no truth value"
+    problems.append(f"{place_of(name)}: expected {expected}, found {value!r}")
+    return value
 
 
 def _converted_part(part: Callable[..., Any], name: str, problems: list[str]) -> partial[Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from datetime import timedelta
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -86,6 +87,9 @@ PARTS = {
 SOURCES = ("reverse_dictionary", "labelled_text", "pairs", "denoise")
 """The parts that queries and right phrases come from."""
 
+_EARLIER = {"calibrate": "calibration", "HnswSearch": "faiss_search"}
+"""Parts of earlier versions by their names, as finished runs name them."""
+
 _PART_AT = {part.path: part for part in PARTS.values()}
 
 PLACES = {
@@ -141,6 +145,8 @@ def described(value: object) -> Any:  # noqa: ANN401 - any plain value
         return {"_target_": _path_of(target_of(value)), **described(options_of(value))}
     if isinstance(value, Mapping):
         return {str(name): described(each) for name, each in value.items()}
+    if isinstance(value, timedelta):
+        return {"seconds": value.total_seconds()}
     if isinstance(value, list | tuple):
         return [described(each) for each in value]
     return str(value) if isinstance(value, Path) else value
@@ -156,6 +162,8 @@ def find_part(path: object) -> Part | None:
     if path in _PART_AT or not path.startswith(f"{_PACKAGE}."):
         return _PART_AT.get(path)
     name = path.rpartition(".")[2]
+    if name in _EARLIER:
+        return PARTS[_EARLIER[name]]
     return next((part for part in PARTS.values() if part.path.endswith(f".{name}")), None)
 
 

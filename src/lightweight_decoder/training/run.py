@@ -81,7 +81,7 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "max_epochs": (_whole(1, -1, None), "at least 1, or -1 for no limit"),
     "max_steps": (_whole(1, -1), "at least 1, or -1 for no limit"),
     "max_time": (
-        lambda value: isinstance(value, str | dict | timedelta | None),
+        lambda value: isinstance(value, str | dict | None) or value > timedelta(),
         "days, hours, minutes and seconds: DD:HH:MM:SS",
     ),
     "min_epochs": (_whole(0, None), "null, or a whole number from 0"),

@@ -45,6 +45,9 @@ _LIST = (
 )
 """A list, a tuple, an array of Postgres, or what ``repr`` gives for one of numpy or torch."""
 
+_SCALAR = r"[A-Za-z_.]+\d*\(([^()\[\],]+)(?:,[^()\[\]]*)?\)"
+"""A number as ``repr`` gives it for one of numpy or torch: ``np.float64(0.1)``."""
+
 _BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
 _LIKELY = (1e-12, 1e12)
 """Between these lie the numbers of an embedding, and few that other bytes would make."""
@@ -58,7 +61,7 @@ def kind_of(data_type: pa.DataType) -> Kind:
     """Return what a column of a type of Arrow holds."""
     data_type = storage_type(data_type)
     value_type = getattr(data_type, "value_type", None)
-    if pa.types.is_dictionary(data_type):
+    if pa.types.is_dictionary(data_type) or pa.types.is_run_end_encoded(data_type):
         return kind_of(value_type)
     if is_list(data_type):
         if pa.types.is_floating(value_type) or value_type == pa.int8():
@@ -106,7 +109,9 @@ def to_texts(column: pa.Array) -> pa.StringArray:
         pa.ArrowException: The column is nested, or its bytes are no UTF-8.
     """
     if isinstance(column, pa.ExtensionArray):
-        return to_texts(column.storage)
+        column = column.storage
+    if pa.types.is_run_end_encoded(column.type):
+        column = pc.run_end_decode(column)
     if pa.types.is_dictionary(column.type):
         return to_texts(column.dictionary).take(column.indices)
     if pa.types.is_boolean(column.type):
@@ -202,7 +207,7 @@ def _keeps_digits(text: str) -> bool:
 
 def is_list_text(text: str) -> bool:
     """Say whether a text spells a list of numbers, some of them perhaps left out."""
-    match = re.match(_LIST, text)
+    match = re.match(_LIST, re.sub(_SCALAR, r"\1", text))
     return match is not None and all(
         is_number(field) or field == _LEFT_OUT for field in re.split(r"[,\s]+", match[1].strip())
     )
@@ -275,6 +280,8 @@ def read_written(path: Path, column: pa.Array, form: Written, first_row: int) ->
 def _parse_lists(path: Path, column: pa.Array, first_row: int) -> pa.ListArray:
     """Parse lists of numbers, between commas or, as numpy prints them, between white space."""
     texts = pc.utf8_trim_whitespace(pc.fill_null(column, ""))
+    if pc.any(pc.match_substring_regex(texts, rf"[\[(,]\s*{_SCALAR}")).as_py():
+        texts = pc.replace_substring_regex(texts, _SCALAR, r"\1")
     missing = pc.is_in(texts, pa.array(MISSING))
     wrong = pc.invert(pc.or_(missing, pc.match_substring_regex(texts, _LIST)))
     for row in np.flatnonzero(wrong.to_numpy(zero_copy_only=False))[:1]:

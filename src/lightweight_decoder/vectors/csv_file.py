@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import re
 from itertools import chain, pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
 from lightweight_decoder.errors import InputDataError
 from lightweight_decoder.vectors.columns import MISSING, NUMBER, Kind, is_bare_list, is_list_text
+from lightweight_decoder.vectors.csv_dialect import DECIMAL_COMMA, Records, sniff
 from lightweight_decoder.vectors.streams import (
     CHUNK_BYTES,
     MAX_LINE_BYTES,
@@ -26,27 +26,19 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
     from pathlib import Path
 
-    import numpy.typing as npt
-
-    from lightweight_decoder.datatypes import IntArray
     from lightweight_decoder.vectors.tables import Role
 
 _log = logging.getLogger(__name__)
 
-DELIMITERS = ("\t", ";", ",", "|")
-
 _DELIMITER_HINT = re.compile(rb'"?sep=([\t;,|])"?\r?\n')
 """What Excel puts in front of a table, and reads itself."""
 
-_SNIFFED_ROWS = 100
+_SHOWN_NUMBERS = 3
+_COMMENTS = re.compile(rb"\A(?:#[^\n]*\n)+")
 _WHOLE_NUMBER = re.compile(r"\s*\d+\s*")
-_DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+,\d+\s*")
 _VALUE = re.compile(
     r"(?i:true|false)|\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:[.,]\d+)?)?.{0,6})?"
 )
-_OPEN_CELL = re.compile(rb'"[^"]*+(?:""[^"]*+)*+')
-_IN_QUOTES = re.compile(rb'(?<![^\t\r\n])"((?:[^"]|"")*)"(?=[\t\r\n])')
-_NEEDS_QUOTES = re.compile(rb'[\t\r\n",;]')
 
 
 class CsvTable(Table):
@@ -55,7 +47,8 @@ class CsvTable(Table):
     The first line has the names, unless it holds a vector, or numbers that are no numbering: then
     the columns are ``column_1``, ``column_2``, …. Quotation marks around a cell are no part of it;
     between tabs only where all of the file keeps to that, as texts may begin with one. Numbers may
-    have decimal commas where something else separates them.
+    have decimal commas where something else separates them. Lines in front that begin with a hash
+    sign and have other cells than the rest are comments.
 
     Args:
         path: The file. Where vectors are read, its last line must end with a newline.
@@ -71,12 +64,14 @@ class CsvTable(Table):
         start = hint.end() if hint else 0
         is_tsv = any(suffix.lower() == ".tsv" for suffix in path.suffixes[-2:])
         told = "\t" if is_tsv else hint[1].decode() if hint else None
-        self._dialect = _sniff(path, head[start:], told)
-        records = self._dialect.first_records(head[start:]) or [([""], 0)]
+        head = head[start:]
+        self._dialect = sniff(path, _COMMENTS.sub(b"", head) or head, told)
+        records = self._dialect.first_records(head) or [([""], 0)]
+        start, records = _without_comments(start, records)
         first, end = records[0]
         rows = [cells for cells, _ in records if len(cells) == len(first)]
         has_names = not _is_data(first, rows[1:])
-        self._start = start + end if has_names else start
+        self._start = end if has_names else start
         self._names = _names(path, rows.pop(0)) if has_names else _numbered(len(first))
         if not rows:
             raise InputDataError.unexpected(
@@ -85,13 +80,13 @@ class CsvTable(Table):
         cells = list(zip(*rows, strict=True))
         kinds = list(map(_kind, cells))
         numbers = (some for kind, some in zip(kinds, cells, strict=True) if kind == "number")
-        self._has_commas = any(map(_DECIMAL_COMMA.fullmatch, chain.from_iterable(numbers)))
+        self._has_commas = any(map(DECIMAL_COMMA.fullmatch, chain.from_iterable(numbers)))
         columns = list(zip(self._names, kinds, strict=True))
         if not has_names:
             # of columns without names, one with texts is no dimension with a mistake in it
             columns = [(name, "text" if kind == "mixed" else kind) for name, kind in columns]
-            if _counts_rows(cells, kinds):
-                _log.info("%s: %s counts the rows and is left out", path, columns.pop(0)[0])
+            if _has_numbering(path, cells, kinds):
+                _log.info("%s: %s numbers the rows and is left out", path, columns.pop(0)[0])
         super().__init__(path, columns)
 
     def _batches(self, roles: Mapping[str, Role], max_rows: int) -> Generator[pa.RecordBatch]:  # noqa: ARG002
@@ -102,7 +97,7 @@ class CsvTable(Table):
         is_quoted, delimiter = self._dialect.is_quoted, self._dialect.delimiter
         pieces = read_pieces(
             self.path,
-            whole=_Records(self.path, delimiter) if is_quoted else after_last_newline,
+            whole=Records(self.path, delimiter) if is_quoted else after_last_newline,
             must_end=any(role != "text" for role in roles.values()),
         )
         first_row, start = 0, self._start
@@ -181,148 +176,15 @@ class CsvTable(Table):
         )
 
 
-class _Dialect(NamedTuple):
-    """What separates cells, and whether quotation marks may stand around them."""
-
-    delimiter: str
-    is_quoted: bool = True
-
-    def first_records(self, head: bytes, count: int = _SNIFFED_ROWS) -> list[tuple[list[str], int]]:
-        """Return the cells of the first records, and where each ends; blank lines are none."""
-        records: list[tuple[list[str], int]] = []
-        cells: list[str] = []
-        place = 0
-        pattern = _cell_pattern(self.delimiter, is_quoted=self.is_quoted)
-        while place < len(head) and len(records) <= count:
-            match = pattern.match(head, place)
-            assert match is not None  # noqa: S101, it may be empty
-            place = match.end()
-            cell = match[2] if match[1] is None else match[1].replace(b'""', b'"')
-            cells.append(cell.decode(errors="surrogateescape"))
-            if match[3] != self.delimiter.encode():
-                if cells != [""]:
-                    records.append((cells, place))
-                cells = []
-        is_cut = len(head) >= CHUNK_BYTES and len(records) > 1
-        return records[:-1] if is_cut else records
-
-
-class _Records:
-    """Tells where the last whole record of a text ends, whose cells may hold line ends in quotes.
-
-    Args:
-        path: The file, for messages.
-        delimiter: What separates cells.
-        is_strict: Refuse quotation marks inside of cells that have none around them.
-    """
-
-    def __init__(self, path: Path, delimiter: str, *, is_strict: bool = False) -> None:
-        self._path = path
-        self._pattern = _cell_pattern(delimiter, is_quoted=True)
-        self._beside_quotes = np.frombuffer(f'{delimiter}\n\r"'.encode(), np.uint8)
-        self._is_strict = is_strict
-        self._num_lines = 0
-
-    def __call__(self, text: bytes) -> int:
-        """Return the length of the whole records.
-
-        Raises:
-            InputDataError: A quotation mark opens a cell, and none stands at its end.
-        """
-        if b'"' not in text:
-            end = after_last_newline(text)
-        else:
-            data = np.frombuffer(text, np.uint8)
-            quotes = np.flatnonzero(data == ord('"'))
-            if self._are_around_cells(data, quotes):
-                ends = np.flatnonzero(data == ord("\n")) + 1
-                outside = ends[np.searchsorted(quotes, ends) % 2 == 0]
-                end = int(outside[-1]) if len(outside) else 0
-            else:
-                end = self._end_cell_by_cell(text)
-        self._num_lines += text.count(b"\n", 0, end)
-        return end
-
-    def _are_around_cells(self, data: npt.NDArray[np.uint8], quotes: IntArray) -> bool:
-        """Say whether every first mark begins a cell, and every second ends one or doubles it."""
-        opening, closing = quotes[::2], quotes[1::2]
-        before = data[opening[opening > 0] - 1]
-        behind = data[closing[closing < len(data) - 1] + 1]
-        return bool(np.isin([*before, *behind], self._beside_quotes).all())
-
-    def _end_cell_by_cell(self, text: bytes) -> int:
-        """Return the length of the whole records, some of whose cells have marks inside."""
-        end = place = 0
-        while match := self._pattern.match(text, place):
-            plain = match[2] or b""
-            if plain.startswith(b'"') and _OPEN_CELL.fullmatch(text, place):
-                break
-            if plain.startswith(b'"') or (self._is_strict and b'"' in plain):
-                line = self._num_lines + text.count(b"\n", 0, place) + 1
-                raise InputDataError.unexpected(
-                    self._path,
-                    "a second quotation mark at the end of the cell, others in it doubled",
-                    repr(plain[:40].decode(errors="replace")),
-                    at=f"line {line}",
-                    summary="a quotation mark opens a cell and does not close it",
-                )
-            place = match.end()
-            if match[3].endswith(b"\n"):
-                end = place
-            if place == len(text):
-                break
-        return end
-
-
-def _cell_pattern(delimiter: str, *, is_quoted: bool) -> re.Pattern[bytes]:
-    """Return what matches a cell in quotes (group 1) or without (2), and what ends it (3)."""
-    separator = re.escape(delimiter.encode())
-    quoted = rb'"([^"]*+(?:""[^"]*+)*+)"' if is_quoted else rb"(?!)()"
-    return re.compile(rb"(?:%b|([^%b\r\n]*+))(\r?\n|\r|%b|\Z)" % (quoted, separator, separator))
-
-
-def _sniff(path: Path, head: bytes, told: str | None) -> _Dialect:
-    """Tell what separates cells: all of the first records have as many of them, more than one.
-
-    Args:
-        path: The file.
-        head: Its first bytes.
-        told: What its name, or its first line, says.
-    """
-    found = {}
-    for delimiter in DELIMITERS:
-        for dialect in {_Dialect(delimiter), _Dialect(delimiter, is_quoted=delimiter != "\t")}:
-            rows = [cells for cells, _ in dialect.first_records(head, _SNIFFED_ROWS // 5)]
-            if len({len(cells) for cells in rows}) == 1 and len(rows[0]) > 1:
-                has_commas = any(_DECIMAL_COMMA.fullmatch(cell) for row in rows for cell in row)
-                found[delimiter] = (has_commas, len(rows[0]))
-    first_line = head.partition(b"\n")[0]
-    most = max((",", *DELIMITERS), key=lambda each: first_line.count(each.encode()))
-    delimiter = told or max(found, key=lambda each: found[each], default=most)
-    return _Dialect(delimiter, is_quoted=delimiter != "\t" or _keeps_to_quotes(path))
-
-
-def _keeps_to_quotes(path: Path) -> bool:
-    """Say whether a file puts cells between tabs into quotation marks, by a rule that all follow.
-
-    Either it quotes what needs it (marks, separators, line ends) and nothing else, or all texts,
-    the names in the first line among them. A mark elsewhere is part of a text.
-    """
-    is_rule = False
-    try:
-        for piece in read_pieces(path, whole=_Records(path, "\t", is_strict=True)):
-            if not is_rule and b'"' in piece:
-                first = piece.partition(b"\n")[0].rstrip(b"\r").split(b"\t")
-                cells = _IN_QUOTES.findall(piece)
-                is_rule = all(cell == b"" or _NEEDS_QUOTES.search(cell) for cell in cells) or all(
-                    cell.startswith(b'"') or NUMBER.fullmatch(cell.decode(errors="replace"))
-                    for cell in first
-                )
-                if not is_rule:
-                    return False
-    except InputDataError:
-        return False
-    return is_rule
+def _without_comments(
+    start: int, records: list[tuple[list[str], int]]
+) -> tuple[int, list[tuple[list[str], int]]]:
+    """Return where the table begins, and its records with their ends, both in the file."""
+    width = next((len(cells) for cells, _ in records if not cells[0].startswith("#")), 0)
+    placed = [(cells, start + end) for cells, end in records]
+    while width and placed[0][0][0].startswith("#") and len(placed[0][0]) != width:
+        start = placed.pop(0)[1]
+    return start, placed
 
 
 def _numbered(count: int) -> list[str]:
@@ -370,20 +232,33 @@ def _is_data(first: Sequence[str], rows: Sequence[Sequence[str]]) -> bool:
     return not any(_is_number(cell) and not _WHOLE_NUMBER.fullmatch(cell) for cell in below)
 
 
-def _counts_rows(columns: Sequence[Sequence[str]], kinds: Sequence[Kind]) -> bool:
-    """Say whether the first column is 0, 1, 2, … or 1, 2, 3, …, beside columns with fractions."""
-    first = columns[0]
-    if kinds[0] != "number" or len(first) < 2 or not all(map(_WHOLE_NUMBER.fullmatch, first)):  # noqa: PLR2004
+def _has_numbering(path: Path, columns: Sequence[Sequence[str]], kinds: Sequence[Kind]) -> bool:
+    """Say whether the first column has numbers of the rows, beside columns with fractions.
+
+    Raises:
+        InputDataError: The first or the last may be labels, or may be part of the vectors.
+    """
+    places = [place for place, kind in enumerate(kinds) if kind == "number"]
+    whole = {p for p in places if all(map(_WHOLE_NUMBER.fullmatch, columns[p]))}
+    if len(columns[0]) < 2 or len(whole) == len(places):  # noqa: PLR2004 - one row tells nothing
         return False
-    start = int(first[0])
-    return (
-        start in (0, 1)
-        and list(map(int, first)) == list(range(start, start + len(first)))
-        and any(
-            kind == "number" and not all(map(_WHOLE_NUMBER.fullmatch, cells))
-            for kind, cells in zip(kinds[1:], columns[1:], strict=True)
-        )
-    )
+    first = list(map(int, columns[0])) if 0 in whole else []
+    if first and first[0] in (0, 1) and first == list(range(first[0], first[0] + len(first))):
+        return True
+    is_alone = len(whole) == 1 and len(places) > 2  # noqa: PLR2004 - beside several dimensions
+    if is_alone and len(set(first)) == len(first) > 0:
+        return True
+    for place in whole & {places[0], places[-1]} if is_alone else ():
+        if any(int(cell) for cell in columns[place]):
+            raise InputDataError.unexpected(
+                path,
+                "fractions, as in all other columns of numbers",
+                f"whole numbers: {', '.join(columns[place][:_SHOWN_NUMBERS])}, …",
+                at=_numbered(len(columns))[place],
+                summary="this column may hold labels, or be part of the vectors",
+                advice="Say so in a first line of names, such as label,dim_0,dim_1,…",
+            )
+    return False
 
 
 def _kind(cells: Sequence[str]) -> Kind:
@@ -399,4 +274,4 @@ def _kind(cells: Sequence[str]) -> Kind:
 
 def _is_number(cell: str) -> bool:
     """Say whether a cell is a number, perhaps with a decimal comma."""
-    return bool(NUMBER.fullmatch(cell) or _DECIMAL_COMMA.fullmatch(cell))
+    return bool(NUMBER.fullmatch(cell) or DECIMAL_COMMA.fullmatch(cell))

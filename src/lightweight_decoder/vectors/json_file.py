@@ -305,8 +305,11 @@ class _Scanner:
 def _rows_of_columns(fields: Record) -> list[Record]:
     """Return the rows of an object that holds columns, one of them of vectors; [] for any other.
 
-    Columns are lists of one length, or, as pandas writes them, objects from row numbers to values.
+    Columns are lists of one length, or, as pandas writes them, objects from row numbers to values,
+    or names apart from rows (``orient="split"``).
     """
+    if list(fields) == ["columns", "index", "data"]:
+        return [dict(zip(fields["columns"], row, strict=True)) for row in fields["data"]]
     columns = {
         name: list(value.values()) if isinstance(value, dict) else value
         for name, value in fields.items()

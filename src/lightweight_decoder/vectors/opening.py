@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from lightweight_decoder.errors import InputDataError
 from lightweight_decoder.vectors.arrow_files import ArrowTable, ParquetTable
-from lightweight_decoder.vectors.csv_file import DELIMITERS, CsvTable
+from lightweight_decoder.vectors.csv_dialect import DELIMITERS
+from lightweight_decoder.vectors.csv_file import CsvTable
 from lightweight_decoder.vectors.hdf5 import Hdf5Reader
 from lightweight_decoder.vectors.json_file import JsonTable
 from lightweight_decoder.vectors.numpy_files import NUMBER_TYPES, NpyReader, NpzReader, VecsReader
@@ -56,6 +57,8 @@ REFUSED = {
     b"\x80": "a Python pickle, which could run any code (torch.save before version 1.6 is one too)",
     b"FEA1": "Feather version 1; write version 2",
     b"\xba\x16\x4f\x2f": "a fastText model; export its vectors as .vec",
+    b"\xd0\xcf\x11\xe0": "a document of old Microsoft Office; save a sheet as CSV",
+    b"SQLite format 3": "an SQLite database; export a table as CSV",
     b"\x1f\x9d": "a file packed with compress; use gzip or zstd",
     b"BZh": "a file packed with bzip2; use gzip or zstd",
     b"\xfd7zXZ": "a file packed with xz; use gzip or zstd",
@@ -225,7 +228,8 @@ def _recognize(path: Path, *, as_table: bool = False) -> Format:
     is_text = start.startswith((*CODECS, *UTF16_MARKS)) or (as_table and not _CONTROL.search(start))
     if path.suffix.lower() in NUMBER_TYPES:
         return VecsReader
-    if not is_text and (known := _recognize_binary(path, start)) is not None:
+    expected = TABLE_FORMATS if as_table else SUPPORTED
+    if not is_text and (known := _recognize_binary(path, start, expected)) is not None:
         return known
     head = read_text_head(path, HEAD_BYTES)
     if not head:
@@ -234,14 +238,14 @@ def _recognize(path: Path, *, as_table: bool = False) -> Format:
         )
     by_name = TEXT_SUFFIXES.get(_suffix(path))
     if as_table and b"\0" in head:
-        raise _unknown(path, f"bytes {head[:8]!r} …", TABLE_FORMATS)
+        raise _unknown(path, f"bytes {head[:8]!r} …", expected)
     return by_name or (LinesTable if as_table else _recognize_text(path, head))
 
 
-def _recognize_binary(path: Path, start: bytes) -> Format | None:
+def _recognize_binary(path: Path, start: bytes, expected: str) -> Format | None:
     """Return what reads a file that is no text."""
     if start.startswith(ZIP_MAGIC):
-        return _recognize_zip(path)
+        return _recognize_zip(path, expected)
     for magic, known in MAGICS.items():
         if start.startswith(magic):
             return known
@@ -249,11 +253,11 @@ def _recognize_binary(path: Path, start: bytes) -> Format | None:
         return SafetensorsReader
     for magic, what in REFUSED.items():
         if start.startswith(magic):
-            raise _unknown(path, what)
+            raise _unknown(path, what, expected)
     return None
 
 
-def _recognize_zip(path: Path) -> Format:
+def _recognize_zip(path: Path, expected: str) -> Format:
     """Tell numpy's archives from torch's by their members."""
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
@@ -261,7 +265,9 @@ def _recognize_zip(path: Path) -> Format:
         return TorchReader
     if any(name.endswith(".npy") for name in names):
         return NpzReader
-    raise _unknown(path, "a zip archive without arrays")
+    is_workbook = not {"[Content_Types].xml", "mimetype"}.isdisjoint(names)
+    what = "a workbook; save its sheet as CSV" if is_workbook else "a zip archive without arrays"
+    raise _unknown(path, what, expected)
 
 
 def _recognize_text(path: Path, head: bytes) -> Format:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_NUMBERED = re.compile(r"(?P<prefix>.*?)(?P<number>\d+)")
+_NUMBERED = re.compile(r"(?P<prefix>.*?)(?P<number>\d+)[\])]?")
 _ROWS_FOR_WIDTH = 16
 _SHOWN_COLUMNS = 10
 _NUMBER_KINDS = ("number", "mixed")
@@ -43,7 +43,8 @@ class TableReader(FileReader):
     """The vectors of a table, and the texts beside them.
 
     A vector is a list in one column, a text or bytes that spell one, or is spread over columns
-    whose names are one prefix and consecutive numbers (``dim_0,dim_1,…`` or ``0,1,…``).
+    whose names are one prefix and consecutive numbers (``dim_0,dim_1,…``, ``v[0],v[1],…``,
+    ``0,1,…``).
 
     Args:
         table: The table.

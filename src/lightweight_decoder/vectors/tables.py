@@ -132,7 +132,8 @@ class Table(ABC):
                     f"one column {name!r}",
                     f"the columns {shown_names(self.kinds) or '(none)'}",
                     summary=f"there {found} {name!r}",
-                    advice="Name one of these, as with text_column=NAME.",
+                    advice="Name one of these, as with text_column=NAME"
+                    + ("" if self.is_typed else ". Is this data? Put a line of names above it"),
                 )
 
     def sample(self, names: Collection[str]) -> dict[str, list[str | bytes]]:

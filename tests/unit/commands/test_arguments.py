@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
 import pytest
+from lightning import Trainer
 
 from lightweight_decoder.accelerator import resolve_accelerator
 from lightweight_decoder.commands.arguments import Count, command, converted_part
@@ -98,6 +100,21 @@ def test_nothing_else_is_a_part(path):
 def test_a_part_of_an_earlier_version_is_known_by_its_name():
     earlier = find_part("lightweight_decoder.data.denoise.Denoise")
     assert earlier is PARTS["denoise"]
+    earlier = find_part("lightweight_decoder.search.hnsw_search.HnswSearch")
+    assert earlier is PARTS["faiss_search"]
+    earlier = find_part("lightweight_decoder.training.calibrating.calibrate")
+    assert earlier is PARTS["calibration"]
+
+
+@pytest.mark.parametrize("value", [True, False])
+def test_a_truth_value_is_no_number(value):
+    with pytest.raises(ConfigError, match=f"^count: expected no truth value, found {value}"):
+        work("x", count=value)
+
+
+def test_a_span_of_time_is_told_in_seconds():
+    told = described(partial(Trainer, max_time=timedelta(minutes=2)))
+    assert told["max_time"] == {"seconds": 120.0}
 
 
 def test_arguments_and_configuration_are_the_same_in_two_layouts():

@@ -123,6 +123,16 @@ def lines(*values):
             json.dumps({"text": {"0": "a", "1": "b"}, "v": {"0": VECTORS[0], "1": VECTORS[1]}}),
             ["a", "b"],
         ),
+        (
+            json.dumps(
+                {
+                    "columns": ["text", "v"],
+                    "index": [5, 3],
+                    "data": [["a", VECTORS[0]], ["b", VECTORS[1]]],
+                }
+            ),
+            ["a", "b"],
+        ),
         (json.dumps({"model": "m", "embeddings": VECTORS, "texts": ["a", "b"]}), ["a", "b"]),
         (
             lines(

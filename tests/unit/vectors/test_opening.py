@@ -14,6 +14,7 @@ import torch
 
 from lightweight_decoder.errors import InputDataError, MissingDependencyError
 from lightweight_decoder.vectors import open_embeddings
+from lightweight_decoder.vectors.opening import open_tables
 
 
 class Trap:
@@ -95,6 +96,15 @@ def test_zip_without_arrays_is_refused(tmp_path):
         archive.writestr("readme.txt", "nothing")
     with pytest.raises(InputDataError, match="a zip archive without arrays"):
         open_embeddings(path)
+
+
+def test_a_workbook_is_told_from_other_archives(tmp_path):
+    path = tmp_path / "a.xlsx"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("[Content_Types].xml", "<Types/>")
+    for opened in (open_embeddings, open_tables):
+        with pytest.raises(InputDataError, match="a workbook; save its sheet as CSV"):
+            opened(path)
 
 
 def test_missing_file_is_refused(tmp_path):
