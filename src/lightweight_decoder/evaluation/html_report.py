@@ -130,8 +130,10 @@ def _group_numbers(
     tops = np.unique(np.quantile(values, shares, method="inverted_cdf"))
     codes = np.searchsorted(tops, values)
     members = [values[codes == code] for code in range(len(tops))]
-    ends = [dict.fromkeys([_number(group.min()), _number(group.max())]) for group in members]
-    return [" to ".join(each) for each in ends], codes
+    ends = ((group.min(), group.max()) for group in members)
+    return [
+        _number(low) if low == high else f"{_number(low)} to {_number(high)}" for low, high in ends
+    ], codes
 
 
 def _number(value: float) -> str:
