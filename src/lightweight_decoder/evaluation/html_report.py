@@ -170,8 +170,8 @@ def render_report(
         predictions: The table they were made from.
         title: Head of the page.
         split: Whose metrics to show.
-        facts: Further things to say under the title, such as bank and checkpoint: name to text. Of
-            a path that is not in the working folder only the name is said: pages are passed on.
+        facts: Further things to say under the title: name to text. Of a path that is not in the
+            working folder only the name is said: pages are passed on.
         latencies_ms: (calls,) milliseconds of single queries, for a figure of them.
         max_examples: Queries to browse, drawn evenly when there are more.
 
