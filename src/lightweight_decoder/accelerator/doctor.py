@@ -30,14 +30,10 @@ _NARROWEST_TABLE = 110
 
 @dataclass(frozen=True)
 class Examination:
-    """What the doctor found.
+    """What the doctor found: build and system, every device that was looked at, and two plans.
 
-    Attributes:
-        facts: The build and the system, as plain JSON values.
-        reports: Every device that was looked at.
-        auto: The plan that ``accelerator=auto`` would choose.
-        plan: The plan for what was asked; None if that would fail.
-        problem: Why it would fail; empty if it would not.
+    ``auto`` is what ``accelerator=auto`` would choose, ``plan`` what was asked; None if that would
+    fail, and then ``problem`` says why.
     """
 
     facts: dict[str, Any]

@@ -25,15 +25,11 @@ _LOCK_PATIENCE_S = TIME_LIMIT_S + 30
 
 @dataclass(frozen=True)
 class Survey:
-    """What is known about a backend.
+    """What is known about a backend: a report per device, or why there are none (``absent``).
 
-    Attributes:
-        backend: ``"cuda"`` or ``"mps"``.
-        reports: One per device; empty if the machine has nothing of the kind.
-        absent: Why there are no reports, as a sentence; empty if there are some.
-        source: How the reports came about.
-        probe_ms: Wall-clock time of the probe, 0 if there was none.
-        deliberate: Whether a person switched all devices off by an environment variable.
+    ``source`` says how the reports came about, ``probe_ms`` the wall-clock time of the probe (0 if
+    there was none), ``deliberate`` whether a person switched all devices off by an environment
+    variable.
     """
 
     backend: GpuBackend

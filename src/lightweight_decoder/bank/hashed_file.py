@@ -38,11 +38,8 @@ NPY_HEADER_BYTES = 128
 class HashedFile(io.RawIOBase):
     """Takes a file's bytes in order; one thread hashes them while another one writes them.
 
-    Errors of the disk come up in a later call.
-
-    Args:
-        file: Where they go, empty, open for reading and writing; who opened it closes it.
-        path: Its name, for messages.
+    Errors of the disk come up in a later call. Who opened the file, empty, for reading and writing,
+    closes it; ``path`` is its name, for messages.
     """
 
     def __init__(self, file: BinaryIO, path: Path) -> None:

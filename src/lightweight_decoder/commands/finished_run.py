@@ -34,14 +34,9 @@ _MOST_BYTES = 2**18  # a hundred times what we write
 
 @dataclass(frozen=True, slots=True)
 class FinishedRun:
-    """What a training run left in its folder.
+    """What a training run left in its folder: plain settings, the best checkpoint, its bank.
 
-    Attributes:
-        path: The folder.
-        settings: The configuration it was trained with, in plain values.
-        data: Makes its source again, with its bank where the bank is now.
-        checkpoint: The best checkpoint.
-        bank: Folder of the bank.
+    ``data`` makes its source again, with its bank where the bank is now.
     """
 
     path: Path

@@ -130,8 +130,10 @@ def _group_numbers(
     tops = np.unique(np.quantile(values, shares, method="inverted_cdf"))
     codes = np.searchsorted(tops, values)
     members = [values[codes == code] for code in range(len(tops))]
-    ends = [dict.fromkeys([_number(group.min()), _number(group.max())]) for group in members]
-    return [" to ".join(each) for each in ends], codes
+    ends = ((group.min(), group.max()) for group in members)
+    return [
+        _number(low) if low == high else f"{_number(low)} to {_number(high)}" for low, high in ends
+    ], codes
 
 
 def _number(value: float) -> str:
@@ -168,8 +170,8 @@ def render_report(
         predictions: The table they were made from.
         title: Head of the page.
         split: Whose metrics to show.
-        facts: Further things to say under the title, such as bank and checkpoint: name to text. Of
-            a path that is not in the working folder only the name is said: pages are passed on.
+        facts: Further things to say under the title: name to text. Of a path that is not in the
+            working folder only the name is said: pages are passed on.
         latencies_ms: (calls,) milliseconds of single queries, for a figure of them.
         max_examples: Queries to browse, drawn evenly when there are more.
 

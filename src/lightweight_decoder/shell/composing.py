@@ -55,11 +55,8 @@ if TYPE_CHECKING:
 class Command(NamedTuple):
     """A command of the command line.
 
-    Attributes:
-        path: Its function: ``package.module.name``.
-        parts: Names of the parts that its configuration groups choose from.
-        filled: Arguments that are not configured, as the shell gives them.
-        verbatim: The arguments that are taken as the shell hands them over.
+    Its function is at ``path`` (``package.module.name``); its configuration groups choose from
+    ``parts``. The shell gives the ``filled`` arguments, and takes ``verbatim`` ones as they come.
     """
 
     path: str

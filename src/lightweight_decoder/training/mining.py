@@ -24,14 +24,9 @@ _NUM_HUBNESS_QUERIES = 8_192
 class CandidateMiner:
     """Keeps what the search finds for training queries, and which phrases may be negatives.
 
-    Memory: 8 bytes times ``num_mined`` times ``num_listed`` (17 MB for 32,768 x 64).
-
-    Args:
-        decoder: Its current adapter is mined with.
-        split: The training queries.
-        num_listed: How many candidates to keep of each, at least 1.
-        num_mined: How many of them to search for at each call of ``mine``.
-        device: Where batches live.
+    The decoder's current adapter is mined with: ``num_listed`` candidates for each of ``num_mined``
+    queries at each call of ``mine``. Memory: 8 bytes times both (17 MB for 32,768 x 64). Batches
+    live on ``device``.
     """
 
     def __init__(

@@ -207,11 +207,8 @@ class Int8Vectors:
 class Int8Pass(FirstPass):
     """Lists what products in int8 choose; a :class:`.FirstPass` for the CPU.
 
-    Args:
-        vectors: The vectors, rounded.
-        stretch: How many times as long as asked for lists are: more than 1 where an earlier pass
-            did not settle a query.
-        always: Whether it suits every search, and not only those that it makes faster.
+    Lists are ``stretch`` times as long as asked for, more than 1 where an earlier pass did not
+    settle a query. ``always``: it suits every search, and not only those that it makes faster.
     """
 
     def __init__(self, vectors: Int8Vectors, *, stretch: int = 1, always: bool = False) -> None:

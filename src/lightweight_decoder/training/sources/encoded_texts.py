@@ -31,8 +31,7 @@ class EncodedTexts:
     Args:
         encoder: Makes the vectors.
         bank_root: Folder in which the bank is kept, under a name that follows from its content.
-        bank: Folder of a bank that was built before and has moved from ``bank_root``; None: it has
-            not.
+        bank: Folder of a bank that was built before and has moved from there, or None.
         source: Name of the source, the first part of the folder's name.
         phrases: n phrases, the owner of each vector.
         texts: n texts, of which the vectors are made.
