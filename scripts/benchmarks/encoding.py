@@ -2,9 +2,11 @@
 
     python scripts/benchmarks/encoding.py [engines] [profile] [speed] [compile] [quality]
 
-Without a word, everything. `engines`: texts/s of the whole `TextEncoder` with every engine and
-precision in turn, how near their vectors are to torch's in float32, and recall@10 of plain search
-in the small reverse dictionary with each; exports the model where it was not yet. `profile`: where
+Without a word, everything. `engines`: texts/s of the whole `TextEncoder`, storing in a cache
+included, with every engine and precision in turn, how near their vectors are to torch's in float32,
+and recall of plain search in the small reverse dictionary with each; exports the model where it was
+not yet. `--base FOLDER`: in turn with the encoder of another checkout, such as an older version's,
+to which the gains are then. `--texts`, `--phrases`, `--queries`: fewer of them. `profile`: where
 the time goes. `speed`: texts/s of every way of encoding with torch, medians of interleaved repeats.
 `compile`: the same for `torch.compile`, with what compiling takes. `quality`: how near bfloat16
 vectors are to float32 ones, and how often plain search finds the phrase of a definition with each;
@@ -16,9 +18,16 @@ float32 vectors, for `quality`, come from the cache of this user.
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import shutil
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
@@ -58,7 +67,9 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(parts))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--phrases", type=int, default=None, help="as many in quality's bank")
+    parser.add_argument("--phrases", type=int, default=None, help="as many in a bank")
+    parser.add_argument("--texts", type=int, default=4_000, help="as many phrases timed in engines")
+    parser.add_argument("--base", type=Path, default=None, help="checkout to compare engines with")
     parser.add_argument("--queries", type=int, default=3_000)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -80,22 +91,75 @@ SMALL = 20_000
 
 def engines(options: argparse.Namespace) -> None:
     """Every engine in every precision that it has."""
-    encoders = {
-        f"{backend}, {precision}": TextEncoder(
-            cache_dir=None, show_progress=False, backend=backend, precision=precision
-        )
-        for backend, precision in ENGINES
-    }
-    take_turns(
-        {name: encoder.encode_phrases for name, encoder in encoders.items()},
-        samples(4_000, 2_000),
-        options.repeats,
+    with tempfile.TemporaryDirectory() as folder:
+        cache = Path(folder)
+        encoders = {
+            f"{backend}, {precision}": TextEncoder(
+                cache_dir=cache, show_progress=False, backend=backend, precision=precision
+            )
+            for backend, precision in ENGINES
+        }
+        ways = {} if options.base is None else {"base": encoder_of_checkout(options, cache)}
+        ways |= {name: storing(encoder, cache) for name, encoder in encoders.items()}
+        take_turns(ways, samples(options.texts, options.texts // 2), options.repeats)
+        tell_recalls(encoders, options)
+
+
+def storing(encoder: TextEncoder, cache: Path) -> Callable[[list[str]], object]:
+    """Encode into an empty cache."""
+
+    def encode(texts: list[str]) -> None:
+        encoder.encode(texts)
+        shutil.rmtree(cache / "embeddings")
+
+    return encode
+
+
+CHECKOUT = """
+import json, shutil, sys
+from pathlib import Path
+import torch
+try:
+    from lightweight_decoder.encoder import TextEncoder
+except ImportError:  # version 0.1
+    from lightweight_decoder.embeddings.text_encoder import TextEncoder
+cache = Path(sys.argv[1])
+torch.set_num_threads(int(sys.argv[2]))
+encoder = TextEncoder(cache_dir=cache, show_progress=False)
+for line in sys.stdin:
+    encoder.encode(json.loads(line))
+    shutil.rmtree(cache / "embeddings")
+    print("done", flush=True)
+"""
+
+
+def encoder_of_checkout(options: argparse.Namespace, cache: Path) -> Callable[[list[str]], object]:
+    """Encode in a process with another checkout of the package."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHECKOUT, str(cache / "base"), str(options.threads)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(options.base / "src")},
     )
+
+    def encode(texts: list[str]) -> None:
+        child.stdin.write(json.dumps(texts) + "\n")
+        child.stdin.flush()
+        if child.stdout.readline() != "done\n":
+            raise RuntimeError(f"the encoder of {options.base} failed")
+
+    return encode
+
+
+def tell_recalls(encoders: Mapping[str, TextEncoder], options: argparse.Namespace) -> None:
+    """How near vectors are, and recall in the small reverse dictionary."""
     synsets = read_wordnet()
     uses = Counter()
     for synset in synsets:
         uses.update(dict(zip(synset.phrases, synset.tag_counts, strict=True)))
-    phrases = sorted(uses, key=lambda phrase: (-uses[phrase], phrase))[:SMALL]
+    phrases = sorted(uses, key=lambda phrase: (-uses[phrase], phrase))
+    phrases = phrases[: options.phrases or SMALL]
     row_of = {phrase: row for row, phrase in enumerate(phrases)}
     asked = [synset for synset in synsets if not row_of.keys().isdisjoint(synset.phrases)]
     asked = evenly(asked, options.queries)

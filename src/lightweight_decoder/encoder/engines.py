@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections import deque
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -85,7 +85,7 @@ class OpenVinoEngine:
     """OpenVINO, a stream of one thread for each call at a time."""
 
     def __init__(self, model: Path, precision: EncoderPrecision, num_streams: int) -> None:
-        core = _openvino().Core()
+        core = _openvino_core()
         options = {
             "INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32",
             "INFERENCE_NUM_THREADS": num_streams,
@@ -107,17 +107,21 @@ class OpenVinoEngine:
         return vectors
 
 
-def _openvino() -> Any:  # noqa: ANN401, it has no types
-    """Import OpenVINO without its telemetry.
+@cache
+def _openvino_core() -> Any:  # noqa: ANN401, it has no types
+    """Return what compiles models, one for the whole process.
 
-    Its import alone reports to Google Analytics, in a thread that forks a process; where the
-    library that does so is missing, OpenVINO (2026.4) does without.
+    Each one (2026.4) gives signals another stack to run on, and puts the one before back when it is
+    gone: in another order that is one that is no longer there, and Ctrl-C ends in a crash.
+
+    The import alone reports to Google Analytics, in a thread that forks a process; where the
+    library that does so is missing, OpenVINO does without.
     """
     telemetry = "openvino_telemetry"
     before = sys.modules.get(telemetry)
     sys.modules[telemetry] = None  # type: ignore[assignment] # so says Python's own documentation
     try:
-        return importlib.import_module("openvino")
+        return importlib.import_module("openvino").Core()
     finally:
         del sys.modules[telemetry]
         if before is not None:

