@@ -28,7 +28,7 @@ from lightweight_decoder.bank.phrases import TEXT_COLUMN
 from lightweight_decoder.commands.arguments import Gib, command
 from lightweight_decoder.commands.budget import within_budget
 from lightweight_decoder.commands.devices import device_of, one_device
-from lightweight_decoder.commands.opening import open_encoder
+from lightweight_decoder.commands.opening import open_encoder, refuse_encoder_options
 from lightweight_decoder.display import cell
 from lightweight_decoder.encoder import Encoder, TextEncoder
 from lightweight_decoder.errors import ConfigError
@@ -116,6 +116,8 @@ def build_bank(
     for name, value in names.items():
         if vectors is None and value is not None:
             raise ConfigError.unexpected(name, "vectors=FILE beside it", repr(value))
+    if vectors is not None:
+        refuse_encoder_options(embeddings, TextEncoder, because="vectors=FILE has the vectors")
     _check_columns(metadata_columns)
     device = device_of(accelerator()) if vectors is None else "cpu"
 

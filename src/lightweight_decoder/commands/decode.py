@@ -19,7 +19,12 @@ from lightweight_decoder.bank.placement import refuse_output_over
 from lightweight_decoder.commands.arguments import Count, Gib, Share, command
 from lightweight_decoder.commands.budget import within_budget
 from lightweight_decoder.commands.devices import device_of, one_device
-from lightweight_decoder.commands.opening import open_decoder, open_encoder, threshold
+from lightweight_decoder.commands.opening import (
+    open_decoder,
+    open_encoder,
+    refuse_encoder_options,
+    threshold,
+)
 from lightweight_decoder.decoder.answers import STANDARD_STREAM, answer_table, write_answers
 from lightweight_decoder.decoder.bank_encoder import encoder_of
 from lightweight_decoder.encoder import Encoder
@@ -102,6 +107,8 @@ def decode_file(
     _check_one_given({"text": text, "texts": texts, "input": input})
     _check_used({"text_column": text_column}, "texts", texts)
     _check_used({"key": key, "vector_column": vector_column}, "input", input)
+    if input is not None:
+        refuse_encoder_options(embeddings, encoder_of, because="input=FILE has the vectors")
     if text is not None and not text.strip():
         raise ConfigError.unexpected("text", "a sentence", repr(text), summary="nothing to decode")
     if text is None and output is None:

@@ -98,6 +98,7 @@ COMMANDS = {
 }
 """By the name of their primary configuration."""
 
+_SWEEP = {"-m", "--multirun"}
 _TRACEBACKS = "HYDRA_FULL_ERROR"
 
 
@@ -108,9 +109,10 @@ def run_command(name: str, typed: Sequence[str] | None = None) -> None:
         SystemExit: The command said what is wrong, or was stopped, or was asked for help.
     """
     typed = sys.argv[1:] if typed is None else typed
-    is_sweep = not {"-m", "--multirun"}.isdisjoint(typed)
+    is_sweep = not _SWEEP.isdisjoint(typed)
     groups = config_groups()
     others, verbatim = taken_verbatim(typed, COMMANDS[name].verbatim)
+    others.sort(key=lambda each: each not in _SWEEP)  # behind them Hydra reads no arguments
     arguments = as_hydra_reads(others, groups=groups, is_sweep=is_sweep)
     overrides = overrides_of(arguments)
     with stopped_by_signals():
