@@ -115,13 +115,13 @@ def run_command(name: str, typed: Sequence[str] | None = None) -> None:
     others.sort(key=lambda each: each not in _SWEEP)  # behind them Hydra reads no arguments
     arguments = as_hydra_reads(others, groups=groups, is_sweep=is_sweep)
     overrides = overrides_of(arguments)
-    with stopped_by_signals():
-        _refuse(mistakes_in(overrides, groups))
-        with _loaded(name), _errors_in_lines(name, overrides):
-            if {"-h", "--help"}.isdisjoint(typed):
-                _run(name, verbatim, arguments)
-            else:
-                print(help_text(name, overrides))  # noqa: T201 - what was asked for
+    _refuse(mistakes_in(overrides, groups))
+    # not while libraries are imported: torch's C++ ends with a core dump where it cannot go on
+    with _loaded(name), stopped_by_signals(), _errors_in_lines(name, overrides):
+        if {"-h", "--help"}.isdisjoint(typed):
+            _run(name, verbatim, arguments)
+        else:
+            print(help_text(name, overrides))  # noqa: T201 - what was asked for
 
 
 @contextmanager
