@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from functools import cache, partial, wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ForwardRef, ParamSpec, TypeVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -160,14 +162,34 @@ def _converted_value(
     try:
         made = adapter.validate_python(value)
     except ValidationError as error:
-        expected = error.errors()[0]["msg"].removeprefix("Input should be ")
-        expected = expected.replace("callable", "a part with keys of its own")
+        expected = _expected(error)
     else:
-        if not isinstance(value, bool) or isinstance(made, bool):
+        if isinstance(made, Path) and value == "":
+            expected = "a path"
+        elif isinstance(value, bool) and not isinstance(made, bool):
+            expected = "no truth value"
+        else:
             return made
-        expected = "no truth value"
-    problems.append(f"{place_of(name)}: expected {expected}, found {value!r}")
+    several = " (several, to try one by one, are for train with -m)" if _is_sweep(value) else ""
+    problems.append(f"{place_of(name)}: expected {expected}, found {value!r}{several}")
     return value
+
+
+def _expected(error: ValidationError) -> str:
+    """Return what would have been right, as pydantic says it, in words for people."""
+    expected = error.errors()[0]["msg"].removeprefix("Input should be ")
+    for said, meant in (
+        ("callable", "a part with keys of its own"),
+        ("a valid list", "a list, as [a,b]"),
+        ("Input is not a valid path for <class 'pathlib.Path'>", "a path"),
+    ):
+        expected = expected.replace(said, meant)
+    return expected
+
+
+def _is_sweep(value: object) -> bool:
+    """Say whether a text is of several numbers."""
+    return isinstance(value, str) and re.fullmatch(r"[-+.\de]+(, *[-+.\de]+)+", value) is not None
 
 
 def _converted_part(part: Callable[..., Any], name: str, problems: list[str]) -> partial[Any]:

@@ -26,7 +26,13 @@ from lightweight_decoder.bank.phrase_files import (
 )
 from lightweight_decoder.bank.phrases import TEXT_COLUMN
 from lightweight_decoder.commands.arguments import Gib, command
-from lightweight_decoder.commands.opening import device_of, one_device, open_encoder, within_budget
+from lightweight_decoder.commands.opening import (
+    device_of,
+    one_device,
+    open_encoder,
+    refuse_encoder_options,
+    within_budget,
+)
 from lightweight_decoder.display import cell
 from lightweight_decoder.encoder import Encoder, TextEncoder
 from lightweight_decoder.errors import ConfigError
@@ -111,6 +117,8 @@ def build_bank(
     for name, value in names.items():
         if vectors is None and value is not None:
             raise ConfigError.unexpected(name, "vectors=FILE beside it", repr(value))
+    if vectors is not None:
+        refuse_encoder_options(embeddings, TextEncoder, because="vectors=FILE has the vectors")
     _check_columns(metadata_columns)
     device = device_of(accelerator()) if vectors is None else "cpu"
 

@@ -24,6 +24,7 @@ from lightweight_decoder.commands.opening import (
     one_device,
     open_decoder,
     open_encoder,
+    refuse_encoder_options,
     threshold,
     within_budget,
 )
@@ -115,6 +116,8 @@ def decode_file(
     _check_one_given({"text": text, "texts": texts, "input": input})
     _check_used({"text_column": text_column}, "texts", texts)
     _check_used({"key": key, "vector_column": vector_column}, "input", input)
+    if input is not None:
+        refuse_encoder_options(embeddings, encoder_of, because="input=FILE has the vectors")
     if text is not None and not text.strip():
         raise ConfigError.unexpected("text", "a sentence", repr(text), summary="nothing to decode")
     if text is None and output is None:

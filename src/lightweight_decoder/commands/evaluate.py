@@ -22,6 +22,7 @@ from lightweight_decoder.commands.opening import (
     device_of,
     one_device,
     open_encoder,
+    refuse_encoder_options,
     threshold,
     within_budget,
 )
@@ -36,7 +37,7 @@ from lightweight_decoder.decoder.prediction import (
     speed_metrics,
 )
 from lightweight_decoder.encoder import Encoder
-from lightweight_decoder.errors import RegressionError
+from lightweight_decoder.errors import ConfigError, RegressionError
 from lightweight_decoder.evaluation.comparison import compare_metrics, metric_table
 from lightweight_decoder.evaluation.html_report import render_report
 from lightweight_decoder.evaluation.metrics_file import read_metrics, write_metrics
@@ -56,6 +57,8 @@ if TYPE_CHECKING:
     from lightweight_decoder.training.sources.datamodule import Source
 
 logger = logging.getLogger(__name__)
+
+TOLERANCE = 0.01
 
 PREDICTIONS_NAME, REPORT_NAME = "predictions.parquet", "report.html"
 
@@ -82,7 +85,7 @@ def evaluate_run(
     bank: Path | None = None,
     output: Path | None = None,
     against: Path | None = None,
-    tolerance: Annotated[float, Field(ge=0)] = 0.01,
+    tolerance: Annotated[float, Field(ge=0)] = TOLERANCE,
     top_k: Count = 10,
     abstain_below: Annotated[float, Field(ge=0, le=1)] = 0.0,
     target_precision: Share | None = None,
@@ -122,7 +125,12 @@ def evaluate_run(
         LightweightDecoderError: A file cannot be used, or the memory did not suffice.
     """
     arguments = dict(locals())
+    if against is None and tolerance != TOLERANCE:
+        raise ConfigError.unexpected("tolerance", "against=FILE beside it", tolerance)
     run = find_run(run_dir, bank=bank)
+    takes_texts = "encoder" in signature(run.data).parameters
+    if not takes_texts:
+        refuse_encoder_options(embeddings, encoder_of, because="the run's queries are vectors")
     earlier = None if against is None else _read_earlier(against)
     folder = run.path if output is None else output
     folder.mkdir(parents=True, exist_ok=True)
@@ -148,7 +156,7 @@ def evaluate_run(
                 target_coverage=target_coverage,
             )
             encoder = {}
-            if "encoder" in signature(run.data).parameters:
+            if takes_texts:
                 encoder["encoder"] = open_encoder(
                     embeddings, bank=decoder.bank, device=device, cache=cache
                 )

@@ -10,7 +10,7 @@ from lightweight_decoder.accelerator.request import (
     OnUnusable,  # noqa: TC001 - read at run time
 )
 from lightweight_decoder.bank import PhraseBank
-from lightweight_decoder.commands.parts import complete, target_of
+from lightweight_decoder.commands.parts import changed_options, complete, target_of
 from lightweight_decoder.decoder.bank_encoder import encoder_of
 from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
 from lightweight_decoder.encoder import as_encoder
@@ -157,6 +157,30 @@ def open_encoder(
         )
     cache_dir = "auto" if cache else None
     return as_encoder(complete(embeddings, bank=bank, device=device, cache_dir=cache_dir))
+
+
+def refuse_encoder_options(
+    embeddings: Callable[..., Encoder], default: Callable[..., Encoder], *, because: str
+) -> None:
+    """Refuse what was said of an encoder where no text is encoded.
+
+    Args:
+        embeddings: The encoder.
+        default: The one of the command.
+        because: What has vectors instead.
+
+    Raises:
+        ConfigError: It is not the default.
+    """
+    changed = changed_options(embeddings, default)
+    if changed or target_of(embeddings) is not target_of(default):
+        name, value = next(iter(changed.items()), (None, target_of(embeddings).__name__))
+        raise ConfigError.unexpected(
+            f"embeddings.{name}" if name else "embeddings",
+            f"no encoder, as {because}",
+            repr(value),
+            summary="no text is encoded",
+        )
 
 
 def threshold(

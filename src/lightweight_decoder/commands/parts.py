@@ -139,6 +139,13 @@ def options_of(part: Callable[..., Any]) -> dict[str, Any]:
     }
 
 
+def changed_options(part: Callable[..., Any], default: Callable[..., Any]) -> dict[str, Any]:
+    """Return the options of a part that differ from those of a default; all of another part's."""
+    usual = options_of(default) if target_of(part) is target_of(default) else {}
+    options = options_of(part)
+    return {name: each for name, each in options.items() if (name, each) not in usual.items()}
+
+
 def described(value: object) -> Any:  # noqa: ANN401 - any plain value
     """Return an argument in plain values, a part by its path and options."""
     if callable(value):

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -28,10 +29,11 @@ from lightweight_decoder.commands.opening import (
     completed_search,
     device_of,
     open_encoder,
+    refuse_encoder_options,
     require_for_training,
     within_budget,
 )
-from lightweight_decoder.commands.parts import complete, options_of
+from lightweight_decoder.commands.parts import changed_options, complete, options_of
 from lightweight_decoder.decoder.calibration_fit import fit_calibration
 from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
 from lightweight_decoder.encoder import Encoder, TextEncoder
@@ -85,7 +87,7 @@ def train(
     trainer: Callable[..., L.Trainer] = TRAINER,
     accelerator: Callable[..., AcceleratorPlan] = resolve_accelerator,
     wandb: Callable[..., AbstractContextManager[Any]] | None = None,
-    seed: Annotated[int, Field(ge=0)] = 0,
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0,
     patience: Count = 3,
     cache: bool = True,
     max_memory_gb: Gib | None = None,
@@ -127,6 +129,11 @@ def train(
             not suffice.
     """
     arguments = {name: value for name, value in locals().items() if name != "run_dir"}
+    if "encoder" not in signature(data).parameters:
+        refuse_encoder_options(embeddings, TextEncoder, because="data has vectors of its own")
+    unused = {} if adapter or reranker else changed_options(training, DecoderModule)
+    for name in unused:
+        logger.warning("Nothing is learned, so training.%s is not used", name)
     plan = accelerator()
     run_dir.mkdir(parents=True, exist_ok=True)
     settings = _write_record(arguments, plan, run_dir)

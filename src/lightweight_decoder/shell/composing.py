@@ -93,6 +93,7 @@ COMMANDS = {
 }
 """By the name of their primary configuration."""
 
+_SWEEP = {"-m", "--multirun"}
 _TRACEBACKS = "HYDRA_FULL_ERROR"
 
 
@@ -103,18 +104,19 @@ def run_command(name: str, typed: Sequence[str] | None = None) -> None:
         SystemExit: The command said what is wrong, or was stopped, or was asked for help.
     """
     typed = sys.argv[1:] if typed is None else typed
-    is_sweep = not {"-m", "--multirun"}.isdisjoint(typed)
+    is_sweep = not _SWEEP.isdisjoint(typed)
     groups = config_groups()
     others, verbatim = taken_verbatim(typed, COMMANDS[name].verbatim)
+    others.sort(key=lambda each: each not in _SWEEP)  # behind them Hydra reads no arguments
     arguments = as_hydra_reads(others, groups=groups, is_sweep=is_sweep)
     overrides = overrides_of(arguments)
-    with stopped_by_signals():
-        _refuse(mistakes_in(overrides, groups))
-        with _loaded(name), _errors_in_lines(name, overrides):
-            if {"-h", "--help"}.isdisjoint(typed):
-                _run(name, verbatim, arguments)
-            else:
-                print(help_text(name, overrides))  # noqa: T201 - what was asked for
+    _refuse(mistakes_in(overrides, groups))
+    # not while libraries are imported: torch's C++ ends with a core dump where it cannot go on
+    with _loaded(name), stopped_by_signals(), _errors_in_lines(name, overrides):
+        if {"-h", "--help"}.isdisjoint(typed):
+            _run(name, verbatim, arguments)
+        else:
+            print(help_text(name, overrides))  # noqa: T201 - what was asked for
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 from functools import cache
 from itertools import pairwise
@@ -149,8 +150,8 @@ def as_hydra_reads(
     """Return arguments in Hydra's grammar.
 
     A value that is none in that grammar is taken as the shell handed it over: ``a, b (c).npy``. So
-    is a list of values where nothing is swept. ``--key=value`` is ``key=value``, as agents of
-    experiment trackers type it.
+    is a list of values where nothing is swept. ``~/a`` is in the user's folder. ``--key=value`` is
+    ``key=value``, as agents of experiment trackers type it.
     """
     return [_as_hydra_reads(each, groups=groups, is_sweep=is_sweep) for each in arguments]
 
@@ -161,6 +162,9 @@ def _as_hydra_reads(argument: str, *, groups: Collection[str], is_sweep: bool) -
     if found is None or (argument.startswith("--") and found[1] in _OPTIONS):
         return argument
     argument = argument.removeprefix("--")
+    if re.match(r"~(?:/|\Z)", found[2]):  # which shells leave alone behind a key
+        in_home = _quoted(os.path.expanduser(found[2]))  # noqa: PTH111 - it need be no path
+        return argument.removesuffix(found[2]) + in_home
     as_text = f"{argument.removesuffix(found[2])}{_quoted(found[2])}"
     try:
         value = OverridesParser.create().parse_override(argument).value()

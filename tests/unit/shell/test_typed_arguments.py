@@ -52,6 +52,16 @@ def test_what_is_no_value_to_hydra_is_text(argument, value):
     assert read(argument) == ("k", value)
 
 
+@pytest.mark.parametrize(
+    ("typed", "value"),
+    [("~/a b", "/home/me/a b"), ("~", "/home/me"), ("~you/a", "~you/a"), ("a~/b", "a~/b")],
+)
+def test_the_users_folder_is_meant(monkeypatch, typed, value):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert read(f"output={typed}") == ("output", value)
+    assert read(f"--output={typed}") == ("output", value)
+
+
 def test_a_list_is_swept_where_something_is():
     _, value = read("training.lr=1e-3,3e-3", is_sweep=True)
     assert value.list == [1e-3, 3e-3]
@@ -98,7 +108,7 @@ def test_any_text_that_is_no_value_comes_through(text):
 def test_any_text_is_itself_or_says_something_to_hydra(text):
     _, value = read(f"k={text}")
     says_something = text == "???" or "\\" in text or "${" in text
-    is_quoted = text[:1] == text[-1:] in {"'", '"'}
+    is_quoted = text[:1] == text[-1:] in {"'", '"'} or text == "~"
     if isinstance(value, str) and not (says_something or is_quoted):
         assert configured(f"k={text}") == text
 
@@ -108,7 +118,6 @@ def test_any_text_is_itself_or_says_something_to_hydra(text):
     [
         (" a.npy ", " a.npy "),
         ("\ta", "\ta"),
-        ("~/a.npy", "~/a.npy"),
         ("[1].npy", "[1].npy"),
         ("a${b.npy", "a${b.npy"),
         ("a, ${b}.npy", "a, ${b}.npy"),

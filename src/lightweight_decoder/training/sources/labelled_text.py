@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _LABELS_SHOWN = 5
+TEST_FRACTION = 0.2
 _OUT_OF_BANK = "out_of_bank"
 
 
@@ -108,7 +109,7 @@ class LabelledText:
         label_column: str = "label",
         val_fraction: float = 0.1,
         calib_fraction: float = 0.1,
-        test_fraction: float = 0.2,
+        test_fraction: float = TEST_FRACTION,
         num_train: int | None = None,
         num_test: int | None = None,
         num_out_of_bank: int = 0,
@@ -241,6 +242,8 @@ class LabelledText:
                 len(every.texts), fractions={"test": self._test_fraction}, seed=self._seed
             )
             return every.take(places["train"]), every.take(places["test"])
+        if self._test_fraction != TEST_FRACTION:
+            _log.warning("data.test_fraction is not used, as data.test is given")
         test, known_labels = self._read(self._test), set(every.labels)
         for row, label in enumerate(test.labels):
             if label not in known_labels:
