@@ -169,7 +169,7 @@ def test_what_passes_the_check_is_used_converted(given, name, override, value):
             "dtype=int8",
             r"dtype: expected 'auto', 'float16' or 'float32', found 'int8'",
         ),
-        ("build_bank", "metadata_columns=a", r"metadata_columns: expected .*list, found 'a'"),
+        ("build_bank", "metadata_columns=a", r"metadata_columns: expected a list.*, found 'a'"),
         ("doctor", "+nope=3", r"nope: there is no such key"),
     ],
 )

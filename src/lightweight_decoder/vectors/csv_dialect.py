@@ -155,13 +155,16 @@ def _keeps_to_quotes(path: Path) -> bool:
     which the lines have as many tabs as all others.
     """
     is_rule = False
+    num_tabs = 0
+    lines_are_rows: set[bool] = set()
     try:
         for piece in read_pieces(path, whole=Records(path, "\t", is_strict=True)):
+            num_tabs = num_tabs or piece.partition(b"\n")[0].count(b"\t")
             if b'"' not in piece:
                 continue
             cells = _IN_QUOTES.findall(piece)
-            if any(b"\n" in cell for cell in cells) and _has_as_many_tabs_in_all_lines(piece):
-                return False
+            if any(b"\n" in cell for cell in cells):
+                lines_are_rows.add(_have_all_lines(piece, num_tabs))
             if not is_rule:
                 first = piece.partition(b"\n")[0].rstrip(b"\r").split(b"\t")
                 is_rule = all(cell == b"" or _NEEDS_QUOTES.search(cell) for cell in cells) or all(
@@ -172,10 +175,9 @@ def _keeps_to_quotes(path: Path) -> bool:
                     return False
     except InputDataError:
         return False
-    return is_rule
+    return is_rule and lines_are_rows != {True}
 
 
-def _has_as_many_tabs_in_all_lines(piece: bytes) -> bool:
+def _have_all_lines(piece: bytes, num_tabs: int) -> bool:
     """Say whether lines are rows of a table of several columns, whatever quotation marks say."""
-    counts = {line.count(b"\t") for line in piece.splitlines() if line}
-    return len(counts) == 1 and counts != {0}
+    return num_tabs > 0 and {line.count(b"\t") for line in piece.splitlines() if line} == {num_tabs}
