@@ -76,16 +76,13 @@ class TextEncoder:
         normalize: Scale vectors to unit length.
         precision: What the model's products are computed in; weights and vectors are float32 in
             each, however the model was saved, and vectors of each are kept apart. ``float32``: they
-            go with those of any machine. ``bfloat16``: faster where the processor has it, half as
-            fast where not; 1 - cosine to float32 at most 2e-4 (MiniLM,
-            ``scripts/benchmarks/encoding.py``). ``int8``: faster still, and farther, up to 0.03; in
-            ONNX Runtime alone. ``auto``: bfloat16 where the hardware has it, so another machine may
-            make another bank.
+            go with those of any machine. ``bfloat16``: faster where the processor has it, slower
+            where not. ``int8``: faster still, and farther from float32; in ONNX Runtime alone.
+            ``auto``: bfloat16 where the hardware has it, so another machine may make another bank.
         backend: What computes: ``torch``; ``openvino`` or ``onnx`` (the extra ``engines``), on the
             CPU, from an export of the model that is made once and kept in the user's cache.
-            ``auto``: the faster one that is installed, where the export is there or 10,000 texts
-            are to be encoded, and its vectors are those of torch, within 1e-5 by cosine; else
-            torch.
+            ``auto``: one that is installed, where the export is there or 10,000 texts are to be
+            encoded, and its vectors are those of torch, within 1e-5 by cosine; else torch.
         query_prompt: What queries are encoded with: a text to put before each, "" for none, or a
             pattern such as ``the meaning of {}``. None: what the model says, or its model card
             where we know it (``prompts``).
@@ -364,6 +361,8 @@ class TextEncoder:
         is_choice = self._backend == "auto" and self.precision != "int8"
         if not engines or (is_choice and (done.routed or not self._pays(fingerprint))):
             return None
+        if is_choice and self._num_computed < _TEXTS_WORTH_A_BAR:
+            engines = engines[::-1]  # the slower one is loaded in half the time
         load = partial(load_model, self.folder, device="cpu", precision="float32")
         try:
             exported = open_exported(engines, fingerprint, done, load)
