@@ -1,7 +1,7 @@
 """Signals at random moments: never status 0 without the result, nothing half-made stays behind.
 
-``KILLS=30 pytest -m slow --timeout=0 -s tests/end_to_end/test_kills.py`` sends each signal so often to each
-command, and prints what came of it.
+``KILLS=30 pytest -m slow --timeout=0 -s tests/end_to_end/test_kills.py`` sends each signal so often
+to each command, and prints what came of it.
 """
 
 from __future__ import annotations
