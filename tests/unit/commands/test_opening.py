@@ -12,7 +12,7 @@ from lightweight_decoder.commands.parts import options_of
 from lightweight_decoder.commands.train import train
 from lightweight_decoder.encoder import TextEncoder
 from lightweight_decoder.encoder.custom_encoder import custom_encoder
-from lightweight_decoder.errors import ConfigError
+from lightweight_decoder.errors import ConfigError, InputDataError
 from lightweight_decoder.search import ExactSearch, FaissSearch
 from lightweight_decoder.training.sources.denoise import Denoise
 
@@ -51,6 +51,17 @@ def test_the_default_encoder_may_be_there_for_nothing():
         refuse_encoder_options(part, TextEncoder, because="of that")
     with pytest.raises(ConfigError, match=r"^embeddings: .*found 'custom_encoder'"):
         refuse_encoder_options(partial(custom_encoder, "a:b"), TextEncoder, because="of that")
+
+
+def test_no_results_are_written_into_a_bank(tiny_bank):
+    with pytest.raises(InputDataError, match="the output lies inside a phrase bank"):
+        train(data=partial(Denoise, bank=tiny_bank.path), run_dir=tiny_bank.path / "run")
+    assert not (tiny_bank.path / "run").exists()
+
+
+def test_a_seed_is_from_0():
+    with pytest.raises(ConfigError, match=r"^data\.seed: expected greater than or equal to 0"):
+        train(data=partial(Denoise, bank="b", seed=-1), run_dir="r")
 
 
 def test_a_tolerance_needs_something_to_compare_with():
