@@ -15,6 +15,7 @@ from pydantic import Field
 from rich.console import Console
 
 from lightweight_decoder.accelerator import AcceleratorPlan
+from lightweight_decoder.bank.placement import refuse_output_over
 from lightweight_decoder.commands.arguments import Count, Gib, Share, command
 from lightweight_decoder.commands.finished_run import FinishedRun, find_run
 from lightweight_decoder.commands.opening import (
@@ -128,6 +129,7 @@ def evaluate_run(
     if against is None and tolerance != TOLERANCE:
         raise ConfigError.unexpected("tolerance", "against=FILE beside it", tolerance)
     run = find_run(run_dir, bank=bank)
+    refuse_output_over((output or run.path) / REPORT_NAME, [])
     takes_texts = "encoder" in signature(run.data).parameters
     if not takes_texts:
         refuse_encoder_options(embeddings, encoder_of, because="the run's queries are vectors")

@@ -23,6 +23,7 @@ from lightweight_decoder.accelerator import (
     recognize_kernel_failure,
     resolve_accelerator,
 )
+from lightweight_decoder.bank.placement import refuse_output_over
 from lightweight_decoder.commands.arguments import Count, Gib, command
 from lightweight_decoder.commands.finished_run import write_settings
 from lightweight_decoder.commands.opening import (
@@ -38,7 +39,7 @@ from lightweight_decoder.decoder.calibration_fit import fit_calibration
 from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
 from lightweight_decoder.encoder import Encoder, TextEncoder
 from lightweight_decoder.evaluation.comparison import metric_table
-from lightweight_decoder.evaluation.metrics_file import write_metrics
+from lightweight_decoder.evaluation.metrics_file import METRICS_NAME, write_metrics
 from lightweight_decoder.rerank import ListwiseReranker, QueryAdapter
 from lightweight_decoder.search import ExactSearch, SearchBackend
 from lightweight_decoder.training.module import DecoderModule
@@ -134,6 +135,7 @@ def train(
     unused = {} if adapter or reranker else changed_options(training, DecoderModule)
     for name in unused:
         logger.warning("Nothing is learned, so training.%s is not used", name)
+    refuse_output_over(run_dir / METRICS_NAME, [])
     plan = accelerator()
     run_dir.mkdir(parents=True, exist_ok=True)
     settings = _write_record(arguments, plan, run_dir)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
+from pydantic import Field
 
 from lightweight_decoder.datatypes import NO_ID
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from lightweight_decoder.datatypes import FloatArray, IntArray
 
 SplitName = Literal["train", "val", "calib", "test"]
+Seed = Annotated[int, Field(ge=0)]
+"""What decides all that is drawn."""
+
 SPLIT_NAMES: tuple[SplitName, ...] = ("train", "val", "calib", "test")
 
 

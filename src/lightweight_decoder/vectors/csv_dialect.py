@@ -152,19 +152,17 @@ def _keeps_to_quotes(path: Path) -> bool:
 
     Either it quotes what needs it (marks, separators, line ends) and nothing else, or all texts,
     the names in the first line among them. A mark elsewhere is part of a text; so are two between
-    which the lines have as many tabs as all others.
+    which there are line ends, where all lines are rows of as many cells, whatever marks say.
     """
-    is_rule = False
-    num_tabs = 0
-    lines_are_rows: set[bool] = set()
+    is_rule = spans_lines = False
+    nums_tabs: set[int] = set()
     try:
         for piece in read_pieces(path, whole=Records(path, "\t", is_strict=True)):
-            num_tabs = num_tabs or piece.partition(b"\n")[0].count(b"\t")
             if b'"' not in piece:
                 continue
             cells = _IN_QUOTES.findall(piece)
-            if any(b"\n" in cell for cell in cells):
-                lines_are_rows.add(_have_all_lines(piece, num_tabs))
+            spans_lines |= any(b"\n" in cell for cell in cells)
+            nums_tabs.update(line.count(b"\t") for line in piece.splitlines() if line)
             if not is_rule:
                 first = piece.partition(b"\n")[0].rstrip(b"\r").split(b"\t")
                 is_rule = all(cell == b"" or _NEEDS_QUOTES.search(cell) for cell in cells) or all(
@@ -175,9 +173,5 @@ def _keeps_to_quotes(path: Path) -> bool:
                     return False
     except InputDataError:
         return False
-    return is_rule and lines_are_rows != {True}
-
-
-def _have_all_lines(piece: bytes, num_tabs: int) -> bool:
-    """Say whether lines are rows of a table of several columns, whatever quotation marks say."""
-    return num_tabs > 0 and {line.count(b"\t") for line in piece.splitlines() if line} == {num_tabs}
+    lines_are_rows = len(nums_tabs) == 1 and nums_tabs != {0}
+    return is_rule and not (spans_lines and lines_are_rows)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from lightweight_decoder.commands.decode import decode_file
 from lightweight_decoder.errors import BankError, ConfigError
 from lightweight_decoder.shell import composing, sweep_jobs
 from lightweight_decoder.shell.composing import config_folder
+from lightweight_decoder.shell.exit_status import _stop
 from lightweight_decoder.shell.typed_arguments import as_hydra_reads
 
 
@@ -52,6 +54,28 @@ def test_a_path_that_reads_like_another_value_is_a_path(folder, monkeypatch, tmp
     with pytest.raises(BankError) as found:
         composing.call("decode", composing.composed("decode", overrides), overrides=overrides)
     assert found.value.where == str(tmp_path / folder)
+
+
+def test_signals_end_the_program_as_usual_until_its_libraries_are_imported(monkeypatch):
+    seen = []
+    usual = signal.getsignal(signal.SIGINT)
+
+    def look(*_):
+        seen.append(signal.getsignal(signal.SIGINT))
+
+    monkeypatch.setattr(composing, "register", look)
+    monkeypatch.setattr(composing, "_run", look)
+    composing.run_command("decode", ["bank=b"])
+    assert seen == [usual, _stop]
+    assert signal.getsignal(signal.SIGINT) == usual
+
+
+def test_a_sweep_may_be_asked_for_anywhere(monkeypatch):
+    given = []
+    monkeypatch.setattr(composing, "register", given.append)
+    monkeypatch.setattr(composing, "_run", lambda *arguments: given.append(arguments[-1]))
+    composing.run_command("train", ["data=denoise", "-m", "training.lr=1e-3,1e-2"])
+    assert given == ["train", ["-m", "data=denoise", "training.lr=1e-3,1e-2"]]
 
 
 @pytest.mark.parametrize("text", ["", " ", "\n"])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lightweight_decoder.bank import PhraseBank
-from lightweight_decoder.decoder.splits import SPLIT_NAMES, Split, SplitName, no_own_vectors
+from lightweight_decoder.decoder.splits import SPLIT_NAMES, Seed, Split, SplitName, no_own_vectors
 from lightweight_decoder.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Denoise:
         num_val: int = 2_000,
         num_calib: int = 2_000,
         num_test: int = 2_000,
-        seed: int = 0,
+        seed: Seed = 0,
     ) -> None:
         if not 0 < noise < np.inf:
             raise ConfigError.unexpected("data.noise", "above 0, finite", noise)

@@ -13,6 +13,7 @@ import numpy as np
 
 from lightweight_decoder.bank import normalize_text
 from lightweight_decoder.decoder.splits import (
+    Seed,
     Split,
     SplitName,
     no_own_vectors,
@@ -114,7 +115,7 @@ class LabelledText:
         num_test: int | None = None,
         num_out_of_bank: int = 0,
         bank: Path | None = None,
-        seed: int = 0,
+        seed: Seed = 0,
     ) -> None:
         self._encoder = encoder
         self._bank_root = bank_root

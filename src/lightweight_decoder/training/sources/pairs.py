@@ -10,7 +10,7 @@ import numpy as np
 
 from lightweight_decoder.bank import PhraseBank
 from lightweight_decoder.datatypes import NO_ID
-from lightweight_decoder.decoder.splits import Split, SplitName, no_own_vectors
+from lightweight_decoder.decoder.splits import Seed, Split, SplitName, no_own_vectors
 from lightweight_decoder.errors import InputDataError
 from lightweight_decoder.training.sources.holding_out import random_split
 from lightweight_decoder.vectors import open_embeddings
@@ -54,7 +54,7 @@ class Pairs:
         val_fraction: float = 0.1,
         calib_fraction: float = 0.1,
         test_fraction: float = 0.1,
-        seed: int = 0,
+        seed: Seed = 0,
     ) -> None:
         self._queries_path = queries
         self._targets_path = targets

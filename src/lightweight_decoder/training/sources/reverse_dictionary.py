@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from lightweight_decoder.datatypes import NO_ID
-from lightweight_decoder.decoder.splits import Split, SplitName, no_own_vectors, pad_ids
+from lightweight_decoder.decoder.splits import Seed, Split, SplitName, no_own_vectors, pad_ids
 from lightweight_decoder.errors import ConfigError, InputDataError
 from lightweight_decoder.training.sources.encoded_texts import EncodedTexts
 from lightweight_decoder.training.sources.holding_out import unseen_split
@@ -238,7 +238,7 @@ class ReverseDictionary:
         num_test: int = 2_000,
         num_val: int = 2_000,
         num_calib: int = 2_000,
-        seed: int = 0,
+        seed: Seed = 0,
         wordnet: Path | None = None,
         bank: Path | None = None,
     ) -> None:
