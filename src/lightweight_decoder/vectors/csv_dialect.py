@@ -158,11 +158,12 @@ def _keeps_to_quotes(path: Path) -> bool:
     nums_tabs: set[int] = set()
     try:
         for piece in read_pieces(path, whole=Records(path, "\t", is_strict=True)):
+            if not nums_tabs or b'"' in piece:
+                nums_tabs.update(line.count(b"\t") for line in piece.splitlines() if line)
             if b'"' not in piece:
                 continue
             cells = _IN_QUOTES.findall(piece)
             spans_lines |= any(b"\n" in cell for cell in cells)
-            nums_tabs.update(line.count(b"\t") for line in piece.splitlines() if line)
             if not is_rule:
                 first = piece.partition(b"\n")[0].rstrip(b"\r").split(b"\t")
                 is_rule = all(cell == b"" or _NEEDS_QUOTES.search(cell) for cell in cells) or all(
