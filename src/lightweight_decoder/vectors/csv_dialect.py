@@ -154,14 +154,15 @@ def _keeps_to_quotes(path: Path) -> bool:
     the names in the first line among them. A mark elsewhere is part of a text; so are two between
     which the lines have as many tabs as all others.
     """
-    is_rule = False
+    is_rule = has_line_ends = False
+    num_tabs = set[int]()
     try:
         for piece in read_pieces(path, whole=Records(path, "\t", is_strict=True)):
             if b'"' not in piece:
                 continue
             cells = _IN_QUOTES.findall(piece)
-            if any(b"\n" in cell for cell in cells) and _has_as_many_tabs_in_all_lines(piece):
-                return False
+            has_line_ends |= any(b"\n" in cell for cell in cells)
+            num_tabs |= {line.count(b"\t") for line in piece.split(b"\n") if line}
             if not is_rule:
                 first = piece.partition(b"\n")[0].rstrip(b"\r").split(b"\t")
                 is_rule = all(cell == b"" or _NEEDS_QUOTES.search(cell) for cell in cells) or all(
@@ -172,10 +173,4 @@ def _keeps_to_quotes(path: Path) -> bool:
                     return False
     except InputDataError:
         return False
-    return is_rule
-
-
-def _has_as_many_tabs_in_all_lines(piece: bytes) -> bool:
-    """Say whether lines are rows of a table of several columns, whatever quotation marks say."""
-    counts = {line.count(b"\t") for line in piece.splitlines() if line}
-    return len(counts) == 1 and counts != {0}
+    return is_rule and not (has_line_ends and len(num_tabs) == 1 and num_tabs != {0})
