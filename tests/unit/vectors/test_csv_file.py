@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from lightweight_decoder.errors import InputDataError
@@ -220,6 +220,7 @@ def test_columns_left_out_are_told(write, caplog, content, expected):
 CELLS = st.text(st.sampled_from('ab"\t,;|\n 1.'), max_size=6)
 
 
+@settings(deadline=None)
 @given(
     rows=st.lists(st.lists(CELLS, min_size=3, max_size=3), min_size=1, max_size=12),
     dialect=st.sampled_from(csv_dialect.DELIMITERS),
@@ -232,8 +233,9 @@ def test_cells_are_those_that_were_written(tmp_path_factory, rows, dialect, quot
         writer = csv.writer(file, delimiter=dialect, quoting=quoting, lineterminator="\n")
         writer.writerows([["one", "two", "three"], *rows])
     lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    num_tabs = {line.count("\t") for line in lines if line}
     # where line ends in cells break no line too short, the marks around them are parts of texts
-    assume(dialect != "\t" or len(lines) == 1 + len(rows) or {x.count("\t") for x in lines} != {2})
+    assume(dialect != "\t" or len(lines) == 1 + len(rows) or num_tabs != {2})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(streams, "CHUNK_BYTES", chunk)
         blocks = list(stream_columns(path, ["three", "one"], may_be_blank=["one", "three"]))
