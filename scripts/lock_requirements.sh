@@ -21,5 +21,5 @@ lock() {
     echo "-e ." >> "$output"
 }
 
-lock requirements.txt
+lock requirements.txt --extra engines
 lock requirements-dev.txt --extra dev
