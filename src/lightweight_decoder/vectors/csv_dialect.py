@@ -158,11 +158,13 @@ def _keeps_to_quotes(path: Path) -> bool:
     num_tabs = set[int]()
     try:
         for piece in read_pieces(path, whole=Records(path, "\t", is_strict=True)):
-            if b'"' not in piece:
+            has_marks = b'"' in piece
+            if has_marks or not num_tabs:  # the names in the first line count
+                num_tabs |= {line.count(b"\t") for line in piece.split(b"\n") if line}
+            if not has_marks:
                 continue
             cells = _IN_QUOTES.findall(piece)
             has_line_ends |= any(b"\n" in cell for cell in cells)
-            num_tabs |= {line.count(b"\t") for line in piece.split(b"\n") if line}
             if not is_rule:
                 first = piece.partition(b"\n")[0].rstrip(b"\r").split(b"\t")
                 is_rule = all(cell == b"" or _NEEDS_QUOTES.search(cell) for cell in cells) or all(
