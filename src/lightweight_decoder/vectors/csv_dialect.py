@@ -152,18 +152,19 @@ def _keeps_to_quotes(path: Path) -> bool:
 
     Either it quotes what needs it (marks, separators, line ends) and nothing else, or all texts,
     the names in the first line among them. A mark elsewhere is part of a text; so are two between
-    which there are line ends, where all lines are rows of as many cells, whatever marks say.
+    which the lines have as many tabs as all others.
     """
-    is_rule = spans_lines = False
-    nums_tabs: set[int] = set()
+    is_rule = has_line_ends = False
+    num_tabs = set[int]()
     try:
         for piece in read_pieces(path, whole=Records(path, "\t", is_strict=True)):
-            if not nums_tabs or b'"' in piece:
-                nums_tabs.update(line.count(b"\t") for line in piece.splitlines() if line)
-            if b'"' not in piece:
+            has_marks = b'"' in piece
+            if has_marks or not num_tabs:  # the names in the first line count
+                num_tabs |= {line.count(b"\t") for line in piece.split(b"\n") if line}
+            if not has_marks:
                 continue
             cells = _IN_QUOTES.findall(piece)
-            spans_lines |= any(b"\n" in cell for cell in cells)
+            has_line_ends |= any(b"\n" in cell for cell in cells)
             if not is_rule:
                 first = piece.partition(b"\n")[0].rstrip(b"\r").split(b"\t")
                 is_rule = all(cell == b"" or _NEEDS_QUOTES.search(cell) for cell in cells) or all(
@@ -174,5 +175,4 @@ def _keeps_to_quotes(path: Path) -> bool:
                     return False
     except InputDataError:
         return False
-    lines_are_rows = len(nums_tabs) == 1 and nums_tabs != {0}
-    return is_rule and not (spans_lines and lines_are_rows)
+    return is_rule and not (has_line_ends and len(num_tabs) == 1 and num_tabs != {0})
