@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from lightweight_decoder.datatypes import FloatArray, IntArray
 
 SplitName = Literal["train", "val", "calib", "test"]
-SPLIT_NAMES: tuple[SplitName, ...] = ("train", "val", "calib", "test")
+LEARNED: tuple[SplitName, ...] = ("train", "val", "calib")
+"""Those that may be learned from."""
+
+SPLIT_NAMES: tuple[SplitName, ...] = (*LEARNED, "test")
 
 
 @dataclass(frozen=True, slots=True)
