@@ -103,15 +103,18 @@ class PhraseClassifier(nn.Module):
             phrase_ids: (m,) int64, the phrase of each.
             absent: (p,) bool, phrases that are no classes; None: all are. They have no examples.
         """
-        unit = F.normalize(vectors.float(), dim=-1)
+        unit = F.normalize(vectors.to(self.weight), dim=-1)
+        phrase_ids = phrase_ids.to(unit.device)
+        hidden = None if absent is None else absent.to(unit.device)
         inputs = torch.cat([unit, unit.new_ones(len(unit), 1)], dim=1)
         rows, count = torch.arange(len(inputs), device=inputs.device), len(inputs)
         found = inputs.new_zeros(inputs.shape[1], len(self.bias))
         optimizer = torch.optim.LBFGS(
             [found],
             max_iter=_MOST_STEPS,
-            tolerance_grad=1e-5,
-            tolerance_change=1e-7,
+            history_size=10,
+            tolerance_grad=1e-4,
+            tolerance_change=1e-6,
             line_search_fn="strong_wolfe",
         )
         decay = found.new_full((len(found), 1), self.hyperparameters["penalty"])
@@ -119,8 +122,8 @@ class PhraseClassifier(nn.Module):
 
         def loss_with_gradient() -> float:
             logits = inputs @ found
-            if absent is not None:
-                logits.masked_fill_(absent, -torch.inf)
+            if hidden is not None:
+                logits.masked_fill_(hidden, -torch.inf)
             log_shares = logits.log_softmax(dim=1)
             loss = -log_shares[rows, phrase_ids].sum() + (decay * found.square()).sum() / 2
             error = log_shares.exp_()
@@ -128,6 +131,6 @@ class PhraseClassifier(nn.Module):
             found.grad = (inputs.T @ error + decay * found) / count
             return float(loss) / count
 
-        optimizer.step(loss_with_gradient)
+        optimizer.step(loss_with_gradient)  # type: ignore[no-untyped-call]  # torch's own
         self.weight.copy_(found[:-1].T)
         self.bias.copy_(found[-1])

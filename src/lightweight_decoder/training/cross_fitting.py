@@ -6,13 +6,14 @@ weights of class logit, search value and agreement are chosen, and confidence is
 classifier that is kept is then fitted to every example. So no query is lost to learning, nor to
 choosing, which matters where there are few.
 
-Where there are enough labels, each fold's classifier also goes without some of them, and their
-queries show what an embedding looks like that no phrase answers.
+Where there are enough labels and queries, other classifiers go without some of them, and the queries of these
+show what an embedding looks like that no phrase answers.
 """
 
 from __future__ import annotations
 
 import logging
+from copy import deepcopy
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -42,7 +43,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_NUM_FOLDS = 10
+_FEW_QUERIES = 1_000
+_NUM_FOLDS = (10, 5)  # of few, where every example counts, and of many
 _ENOUGH_ANSWERS = 2_000  # of queries in the bank; further folds would say the same
 _LEAST_LABELS = 20  # with fewer, a fold that goes without some is another task
 _QUERIES_AT_ONCE = 256
@@ -108,30 +110,28 @@ def fit_classifier(
     labelled = LabelledQueries.of(splits)
     _check(decoder, labelled)
     examples, classes, made_from = _examples(decoder, labelled)
+    judge = deepcopy(classifier)
+    nothing = torch.zeros(decoder.bank.num_phrases, dtype=torch.bool)
     inside, outside = [], []
     for fold, absent in _folds(decoder, labelled, seed=seed):
         is_kept = ~torch.isin(made_from, fold)
         own = labelled.own_vectors[fold]
         is_kept[own[own != NO_ID]] = False
-        is_kept &= ~absent[classes]
-        judge = PhraseClassifier(**classifier.hyperparameters).to(decoder.device)
-        judge.fit(
-            examples[is_kept].to(decoder.device),
-            classes[is_kept].to(decoder.device),
-            absent=absent.to(decoder.device),
-        )
-        is_out = absent[labelled.targets[:, 0]]
-        inside.append(_answers(decoder, judge, labelled.take(fold[~is_out[fold]]), absent))
-        strangers = is_out.nonzero().squeeze(1)
-        some = torch.randperm(len(strangers), generator=_generator(seed))[: len(fold)]
-        outside.append(_answers(decoder, judge, labelled.take(strangers[some]), absent))
-    known, unknown = _joined(inside), _joined(outside)
-    classifier.fit(examples.to(decoder.device), classes.to(decoder.device))
+        judge.fit(examples[is_kept], classes[is_kept])
+        inside.append(_answers(decoder, judge, labelled.take(fold), nothing))
+        if absent.any():
+            is_kept = ~absent[classes]
+            judge.fit(examples[is_kept], classes[is_kept], absent=absent)
+            strangers = absent[labelled.targets[:, 0]].nonzero().squeeze(1)
+            some = torch.randperm(len(strangers), generator=_generator(seed))[: len(fold)]
+            outside.append(_answers(decoder, judge, labelled.take(strangers[some]), absent))
+    known, unknown = _joined(inside), _joined(outside) if outside else None
+    classifier.fit(examples, classes)
     classifier.shares.copy_(torch.from_numpy(_fit_shares(known)))
     shares = classifier.shares.cpu().numpy()
     try:
         decoder.calibration = fit_to_examples(
-            [_calibration_examples(part, shares) for part in (known, unknown)],
+            [_calibration_examples(part, shares) for part in (known, unknown) if part],
             out_of_bank_share,
             method,
         )
@@ -186,22 +186,23 @@ def _examples(
 def _folds(
     decoder: PhraseBankDecoder, labelled: LabelledQueries, *, seed: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the queries of each fold (f,), and which phrases (p,) its classifier goes without.
+    """Yield the queries of each fold (f,), and phrases (p,) for a classifier to go without.
 
     Every fold has its share of each label, as far as that can be.
     """
     generator, count = _generator(seed), len(labelled.queries)
+    num_folds = _NUM_FOLDS[count >= _FEW_QUERIES]
     order = torch.randperm(count, generator=generator)
     order = order[labelled.targets[order, 0].argsort(stable=True)]
     fold_of = torch.empty(count, dtype=torch.int64)
-    fold_of[order] = torch.arange(count) % _NUM_FOLDS
-    labels = labelled.targets[:, 0].unique()
+    fold_of[order] = torch.arange(count) % num_folds
+    labels = torch.unique(labelled.targets[:, 0])
     labels = labels[torch.randperm(len(labels), generator=generator)]
     num_answers = 0
-    for number in range(_NUM_FOLDS):
+    for number in range(num_folds):
         absent = torch.zeros(decoder.bank.num_phrases, dtype=torch.bool)
-        if len(labels) >= _LEAST_LABELS:
-            absent[labels[number::_NUM_FOLDS]] = True
+        if len(labels) >= _LEAST_LABELS and count >= _FEW_QUERIES:
+            absent[labels[number::num_folds]] = True
         fold = (fold_of == number).nonzero().squeeze(1)
         if len(fold) > 0 and num_answers < _ENOUGH_ANSWERS:
             yield fold, absent
@@ -215,7 +216,7 @@ def _answers(
     """Ask search and classifier, without the phrases that are absent."""
     num_candidates = judge.num_candidates + int(absent.sum())
     batches = []
-    for rows in torch.arange(len(asked.queries)).split(_QUERIES_AT_ONCE):
+    for rows in torch.split(torch.arange(len(asked.queries)), _QUERIES_AT_ONCE):
         queries, targets, own = (column.to(decoder.device) for column in asked.take(rows))
         found = decoder.search.search(queries, num_candidates, exclude_vectors=own)
         vectors = decoder.bank.gather(found.vector_ids)
@@ -228,10 +229,6 @@ def _answers(
         )
         columns = (torch.stack(parts, dim=-1), is_there, is_right(found.phrase_ids, targets))
         batches.append([column.cpu().numpy() for column in columns])
-    if not batches:
-        width = min(num_candidates, decoder.bank.num_phrases)
-        nothing = np.zeros((0, width), dtype=bool)
-        return _Answers(np.zeros((0, width, 3), dtype=np.float32), nothing, nothing)
     return _Answers(*(np.concatenate(column) for column in zip(*batches, strict=True)))
 
 
@@ -252,9 +249,9 @@ def _logits(answers: _Answers, shares: FloatArray) -> FloatArray:
 def _fit_shares(answers: _Answers) -> FloatArray:
     """Return the weights (3,) of least log loss, none negative."""
     is_useful = (answers.is_right & answers.is_there).any(axis=1)
-    parts, is_there, right = (column[is_useful] for column in answers)
-    parts = parts.astype(np.float64)
-    hidden = np.where(is_there, 0, -np.inf)
+    parts = answers.parts[is_useful].astype(np.float64)
+    hidden = np.where(answers.is_there[is_useful], 0, -np.inf)
+    right = answers.is_right[is_useful]
 
     def loss_and_gradient(shares: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
         every = parts @ shares + hidden
