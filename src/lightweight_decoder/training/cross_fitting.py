@@ -6,8 +6,8 @@ weights of class logit, search value and agreement are chosen, and confidence is
 classifier that is kept is then fitted to every example. So no query is lost to learning, nor to
 choosing, which matters where there are few.
 
-Where there are enough labels and queries, other classifiers go without some of them, and the queries of these
-show what an embedding looks like that no phrase answers.
+Where there are enough labels and queries, other classifiers go without some of the labels, and the
+queries of these show what an embedding looks like that no phrase answers.
 """
 
 from __future__ import annotations
