@@ -65,7 +65,7 @@ class PhraseClassifier(nn.Module):
     def forward(  # noqa: PLR0917 - called as any reranker is
         self,
         queries: Tensor,
-        adapted: Tensor,  # noqa: ARG002
+        adapted: Tensor,
         phrase_ids: Tensor,
         vectors: Tensor,  # noqa: ARG002
         values: Tensor,
@@ -76,15 +76,16 @@ class PhraseClassifier(nn.Module):
 
         Args:
             queries: (q, d) float32, of any length but zero.
-            adapted: Not read, as ``vectors`` and ``features``.
+            adapted: (q, d) float32, what was searched for, of any length but zero.
             phrase_ids: (q, k) int64.
-            vectors: (q, k, d) float32.
+            vectors: (q, k, d) float32; not read.
             values: (q, k) float32, the search's values; -inf where there is none.
-            agreement: (q, k) float32, from ``features.agreement``.
-            features: (q, k, f) float32.
+            agreement: (q, k) float32, from ``features.agreement`` with ``adapted``.
+            features: (q, k, f) float32; not read.
         """
+        cosines = agreement / torch.linalg.vector_norm(adapted, dim=-1, keepdim=True)
         known = values.clamp(min=-1.0)
-        columns = torch.stack([self.class_logits(queries, phrase_ids), known, agreement], dim=-1)
+        columns = torch.stack([self.class_logits(queries, phrase_ids), known, cosines], dim=-1)
         return (columns @ self.shares).masked_fill(values == -torch.inf, -torch.inf)
 
     def class_logits(self, queries: Tensor, phrase_ids: Tensor) -> Tensor:

@@ -68,13 +68,13 @@ def test_a_logit_is_the_weighted_sum_of_what_is_known():
     queries = torch.randn(4, DIM)
     phrase_ids = torch.tensor([[2, 5, -1], [0, 1, 6], [3, 2, 1], [4, 0, -1]])
     values = torch.rand(4, 3).masked_fill(phrase_ids < 0, -torch.inf)
-    agreement = torch.rand(4, 3)
-    found = classifier(queries, queries, phrase_ids, None, values, agreement, None)
+    cosines, lengths = torch.rand(4, 3), queries.norm(dim=1, keepdim=True)
+    found = classifier(queries, queries, phrase_ids, None, values, cosines * lengths, None)
     for row, column in np.ndindex(4, 3):
         phrase = phrase_ids[row, column]
         direction = queries[row] / queries[row].norm()
         logit = classifier.weight[phrase] @ direction + classifier.bias[phrase]
-        expected = 0.5 * logit + 3 * values[row, column] + 2 * agreement[row, column]
+        expected = 0.5 * logit + 3 * values[row, column] + 2 * cosines[row, column]
         torch.testing.assert_close(found[row, column], expected)
 
 
