@@ -72,8 +72,10 @@ def test_what_is_held_out_is_as_new_queries_are(middles):
 def test_no_query_is_judged_by_what_was_fitted_to_it():
     queries, labels = draw(480, seed=0)  # nothing to learn: all that could be right is remembered
     decoder, found = fitted(queries, labels)
-    assert found["recall@1"] < 0.12
-    assert first_right(decoder, queries, labels) > 0.5
+    assert found["recall@1"] < 0.09
+    for part, remembered in ((0, 0.12), (1, 0.99)):  # class logit, nearest example
+        decoder.reranker.shares.copy_(torch.eye(3)[part])
+        assert first_right(decoder, queries, labels) > remembered
 
 
 def test_it_is_not_below_its_parts(middles):
@@ -152,5 +154,5 @@ def test_what_cannot_be_fitted_is_refused(middles, monkeypatch):
     with pytest.raises(ConfigError, match=r"up to 12,095, found 12,096"):
         fit_classifier(decoder, decoder.reranker, [split])
     decoder.adapter = QueryAdapter(query_dim=DIM, bank_dim=DIM)
-    with pytest.raises(ConfigError, match=r"rerank\.adapter: expected null beside a classifier"):
+    with pytest.raises(ConfigError, match=r"rerank\.adapter: .* null beside a classifier"):
         fit_classifier(decoder, decoder.reranker, [split])
