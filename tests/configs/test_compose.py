@@ -94,6 +94,12 @@ def test_a_source_brings_its_own_settings(given):
     assert arguments["batches"].keywords["batch_size"] == 64
     assert arguments["trainer"].keywords["max_epochs"] == 20
     assert arguments["patience"] == 20
+    assert arguments["reranker"].func.__name__ == "PhraseClassifier"
+    assert arguments["adapter"] is None
+
+    arguments = given("train", "data=labelled_text", "data.train=x", "rerank=listwise")
+    assert arguments["reranker"].func.__name__ == "ListwiseReranker"
+    assert arguments["adapter"].func.__name__ == "QueryAdapter"
 
 
 @pytest.mark.parametrize(

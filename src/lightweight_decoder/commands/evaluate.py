@@ -32,11 +32,13 @@ from lightweight_decoder.datatypes import NO_ID
 from lightweight_decoder.decoder.bank_encoder import encoder_of
 from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
 from lightweight_decoder.decoder.prediction import (
+    label_baseline_metrics,
     plain_search,
     predict,
     size_metrics,
     speed_metrics,
 )
+from lightweight_decoder.decoder.splits import LEARNED
 from lightweight_decoder.encoder import Encoder
 from lightweight_decoder.errors import ConfigError, RegressionError
 from lightweight_decoder.evaluation.comparison import compare_metrics, metric_table
@@ -207,7 +209,8 @@ def _measure(
 ) -> Evaluation:
     """Rebuild the run's data, answer its test queries, and measure."""
     source.prepare()
-    train = source.split("train")
+    learned = [source.split(name) for name in LEARNED]
+    train = learned[0]
     asked_for = np.unique(train.targets)
     test = source.split("test")
     predictions = predict(
@@ -230,7 +233,7 @@ def _measure(
         for system, named in figures.items()
         for name, figure in named.items()
     }
-    return Evaluation(metrics, predictions, latencies_ms)
+    return Evaluation(metrics | label_baseline_metrics(learned, test), predictions, latencies_ms)
 
 
 def _facts(run: FinishedRun, device: str, metrics: dict[str, float]) -> dict[str, str | Path]:

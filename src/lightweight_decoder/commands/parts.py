@@ -65,6 +65,10 @@ PARTS = {
         f"{_PACKAGE}.rerank.reranker.ListwiseReranker",
         frozenset({"query_dim", "bank_dim", "num_phrases"}),
     ),
+    "phrase_classifier": Part(
+        f"{_PACKAGE}.rerank.phrase_classifier.PhraseClassifier",
+        frozenset({"query_dim", "bank_dim", "num_phrases"}),
+    ),
     "decoder_module": Part(
         f"{_PACKAGE}.training.module.DecoderModule", frozenset({"decoder", "seed"})
     ),

@@ -37,10 +37,12 @@ from lightweight_decoder.commands.opening import (
 from lightweight_decoder.commands.parts import changed_options, complete, options_of
 from lightweight_decoder.decoder.calibration_fit import fit_calibration
 from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
+from lightweight_decoder.decoder.prediction import label_baseline_metrics
+from lightweight_decoder.decoder.splits import LEARNED
 from lightweight_decoder.encoder import Encoder, TextEncoder
 from lightweight_decoder.evaluation.comparison import metric_table
 from lightweight_decoder.evaluation.metrics_file import METRICS_NAME, write_metrics
-from lightweight_decoder.rerank import ListwiseReranker, QueryAdapter
+from lightweight_decoder.rerank import ListwiseReranker, QueryAdapter, Reranker
 from lightweight_decoder.search import ExactSearch, SearchBackend
 from lightweight_decoder.training.module import DecoderModule
 from lightweight_decoder.training.run import build_trainer, fit_and_test
@@ -82,7 +84,7 @@ def train(
     batches: Callable[..., DecoderDataModule] = DecoderDataModule,
     search: Callable[..., SearchBackend] = ExactSearch,
     adapter: Callable[..., QueryAdapter] | None = QueryAdapter,
-    reranker: Callable[..., ListwiseReranker] | None = ListwiseReranker,
+    reranker: Callable[..., Reranker] | None = ListwiseReranker,
     training: Callable[..., DecoderModule] = DecoderModule,
     calibration: Callable[..., object] = fit_calibration,
     trainer: Callable[..., L.Trainer] = TRAINER,
@@ -176,6 +178,8 @@ def train(
                 calibration_options=options_of(calibration),
             )
         if lightning.is_global_zero:
+            learned = [datamodule.split(name) for name in LEARNED]
+            metrics |= label_baseline_metrics(learned, datamodule.split("test"))
             _report(metrics, decoder.bank, trackers, run_dir)
         return TrainedRun(run_dir, metrics, module.best_mrr)
 

@@ -46,6 +46,7 @@ BoolArray = npt.NDArray[np.bool_]
 Float64Array = npt.NDArray[np.float64]
 
 _PENALTY = 1e-4  # on squared weights of unit-variance features: keeps separable data finite
+_LEARNED_SHARE = 0.5  # of queries out of the bank, where weights learn from them alone
 _LOG_TEMPERATURE_RANGE = 5.0  # natural log, to both sides of the first guess
 
 
@@ -92,8 +93,10 @@ class Calibration:
         """Return the calibration of ranked queries of which it is known whether the first is right.
 
         Queries whose right phrase is not in the bank are welcome, with ``right`` and ``in_bank``
-        False: the fit then learns to mistrust such queries. The operating points are over the
-        others. ``fit_calibration`` does all of it for a decoder.
+        False: the fit then learns to mistrust such queries. With a share of 0 of them in use, the
+        weights learn from them all the same, as from half of all queries; slope and bias of the
+        log-odds are then fitted again to the others (Platt scaling), so that confidence is theirs.
+        The operating points are over the others. ``fit_calibration`` does all of it for a decoder.
 
         Args:
             values: (q, k) float32 ranking values, best first. 32 candidates or more serve large
@@ -123,8 +126,13 @@ class Calibration:
         exact = values.astype(np.float64)
         near = exact[:, :1] if similarity is None else similarity.astype(np.float64)
         importance = _importance(inside, out_of_bank_share)
-        temperature, weights, bias = _fit_log_odds(exact, near, right, importance)
+        seen = _importance(inside, _LEARNED_SHARE) if out_of_bank_share == 0 else importance
+        temperature, weights, bias = _fit_log_odds(exact, near, right, seen)
         log_odds = _features(exact, near, temperature) @ np.array(weights) + bias
+        if seen is not importance and not inside.all():
+            slope, offset = _fit_line(log_odds, right, importance)
+            weights, bias = _floats(slope * np.array(weights)), slope * bias + offset
+            log_odds = slope * log_odds + offset
         isotonic = method == "isotonic"
         knots = _isotonic_knots(log_odds, right, importance) if isotonic else ((), ())
         calibration = cls(
@@ -267,6 +275,29 @@ def _fit_log_odds(
     weights = best[1:-1] / scales
     bias = best[-1] - weights[2:] @ centers
     return float(np.exp(best[0])), _floats(weights), float(bias)
+
+
+def _fit_line(
+    log_odds: Float64Array, right: BoolArray, importance: Float64Array
+) -> tuple[float, float]:
+    """Slope (not negative) and offset of the log-odds of least log loss."""
+    from scipy.optimize import minimize  # noqa: PLC0415 - only fitting pays for it
+
+    columns = np.stack([log_odds, np.ones_like(log_odds)], axis=1)
+    share = importance / importance.sum()
+
+    def loss_and_gradient(line: Float64Array) -> tuple[float, Float64Array]:
+        fitted = columns @ line
+        loss = -(share @ log_expit(np.where(right, fitted, -fitted)))
+        slopes = ((expit(fitted) - right) * share) @ columns
+        penalty = _PENALTY * np.array([2 * (line[0] - 1), 0])
+        return float(loss + _PENALTY * (line[0] - 1) ** 2), slopes + penalty
+
+    bounds = [(0, None), (None, None)]
+    best = minimize(
+        loss_and_gradient, np.array([1.0, 0.0]), jac=True, method="L-BFGS-B", bounds=bounds
+    ).x
+    return float(best[0]), float(best[1])
 
 
 def _log_temperature_slope(values: Float64Array, temperature: float) -> Float64Array:

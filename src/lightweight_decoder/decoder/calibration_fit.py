@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,11 +22,25 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from lightweight_decoder.bank import PhraseBank
-    from lightweight_decoder.datatypes import IntArray
+    from lightweight_decoder.datatypes import FloatArray, IntArray
     from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
 
-_NUM_CANDIDATES = 32  # more added nothing on the reverse dictionary
+NUM_CALIBRATED = 32  # more added nothing on the reverse dictionary
 _QUERIES_AT_ONCE = 512
+
+
+class CalibrationExamples(NamedTuple):
+    """What a calibration is fitted on: (q, k), (q, 2) and (q,).
+
+    Attributes:
+        values: (q, k) float32 ranking values, best first, -inf where a bank ran out.
+        similarity: (q, 2) float32, from ``PhraseBankDecoder.similarities``.
+        is_first: (q,) bool, whether the first phrase is right.
+    """
+
+    values: FloatArray
+    similarity: FloatArray
+    is_first: npt.NDArray[np.bool_]
 
 
 def fit_calibration(
@@ -83,17 +97,28 @@ def fit_calibration(
         theirs = decoder.bank.vector_ids_of(right.reshape(-1)).reshape(len(right), -1)
         hidden = np.concatenate([theirs[:, (theirs != NO_ID).any(axis=0)], own], axis=1)
         parts.append(_examples(decoder, asked, no_own_vectors(len(asked)), hidden))
+    decoder.calibration = fit_to_examples(parts, out_of_bank_share, method)
+    return decoder.calibration
+
+
+def fit_to_examples(
+    parts: Sequence[CalibrationExamples], out_of_bank_share: float, method: CalibrationMethod
+) -> Calibration:
+    """Return the calibration of examples; the first part are those in the bank.
+
+    Raises:
+        InputDataError: As of ``Calibration.fit``.
+    """
     values, similarity, is_first = (np.concatenate(column) for column in zip(*parts, strict=True))
     is_there = np.isfinite(values).all(axis=0)  # where phrases are hidden, a small bank runs out
-    decoder.calibration = Calibration.fit(
+    return Calibration.fit(
         values[:, is_there],
         is_first,
         similarity=similarity,
-        in_bank=np.arange(len(is_first)) < len(asked),
+        in_bank=np.arange(len(is_first)) < len(parts[0].is_first),
         out_of_bank_share=out_of_bank_share,
         method=method,
     )
-    return decoder.calibration
 
 
 def _as_queries(
@@ -135,8 +160,8 @@ def _phrase_ids(
 
 def _examples(
     decoder: PhraseBankDecoder, queries: Tensor, targets: IntArray, hidden_vectors: IntArray
-) -> list[npt.NDArray[Any]]:
-    """Return values (q, k), similarities (q, s) and hits (q,), some vectors hidden from each."""
+) -> CalibrationExamples:
+    """Return what the decoder says to queries, some vectors hidden from each."""
     parts = []
     for rows in torch.split(torch.arange(len(queries)), _QUERIES_AT_ONCE):
         asked = queries[rows.to(queries.device)]
@@ -144,8 +169,8 @@ def _examples(
             torch.from_numpy(column)[rows].to(decoder.device)
             for column in (targets, hidden_vectors)
         )
-        found = decoder.candidates(asked, _NUM_CANDIDATES, exclude_vectors=hidden)
+        found = decoder.candidates(asked, NUM_CALIBRATED, exclude_vectors=hidden)
         similarity = decoder.similarities(asked, found, exclude_vectors=hidden)
         is_first = is_right(found.phrase_ids[:, :1], right)[:, 0]
         parts.append([column.cpu().numpy() for column in (found.values, similarity, is_first)])
-    return [np.concatenate(column) for column in zip(*parts, strict=True)]
+    return CalibrationExamples(*(np.concatenate(column) for column in zip(*parts, strict=True)))

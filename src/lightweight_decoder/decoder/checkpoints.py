@@ -15,12 +15,13 @@ from lightweight_decoder.bank import PhraseBank
 from lightweight_decoder.decoder.abstention import STRICT
 from lightweight_decoder.errors import CheckpointError
 from lightweight_decoder.files import whole_file
-from lightweight_decoder.rerank import ListwiseReranker, QueryAdapter
+from lightweight_decoder.rerank import ListwiseReranker, PhraseClassifier, QueryAdapter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from lightweight_decoder.decoder.calibration import Calibration
+    from lightweight_decoder.rerank import Reranker
 
 CHECKPOINT_VERSION = 2
 
@@ -67,6 +68,15 @@ class RerankerOptions(AdapterOptions):
     dropout: Annotated[float, Field(ge=0, lt=1)]
 
 
+@dataclass(frozen=True)
+class ClassifierOptions(AdapterOptions):
+    """Arguments of :class:`~lightweight_decoder.rerank.PhraseClassifier`."""
+
+    num_phrases: Count
+    num_candidates: Count
+    penalty: Annotated[float, Field(gt=0)]
+
+
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """What a decoder is made of, besides the weights.
@@ -77,6 +87,7 @@ class Recipe:
         adapter: Arguments of its adapter; None: it has none.
         reranker: Arguments of its reranker; None: it has none.
         calibration: The fields of its calibration; None: it has none.
+        classifier: Arguments of its phrase classifier, in place of a reranker; None: it has none.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -86,6 +97,7 @@ class Recipe:
     adapter: AdapterOptions | None
     reranker: RerankerOptions | None
     calibration: dict[str, JsonValue] | None
+    classifier: ClassifierOptions | None = None
 
 
 _READER = TypeAdapter(Recipe)
@@ -150,7 +162,7 @@ class Checkpoint:
                 advice="Name the bank of the training run with bank=DIR, or train again.",
             )
         sizes = {"bank_dim": bank.dim, "num_phrases": bank.num_phrases}
-        for part in ("adapter", "reranker"):
+        for part in ("adapter", "reranker", "classifier"):
             options = getattr(self.recipe, part)
             for name, size in sizes.items():
                 found = getattr(options, name, size)
@@ -167,8 +179,14 @@ class Checkpoint:
         """
         return self._load("adapter", QueryAdapter, self.recipe.adapter)
 
-    def reranker(self) -> ListwiseReranker | None:
-        """Return the reranker with its weights; see :meth:`adapter`."""
+    def reranker(self) -> Reranker | None:
+        """Return the reranker, of either kind, with its weights; None where there is none.
+
+        Raises:
+            CheckpointError: As of ``adapter``.
+        """
+        if self.recipe.classifier is not None:
+            return self._load("classifier", PhraseClassifier, self.recipe.classifier)
         return self._load("reranker", ListwiseReranker, self.recipe.reranker)
 
     def calibration(self) -> Calibration | None:

@@ -19,7 +19,13 @@ from lightweight_decoder.decoder.checkpoints import (
 from lightweight_decoder.decoder.query_cache import QueryCache, concatenate
 from lightweight_decoder.encoder import report_cut_texts
 from lightweight_decoder.errors import CheckpointError, ConfigError, EmbeddingError
-from lightweight_decoder.rerank import CandidateScorer, first_columns, reordered, with_tail
+from lightweight_decoder.rerank import (
+    CandidateScorer,
+    PhraseClassifier,
+    first_columns,
+    reordered,
+    with_tail,
+)
 from lightweight_decoder.search import ExactSearch, phrase_ranks
 from lightweight_decoder.search.products import listed_products
 from lightweight_decoder.vectors.directions import to_float32, unit_rows
@@ -33,7 +39,7 @@ if TYPE_CHECKING:
     from lightweight_decoder.datatypes import FloatArray
     from lightweight_decoder.decoder.calibration import Calibration
     from lightweight_decoder.encoder import EncodesBothSides, TextEncoder
-    from lightweight_decoder.rerank import ListwiseReranker, QueryAdapter
+    from lightweight_decoder.rerank import QueryAdapter, Reranker
     from lightweight_decoder.search import SearchBackend
 
 _BATCH_SIZE = 1024
@@ -70,7 +76,7 @@ class PhraseBankDecoder:
         bank: PhraseBank,
         *,
         adapter: QueryAdapter | None = None,
-        reranker: ListwiseReranker | None = None,
+        reranker: Reranker | None = None,
         calibration: Calibration | None = None,
         search: SearchBackend | None = None,
         device: str | torch.device = "cpu",
@@ -333,16 +339,24 @@ class PhraseBankDecoder:
 
     def recipe(self) -> dict[str, Any]:
         """Return what ``from_checkpoint`` needs besides the weights, as plain values."""
+        learned = {name: part.hyperparameters for name, part in self._learned().items()}
         return {
             "version": CHECKPOINT_VERSION,
             "bank": {
                 "path": None if self.bank.path is None else str(self.bank.path),
                 "fingerprint": self.bank.fingerprint,
             },
-            "adapter": None if self.adapter is None else self.adapter.hyperparameters,
-            "reranker": None if self.reranker is None else self.reranker.hyperparameters,
+            "adapter": None,
+            "reranker": None,
             "calibration": None if self.calibration is None else self.calibration.to_dict(),
+            **learned,
         }
+
+    def _learned(self) -> dict[str, QueryAdapter | Reranker]:
+        """Return the learned parts by their names in a checkpoint."""
+        reranker = "classifier" if isinstance(self.reranker, PhraseClassifier) else "reranker"
+        named = (("adapter", self.adapter), (reranker, self.reranker))
+        return {name: part for name, part in named if part is not None}
 
     def save(self, path: str | Path) -> None:
         """Write a checkpoint that ``from_checkpoint`` reads: weights, calibration, bank's identity.
@@ -359,8 +373,7 @@ class PhraseBankDecoder:
         recipe = self.recipe()
         weights = {
             f"{name}.{key}": weight.cpu()
-            for name, part in (("adapter", self.adapter), ("reranker", self.reranker))
-            if part is not None
+            for name, part in self._learned().items()
             for key, weight in part.state_dict().items()
         }
         write_checkpoint({"state_dict": weights, "decoder": recipe}, Path(path))

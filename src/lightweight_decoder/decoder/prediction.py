@@ -11,6 +11,7 @@ import torch
 from lightweight_decoder.datatypes import NO_ID
 from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
 from lightweight_decoder.errors import InputDataError
+from lightweight_decoder.evaluation.label_baselines import label_baselines
 from lightweight_decoder.evaluation.predictions import SCHEMA, build_predictions
 from lightweight_decoder.evaluation.rank_metrics import best_ranks
 from lightweight_decoder.evaluation.speed import latency_metrics, queries_per_s, time_queries
@@ -128,6 +129,28 @@ def answer_queries(decoder: PhraseBankDecoder, split: Split, *, top_k: int) -> I
             values=found.values[:, :top_k].cpu().numpy(),
             confidence=decoder.confidence(queries, found, exclude_vectors=hidden),
         )
+
+
+def label_baseline_metrics(learned: Sequence[Split], test: Split) -> dict[str, float]:
+    """Return ``test/{system}/{metric}`` of what simple methods reach on the same vectors.
+
+    Args:
+        learned: All queries that may be learned from.
+        test: The queries to answer.
+
+    Returns:
+        See ``evaluation.label_baselines``; nothing where a query has several right phrases.
+    """
+    queries, targets = (
+        [getattr(split, name) for split in learned if len(split) > 0]
+        for name in ("queries", "targets")
+    )
+    has_labels = all((each[:, 1:] == NO_ID).all() for each in (*targets, test.targets))
+    if not has_labels or len(test) == 0:
+        return {}
+    labels = np.concatenate([each[:, 0] for each in targets])
+    found = label_baselines(np.concatenate(queries), labels, test.queries, test.targets[:, 0])
+    return {f"{test.name}/{name}": value for name, value in found.items()}
 
 
 def speed_metrics(

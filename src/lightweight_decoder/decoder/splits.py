@@ -19,7 +19,10 @@ SplitName = Literal["train", "val", "calib", "test"]
 Seed = Annotated[int, Field(ge=0)]
 """What decides all that is drawn."""
 
-SPLIT_NAMES: tuple[SplitName, ...] = ("train", "val", "calib", "test")
+LEARNED: tuple[SplitName, ...] = ("train", "val", "calib")
+"""Those that may be learned from."""
+
+SPLIT_NAMES: tuple[SplitName, ...] = (*LEARNED, "test")
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from lightweight_decoder.errors import ConfigError, InputDataError
 from lightweight_decoder.evaluation.bootstrap import Bootstrap
+from lightweight_decoder.evaluation.label_baselines import LABEL_BASELINES
 from lightweight_decoder.evaluation.metrics_file import (
     METRICS,
     MetricInfo,
@@ -33,6 +34,7 @@ _SAME = "Evaluate both runs on the same split."
 _SIGNIFICANT = 0.05
 _COLUMNS = {
     "baseline": "plain search",
+    **LABEL_BASELINES,
     "decoder": "decoder",
     "decoder_interval": "95%",
     "change": "change",
@@ -70,8 +72,9 @@ def metric_rows(metrics: Mapping[str, float], *, split: str = "test") -> list[di
 
     Returns:
         A row for each metric: ``key``, ``label``, ``meaning``, ``arrow`` (which direction is
-        better), ``baseline``, ``decoder`` and ``change`` with ``…_interval``, ``p_value``, and the
-        ``verdict``: better, worse or unclear. What there is no figure for is empty.
+        better), each of ``LABEL_BASELINES``, ``baseline``, ``decoder`` and ``change`` with
+        ``…_interval``, ``p_value``, and the ``verdict``: better, worse or unclear. What there is no
+        figure for is empty.
     """
     keys = {
         name.removeprefix(f"{split}/{system}/")
@@ -113,6 +116,10 @@ def _metric_row(
         "change_interval": _interval(difference, info, sign="+"),
         "verdict": "unclear",
         "p_value": "" if p_value is None else f"{p_value:.3f}",
+        **{
+            system: _number(metrics.get(f"{split}/{system}/{key}"), info)
+            for system in LABEL_BASELINES
+        },
     }
     if baseline.value is None or decoder.value is None:
         return row

@@ -1,22 +1,26 @@
-"""Gives candidates of a search to the reranker, with what the bank knows about them."""
+"""Gives candidates of a search to what re-orders them, with what the bank knows about them."""
 
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
 from lightweight_decoder.datatypes import NO_ID
 from lightweight_decoder.rerank.features import agreement, phrase_features, phrase_sums
 from lightweight_decoder.rerank.lists import some_rows
+from lightweight_decoder.rerank.phrase_classifier import PhraseClassifier
+from lightweight_decoder.rerank.reranker import ListwiseReranker
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from lightweight_decoder.bank import PhraseBank
     from lightweight_decoder.datatypes import Candidates
-    from lightweight_decoder.rerank.reranker import ListwiseReranker
+
+Reranker: TypeAlias = ListwiseReranker | PhraseClassifier
+"""What gives candidates other values than the search."""
 
 _CACHE_BYTES = 2**23
 _MOST_QUERIES = 1_024
@@ -35,7 +39,7 @@ class CandidateScorer:
 
     def logits(
         self,
-        reranker: ListwiseReranker,
+        reranker: Reranker,
         queries: Tensor,
         adapted: Tensor,
         found: Candidates,
@@ -66,7 +70,7 @@ class CandidateScorer:
 
     def batched_logits(
         self,
-        reranker: ListwiseReranker,
+        reranker: Reranker,
         queries: Tensor,
         adapted: Tensor,
         found: Candidates,

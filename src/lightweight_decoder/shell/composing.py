@@ -72,7 +72,7 @@ class Command(NamedTuple):
 
 
 _COMMANDS = "lightweight_decoder.commands"
-_LEARNED = ("query_adapter", "listwise_reranker", "decoder_module")
+_LEARNED = ("query_adapter", "listwise_reranker", "phrase_classifier", "decoder_module")
 _ENCODERS = ("text_encoder", "custom_encoder")
 _ENCODERS_OF_BANK = ("bank_encoder", *_ENCODERS)
 _SEARCHES = ("exact_search", "faiss_search", "auto_search")

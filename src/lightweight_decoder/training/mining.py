@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from lightweight_decoder.datatypes import NO_ID, Candidates
-from lightweight_decoder.rerank import hubness
+from lightweight_decoder.rerank import ListwiseReranker, hubness
 from lightweight_decoder.search import ExactSearch
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class CandidateMiner:
         hubness.
         """
         reranker = self._decoder.reranker
-        if reranker is None:
+        if not isinstance(reranker, ListwiseReranker):
             return
         generator = torch.Generator().manual_seed(seed)
         chosen = torch.randperm(len(self._queries), generator=generator)[: self._num_mined]

@@ -15,11 +15,10 @@ from torch import Tensor, nn
 from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
 from lightweight_decoder.errors import ConfigError
 from lightweight_decoder.evaluation.rank_metrics import ranking_metrics
-from lightweight_decoder.rerank import is_right, listwise_loss
+from lightweight_decoder.rerank import ListwiseReranker, is_right, listwise_loss
 from lightweight_decoder.training.mining import CandidateMiner
 
 if TYPE_CHECKING:
-    from lightweight_decoder.rerank import ListwiseReranker
     from lightweight_decoder.training.sources.datamodule import Batch, DecoderDataModule
 
 _START_SCALE = 20.0
@@ -84,7 +83,9 @@ class DecoderModule(L.LightningModule):
         self.decoder = decoder
         self.accelerator_plan: dict[str, Any] = {}
         self.adapter = decoder.adapter
-        self.reranker = decoder.reranker
+        reranker = decoder.reranker
+        self.reranker = reranker if isinstance(reranker, ListwiseReranker) else None
+        self.held_out_mrr = math.nan
         self.log_scale = nn.Parameter(torch.tensor(math.log(_START_SCALE)))
         self._miner: CandidateMiner | None = None
         self._ranks: dict[System, list[Tensor]] = {"baseline": [], "decoder": []}
@@ -92,7 +93,7 @@ class DecoderModule(L.LightningModule):
 
     @property
     def is_trainable(self) -> bool:
-        """Whether the decoder has any learned part."""
+        """Whether the decoder has any part that is learned step by step."""
         return self.adapter is not None or self.reranker is not None
 
     @property
@@ -100,7 +101,7 @@ class DecoderModule(L.LightningModule):
         """The best ``val/decoder/mrr`` of the run in [0, 1]; NaN where nothing was trained."""
         callback = self.trainer.checkpoint_callback
         best = getattr(callback, "best_model_score", None)
-        return math.nan if best is None else float(best)
+        return self.held_out_mrr if best is None else float(best)
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's own union of dictionaries
         """AdamW with a linear schedule over all steps of the run."""

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from datetime import timedelta
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import lightning as L  # noqa: N812 - the name everyone uses
 import torch
@@ -30,7 +30,10 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightweight_decoder.decoder.calibration_fit import fit_calibration
 from lightweight_decoder.decoder.checkpoints import read_checkpoint, write_checkpoint
+from lightweight_decoder.decoder.splits import LEARNED
 from lightweight_decoder.errors import CheckpointError, ConfigError, InputDataError
+from lightweight_decoder.rerank import PhraseClassifier
+from lightweight_decoder.training.cross_fitting import fit_classifier
 from lightweight_decoder.training.monitoring import TrainingMonitor
 
 if TYPE_CHECKING:
@@ -248,7 +251,9 @@ def fit_and_test(
         _check_resumable(Path(ckpt_path), module)
     measured = _check_batches(trainer, datamodule)
     with _reported():
-        if module.is_trainable:
+        if isinstance(module.decoder.reranker, PhraseClassifier):
+            _fit_classifier(trainer, module, datamodule, calibration_options or {})
+        elif module.is_trainable:
             trainer.fit(module, datamodule, ckpt_path=ckpt_path, weights_only=True)
             if trainer.global_step == 0:
                 raise ConfigError.unexpected("trainer.max_time", "time for one step", "none")
@@ -331,6 +336,31 @@ def _num_batches(trainer: L.Trainer, split: SplitName, loader: Sized) -> int:
         expected = f"0, or enough for one of {count} batches"
         raise ConfigError.unexpected(f"trainer.limit_{split}_batches", expected, limit)
     return used
+
+
+def _fit_classifier(
+    trainer: L.Trainer,
+    module: DecoderModule,
+    datamodule: DecoderDataModule,
+    calibration_options: Mapping[str, Any],
+) -> None:
+    """Fit a decoder whose learned part needs no steps, calibrate it, and write its checkpoint."""
+    decoder = module.decoder
+    splits = [datamodule.split(name) for name in LEARNED]
+    found = fit_classifier(
+        decoder,
+        cast("PhraseClassifier", decoder.reranker),
+        [split for split in splits if len(split) > 0],
+        seed=module.hparams["seed"],
+        **calibration_options,
+    )
+    module.held_out_mrr = found["mrr"]
+    for tracker in trainer.loggers:
+        tracker.log_metrics({f"val/decoder/{name}": value for name, value in found.items()}, step=0)
+    if trainer.is_global_zero:
+        folder = Path(str(getattr(trainer.checkpoint_callback, "dirpath", "")))
+        folder.mkdir(parents=True, exist_ok=True)
+        decoder.save(folder / "best.ckpt")
 
 
 def _finish_checkpoint(

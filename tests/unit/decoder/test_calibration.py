@@ -278,3 +278,21 @@ def test_the_record_cannot_be_changed(calibration):
     with pytest.raises(AttributeError):
         calibration.bias = 0.0
     assert replace(calibration, bias=0.0) != calibration
+
+
+def test_queries_out_of_the_bank_teach_weights_and_leave_confidence_to_the_others():
+    random = np.random.default_rng(0)
+    in_bank = np.arange(4_000) < 2_000
+    right = in_bank & (random.random(4_000) < 0.8)
+    margin = np.where(right, 2.0, 0.5) * random.gamma(2, size=4_000)
+    values = np.stack([margin, np.zeros(4_000)], axis=1).astype(np.float32)
+    near = (np.where(in_bank, 0.7, 0.4) + 0.1 * random.normal(size=4_000)).astype(np.float32)
+    options = {"similarity": near[:, None], "in_bank": in_bank, "out_of_bank_share": 0.0}
+    found = Calibration.fit(values, right, **options)
+    inside = {name: each[in_bank] for name, each in (("v", values), ("r", right), ("n", near))}
+    alone = Calibration.fit(inside["v"], inside["r"], similarity=inside["n"][:, None])
+    confidence, before = (each.confidence(values, near[:, None]) for each in (found, alone))
+    assert confidence[in_bank].mean() == pytest.approx(right[in_bank].mean(), abs=0.002)
+    assert before[in_bank].mean() == pytest.approx(right[in_bank].mean(), abs=0.002)
+    told_apart = [(each[in_bank][:, None] > each[~in_bank]).mean() for each in (confidence, before)]
+    assert told_apart[0] > 0.95 > told_apart[1]
