@@ -43,10 +43,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_FEW_QUERIES = 1_000
-_NUM_FOLDS = (10, 5)  # of few, where every example counts, and of many
+_MANY_QUERIES = 5_000
+_NUM_FOLDS = (10, 5)  # below many, where every example counts, and from then on
 _ENOUGH_ANSWERS = 2_000  # of queries in the bank; further folds would say the same
 _LEAST_LABELS = 20  # with fewer, a fold that goes without some is another task
+_LEAST_QUERIES = 1_000  # with fewer, what is learned from absent labels is noise
 _QUERIES_AT_ONCE = 256
 _MOST_LOGITS = 2**31  # examples times phrases: about an hour on one core
 
@@ -191,7 +192,7 @@ def _folds(
     Every fold has its share of each label, as far as that can be.
     """
     generator, count = _generator(seed), len(labelled.queries)
-    num_folds = _NUM_FOLDS[count >= _FEW_QUERIES]
+    num_folds = _NUM_FOLDS[count >= _MANY_QUERIES]
     order = torch.randperm(count, generator=generator)
     order = order[labelled.targets[order, 0].argsort(stable=True)]
     fold_of = torch.empty(count, dtype=torch.int64)
@@ -201,7 +202,7 @@ def _folds(
     num_answers = 0
     for number in range(num_folds):
         absent = torch.zeros(decoder.bank.num_phrases, dtype=torch.bool)
-        if len(labels) >= _LEAST_LABELS and count >= _FEW_QUERIES:
+        if len(labels) >= _LEAST_LABELS and count >= _LEAST_QUERIES:
             absent[labels[number::num_folds]] = True
         fold = (fold_of == number).nonzero().squeeze(1)
         if len(fold) > 0 and num_answers < _ENOUGH_ANSWERS:
