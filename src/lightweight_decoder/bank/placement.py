@@ -22,8 +22,10 @@ from lightweight_decoder.bank.manifest import (
 from lightweight_decoder.errors import BankBuildError, InputDataError
 from lightweight_decoder.files import sync_folder
 
-if sys.platform != "win32":
+try:
     import fcntl
+except ModuleNotFoundError:  # on Windows
+    fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -132,7 +134,7 @@ def _took(folder: Path, stack: contextlib.ExitStack) -> bool:
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[os.stat_result]:
     """Lock a folder itself, so that no lock is ever left; give what it is by then."""
-    if sys.platform == "win32":
+    if fcntl is None:
         yield folder.stat()
         return
     descriptor = os.open(folder, os.O_RDONLY)
