@@ -25,8 +25,11 @@ from lightweight_decoder.commands.evaluate import evaluate_run
 from lightweight_decoder.commands.train import TRAINER, train
 from lightweight_decoder.decoder.splits import SPLIT_NAMES
 from lightweight_decoder.errors import ConfigError
+from lightweight_decoder.rerank import PhraseClassifier
 from lightweight_decoder.search import FaissSearch
+from lightweight_decoder.training.module import DecoderModule
 from lightweight_decoder.training.sources.denoise import Denoise
+from lightweight_decoder.training.sources.labelled_text import LabelledText
 from lightweight_decoder.training.sources.pairs import Pairs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -203,8 +206,6 @@ class CountingEncoder:
 
 
 def test_one_training_opens_one_bank_and_makes_one_encoder(tmp_path, monkeypatch):
-    from lightweight_decoder.training.sources.labelled_text import LabelledText
-
     rows = [f"{word} {i},{word}" for i in range(10) for word in ("card", "rate", "cash")]
     (tmp_path / "t.csv").write_text("\n".join(["text,label", *rows]) + "\n")
     sources = []
@@ -228,6 +229,26 @@ def test_one_training_opens_one_bank_and_makes_one_encoder(tmp_path, monkeypatch
     assert {text for _, text in CountingEncoder.asked} == texts | labels
     assert labels < in_bank
     assert set(CountingEncoder.asked.values()) == {1}  # each text once for each side
+
+
+def test_what_only_steps_use_is_told_where_none_are_taken(tmp_path, caplog):
+    rows = [f"{word} {i},{word}" for i in range(10) for word in ("card", "rate", "cash")]
+    (tmp_path / "t.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+    fit = partial(
+        train,
+        data=partial(LabelledText, train=tmp_path / "t.csv", bank_root=tmp_path),
+        run_dir=tmp_path / "run",
+        embeddings=CountingEncoder,
+        adapter=None,
+        reranker=PhraseClassifier,
+        accelerator=partial(resolve_accelerator, "cpu"),
+    )
+
+    fit(training=partial(DecoderModule, lr=0.5))
+
+    assert "training.lr is not used" in caplog.text
+    with pytest.raises(ConfigError, match=r"^ckpt_path: .*nothing is trained in steps"):
+        fit(ckpt_path=tmp_path / "run/checkpoints/best.ckpt")
 
 
 @pytest.mark.slow

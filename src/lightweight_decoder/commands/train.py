@@ -34,15 +34,21 @@ from lightweight_decoder.commands.opening import (
     require_for_training,
     within_budget,
 )
-from lightweight_decoder.commands.parts import changed_options, complete, options_of
+from lightweight_decoder.commands.parts import changed_options, complete, options_of, target_of
 from lightweight_decoder.decoder.calibration_fit import fit_calibration
 from lightweight_decoder.decoder.phrase_bank_decoder import PhraseBankDecoder
 from lightweight_decoder.decoder.prediction import label_baseline_metrics
 from lightweight_decoder.decoder.splits import LEARNED
 from lightweight_decoder.encoder import Encoder, TextEncoder
+from lightweight_decoder.errors import ConfigError
 from lightweight_decoder.evaluation.comparison import metric_table
 from lightweight_decoder.evaluation.metrics_file import METRICS_NAME, write_metrics
-from lightweight_decoder.rerank import ListwiseReranker, QueryAdapter, Reranker
+from lightweight_decoder.rerank import (
+    ListwiseReranker,
+    PhraseClassifier,
+    QueryAdapter,
+    Reranker,
+)
 from lightweight_decoder.search import ExactSearch, SearchBackend
 from lightweight_decoder.training.module import DecoderModule
 from lightweight_decoder.training.run import build_trainer, fit_and_test
@@ -134,9 +140,8 @@ def train(
     arguments = {name: value for name, value in locals().items() if name != "run_dir"}
     if "encoder" not in signature(data).parameters:
         refuse_encoder_options(embeddings, TextEncoder, because="data has vectors of its own")
-    unused = {} if adapter or reranker else changed_options(training, DecoderModule)
-    for name in unused:
-        logger.warning("Nothing is learned, so training.%s is not used", name)
+    if adapter is None and (reranker is None or target_of(reranker) is PhraseClassifier):
+        _say_what_takes_no_steps(training, ckpt_path)
     refuse_output_over(run_dir / METRICS_NAME, [])
     plan = accelerator()
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -195,6 +200,23 @@ def train(
             ckpt_path = last if last.is_file() else ckpt_path
             logger.warning("Going on from %s", ckpt_path or "the start")
             return attempt(plan, ckpt_path)
+
+
+def _say_what_takes_no_steps(
+    training: Callable[..., DecoderModule], ckpt_path: Path | None
+) -> None:
+    """Tell that settings of training in steps are not used, or cannot be.
+
+    Raises:
+        ConfigError: There is a checkpoint to go on from.
+    """
+    if ckpt_path is not None:
+        raise ConfigError.unexpected(
+            "ckpt_path", "nothing, as nothing is trained in steps that could go on", ckpt_path
+        )
+    logger.info("Nothing is trained in steps: epochs, batches and patience have no part in it")
+    for name in changed_options(training, DecoderModule):
+        logger.warning("Nothing is trained in steps, so training.%s is not used", name)
 
 
 def _report(
