@@ -105,6 +105,22 @@ def test_paths_are_meant_from_where_the_user_stands(start, tmp_path, monkeypatch
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bank", "o.jsonl", "q.npy"]
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
+def test_a_folder_that_nobody_may_write_into(start, tmp_path, monkeypatch, capsys):
+    vectors = np.eye(4, dtype=np.float32)
+    PhraseBank.build(tmp_path / "bank", ["north", "east", "south", "west"], vectors)
+    np.save(tmp_path / "q.npy", vectors[[2, 0]])
+    monkeypatch.chdir("/proc")  # root may not either
+    words = [f"bank={tmp_path}/bank", f"input={tmp_path}/q.npy", "trainer.accelerator=cpu"]
+    assert start("decode", *words, f"output={tmp_path}/o.jsonl", "top_k=1") == 0
+    assert "south" in (tmp_path / "o.jsonl").read_text().splitlines()[0]
+    capsys.readouterr()
+    assert start("train", "data=denoise", f"data.bank={tmp_path}/bank") == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "cannot be made" in said
+    assert "hydra.run.dir=DIR" in said
+
+
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
