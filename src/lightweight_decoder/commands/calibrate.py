@@ -101,7 +101,6 @@ def calibrate(
         learned: dict[str, Any] = {"state_dict": {}}
         if checkpoint is not None:
             learned = dict(read_checkpoint(checkpoint).content)
-        output.parent.mkdir(parents=True, exist_ok=True)
         write_checkpoint(learned | {"decoder": decoder.recipe()}, output)
     if decoder.calibration is not None and decoder.calibration.operating_points is not None:
         Console().print(_threshold_table(decoder.calibration.operating_points))

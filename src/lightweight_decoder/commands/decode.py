@@ -48,6 +48,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+STANDARD_STREAM = Path("-")
+"""Stands for standard input or output, as in other programs."""
+
+
 @command
 def decode_file(
     *,
@@ -200,10 +204,6 @@ def _seekable(path: Path | None) -> Iterator[Path | None]:
         with copy.open("wb") as file:
             shutil.copyfileobj(sys.stdin.buffer, file)
         yield copy
-
-
-STANDARD_STREAM = Path("-")
-"""Stands for standard input or output, as in other programs."""
 
 
 def write_answers(

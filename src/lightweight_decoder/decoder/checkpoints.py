@@ -250,11 +250,16 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def write_checkpoint(content: Mapping[str, Any], path: Path) -> None:
-    """Write a checkpoint; a failed write leaves what was there before.
+    """Write a checkpoint, and make its folder; a failed write leaves what was there before.
 
     Raises:
         CheckpointError: It cannot be written.
     """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        problem, advice = "the file cannot be written", "Name another folder."
+        raise CheckpointError(problem, where=path, found=error.strerror, advice=advice) from error
     with whole_file(path, error=CheckpointError) as partial:
         torch.save(dict(content), partial)
 

@@ -359,7 +359,6 @@ def _fit_classifier(
         tracker.log_metrics({f"val/decoder/{name}": value for name, value in found.items()}, step=0)
     if trainer.is_global_zero:
         folder = Path(str(getattr(trainer.checkpoint_callback, "dirpath", "")))
-        folder.mkdir(parents=True, exist_ok=True)
         decoder.save(folder / "best.ckpt")
 
 

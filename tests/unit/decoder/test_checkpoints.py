@@ -54,6 +54,12 @@ def test_a_saved_decoder_answers_the_same(trained, saved, queries):
     assert [path.name for path in saved.parent.iterdir()] == ["decoder.ckpt"]
 
 
+def test_the_folder_is_made(trained, tmp_path, queries):
+    place = tmp_path / "new" / "folder" / "decoder.ckpt"
+    trained.save(place)
+    assert_answers_alike(trained, PhraseBankDecoder.from_checkpoint(place), queries)
+
+
 @pytest.mark.parametrize("kept", [(), ("adapter",), ("reranker",), ("calibration",)])
 def test_any_parts_can_be_saved(trained, queries, tmp_path, kept):
     for name in {"adapter", "reranker", "calibration"}.difference(kept):
